@@ -1,0 +1,45 @@
+"""The ClientApp: each message to a :class:`~fedpurel_app.site.Site`, its answer into a reply."""
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedpurel_app.records import ARRAYS, CONFIG, METRICS, Arrays, Instruction, to_array_record, to_arrays
+from fedpurel_app.site import Site
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Say who this site is."""
+    description = Site(context.run_config, context.node_config).describe()
+    return Message(RecordDict({CONFIG: description.to_config()}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the shared parameters (phase 1)."""
+    arrays, metrics = Site(context.run_config, context.node_config).train_global(*_unpack(message))
+    content = RecordDict({ARRAYS: to_array_record(arrays), METRICS: MetricRecord(metrics)})
+    return Message(content, reply_to=message)
+
+
+@app.train("personalize")
+def personalize(message: Message, context: Context) -> Message:
+    """Train this site's private branch (phase 2); the reply carries numbers alone."""
+    metrics = Site(context.run_config, context.node_config).train_private(*_unpack(message))
+    return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the models on this site's test part."""
+    metrics = Site(context.run_config, context.node_config).evaluate(*_unpack(message))
+    return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
+
+
+def _unpack(message: Message) -> tuple[Arrays, Instruction]:
+    arrays, config = message.content[ARRAYS], message.content.config_records[CONFIG]
+    if not isinstance(arrays, ArrayRecord):
+        raise TypeError(f'the message\'s record "{ARRAYS}" is a {type(arrays).__name__}, not an ArrayRecord')
+    return to_arrays(arrays), Instruction.from_config(config)

@@ -1,0 +1,270 @@
+"""Settings of a run: every key with its meaning, range and default, checked before any work starts.
+
+:class:`RunConfig` is the only source of defaults. ``python -m fedpurel_app.config`` prints the run-config table that
+stands in ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from fedpurel_app.errors import ConfigError
+
+Auto = Literal["auto"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+
+# Keys that say where and on what a run runs, not what it computes: they may differ between a run and its resumption.
+PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker"})
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _field(default: Any, meaning: str, section: str = "") -> Any:
+    """Declare a key: its default, what the comment beside it says, and the heading it opens."""
+    return Field(default, description=meaning, json_schema_extra={"section": section} if section else None)
+
+
+class RunConfig(BaseModel):
+    """Checked settings. Attributes are the keys with underscores for hyphens; their meaning is in the descriptions."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=_key)
+
+    algorithm: Literal["fedpurel", "fedavg", "fedavg-kl", "prograd"] = _field(
+        "fedpurel", "fedpurel | fedavg | fedavg-kl | prograd", "Method"
+    )
+    peft: Literal["prompt", "adapter", "text-residual"] = _field("prompt", "prompt | adapter | text-residual")
+    context_length: Annotated[int, Field(ge=1, le=64)] = _field(4, "context vectors of peft = prompt, 1..64")
+    residual_scale: Positive = _field(0.5, "a in T + a R of peft = text-residual, > 0")
+    backbone: Literal["demo"] = _field("demo", "frozen CLIP: demo = the one that comes with this package")
+
+    dataset: Literal["shapes", "cifar100", "features"] = _field("shapes", "shapes | cifar100 | features", "Data")
+    dataset_path: str = _field("", "folder (cifar100; empty = from the hub) or .npz file (features)")
+    imbalance_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = _field(
+        100.0, "largest over smallest class of the long-tail profile, >= 1; 1 keeps the split as it is"
+    )
+    max_per_class: Number = _field(0, "training images of the largest class; 0 = the split's mean class size")
+    class_order: Literal["index", "shuffled"] = _field("index", "class ranks, head to tail: index | shuffled (by seed)")
+    keep_empty_classes: bool = _field(False, "let tail classes drop to no image, as the reference code does")
+    group_by: Literal["auto", "counts", "terciles"] = _field(
+        "auto", "Many/Medium/Few by counts (> 100, > 20 images) or terciles; auto = as the data set has it"
+    )
+    partition: Literal["dirichlet", "pachinko", "iid"] = _field("dirichlet", "dirichlet | pachinko | iid")
+    alpha: Positive = _field(1.0, "Dirichlet concentration, > 0; small = each class lives at few sites")
+    local_test: Literal["matched", "uniform"] = _field(
+        "matched", "a site's test part: matched to its class proportions | uniform over classes (dirichlet only)"
+    )
+
+    num_sites: Number = _field(0, "sites to wait for; 0 = one site per connected node", "Federation")
+    suggested_sites: Count = _field(20, "sites the numbers in the docs are for; fewer nodes print how to get them")
+    fraction_train: Fraction = _field(0.4, "share of the sites that train in a round, (0, 1]")
+    full_first_round: bool = _field(False, "let all sites train in the first round of each phase")
+    schedule: Literal["two-phase", "interleaved"] = _field("two-phase", "two-phase (paper) | interleaved (reference)")
+    global_rounds: Number = _field(40, "rounds of phase 1")
+    personal_rounds: int = Field(
+        -1, ge=-1, description="rounds of phase 2; -1 = as many as global ones (interleaved: always as many)"
+    )
+    min_replies: Count = _field(1, "usable replies below which a round keeps the old model")
+    max_failed_rounds: Count = _field(3, "such rounds in a row that stop the run")
+    round_timeout: Positive = _field(3600.0, "seconds to wait for the replies of a round")
+
+    local_epochs: Count = _field(1, "passes over a site's data per visit", "Training")
+    batch_size: Count = _field(32, "images per step; a site with fewer uses what it has")
+    learning_rate: Auto | Positive = _field("auto", "SGD, shared parameters; auto = the family's own")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = _field(0.9, "SGD, shared parameters, [0, 1); zero at every visit")
+    weight_decay: NotNegative = _field(5e-4, "SGD, shared parameters")
+    projection_scope: Literal["global", "tensor"] = _field(
+        "global", "one inner product over all parameters (paper) | one per tensor (reference)"
+    )
+    align_gradient: Literal["frozen", "implicit"] = _field(
+        "frozen", "gradient of the aligned KL: at constant temperatures | without its radial part"
+    )
+    penalty_weight: NotNegative = _field(1.0, "mu, weight of the KL of algorithm = fedavg-kl")
+    private_learning_rate: Auto | Positive = _field("auto", "SGD, private branch; auto = the family's own")
+    private_weight: Share = _field(0.9, "lambda, weight of the private branch's own loss, [0, 1]")
+    private_init: Literal["independent", "global"] = _field(
+        "independent", "first private branch: a draw of its own | a copy of the global parameters"
+    )
+
+    evaluate_every: Count = _field(10, "rounds between evaluations; the last round of a phase always is", "Reporting")
+    balancedness_power: Positive = _field(1.0, "p of Balancedness")
+    balancedness_sigma: Positive = _field(0.1, "sigma of Balancedness")
+    share_class_counts: Auto | bool = _field(
+        "auto", "sites send per-class test counts: true | false (totals) | auto = in simulation only"
+    )
+    console: Literal["brief", "flower"] = _field("brief", "brief = one line per round | flower = Flower's lines too")
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = _field("none", "none | tensorboard | wandb | mlflow")
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = _field(0, "fixes data, sites, cohorts and every draw", "Run")
+    device: Literal["auto", "cpu", "cuda"] = _field("auto", "auto = cuda where there is one")
+    out: str = _field("", "run folder, an absolute path; empty = a dated folder under ~/fedpurel/runs")
+    experiment_id: str = Field(
+        "", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$", description="names private branches; empty = made anew"
+    )
+    state_dir: str = _field("", "simulation: folder of private branches; empty = in the run folder")
+    resume_from: str = _field("", "run folder to continue, an absolute path")
+
+    @property
+    def total_rounds(self) -> tuple[int, int]:
+        """Global and personal rounds, with "as many" spelt out."""
+        if self.schedule == "interleaved" or self.personal_rounds < 0:
+            return self.global_rounds, self.global_rounds
+        return self.global_rounds, self.personal_rounds
+
+    @model_validator(mode="after")
+    def _check_together(self) -> RunConfig:
+        problems = [message for wrong, message in _cross_checks(self) if wrong]
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+
+def _cross_checks(config: RunConfig) -> list[tuple[bool, str]]:
+    """Pair every rule that joins several keys with what to say when it is broken."""
+    features = config.dataset == "features"
+    paths = {"out": config.out, "resume-from": config.resume_from, "state-dir": config.state_dir}
+    return [
+        (
+            features and config.peft == "prompt",
+            'peft = "prompt" needs a text tower, and dataset = "features" has precomputed features only: '
+            'use peft = "adapter" or "text-residual", or an image data set.',
+        ),
+        (
+            features and not config.dataset_path,
+            'dataset = "features" needs dataset-path: an .npz file of precomputed features.',
+        ),
+        (
+            config.dataset == "shapes" and bool(config.dataset_path),
+            f'dataset-path = "{config.dataset_path}" has no use with dataset = "shapes", which is rendered: drop it, '
+            'or choose dataset = "cifar100" or "features".',
+        ),
+        (
+            features and config.partition == "pachinko",
+            'partition = "pachinko" needs superclasses, and dataset = "features" has none: use "dirichlet" or "iid".',
+        ),
+        (
+            config.imbalance_factor == 1 and config.max_per_class > 0 and config.dataset != "shapes",
+            f"max-per-class = {config.max_per_class} has no use with imbalance-factor = 1, which keeps the split as it "
+            "is: drop one of them.",
+        ),
+        (
+            config.schedule == "interleaved" and config.personal_rounds not in (-1, config.global_rounds),
+            f'personal-rounds = {config.personal_rounds}: schedule = "interleaved" has one personal round for each '
+            f"global one ({config.global_rounds}); leave it at -1.",
+        ),
+        (
+            config.global_rounds + max(0, config.personal_rounds) == 0,
+            "global-rounds = 0 and no personal-rounds: there is nothing to do.",
+        ),
+        *(
+            (
+                bool(path) and not Path(path).is_absolute(),
+                f'{key} = "{path}" must be an absolute path: the server resolves it, not your shell.',
+            )
+            for key, path in paths.items()
+        ),
+    ]
+
+
+def load_config(values: Mapping[str, Any]) -> RunConfig:
+    """Check settings.
+
+    Parameters
+    ----------
+    values : mapping of str to bool, int, float or str
+        Kebab-case keys; what is absent takes its default.
+
+    Returns
+    -------
+    RunConfig
+
+    Raises
+    ------
+    ConfigError
+        Naming every problem: what was given, what is allowed, and the nearest name for a misspelt key.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors(include_url=False), values)) from None
+
+
+def known_keys() -> list[str]:
+    """List all keys, in the order of the table."""
+    return [_key(name) for name in RunConfig.model_fields]
+
+
+def describe_keys() -> list[tuple[str, str, str, str]]:
+    """List section, key, default (as TOML) and meaning of every key."""
+    rows, section = [], ""
+    for name, field in RunConfig.model_fields.items():
+        extra = field.json_schema_extra
+        section = str(extra["section"]) if isinstance(extra, dict) else section
+        rows.append((section, _key(name), to_toml(field.default), field.description or ""))
+    return rows
+
+
+def run_config_table() -> str:
+    """Print the table that stands in ``pyproject.toml`` under ``[tool.flwr.app.config]``."""
+    lines, current = [], ""
+    for section, key, default, meaning in describe_keys():
+        if section != current:
+            lines.append(f"# {section}")
+            current = section
+        lines.append(f"{key} = {default}  # {meaning}")
+    return "\n".join(lines) + "\n"
+
+
+def to_toml(value: bool | int | float | str) -> str:
+    """Write one value as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
+
+
+def differences(first: RunConfig, second: RunConfig) -> list[tuple[str, Any, Any]]:
+    """List keys, other than those of place, in which two settings differ, with both values."""
+    left, right = first.model_dump(by_alias=True), second.model_dump(by_alias=True)
+    return [(key, left[key], right[key]) for key in left if key not in PLACE_KEYS and left[key] != right[key]]
+
+
+def _explain(details: list[ErrorDetails], values: Mapping[str, Any]) -> list[str]:
+    """Turn pydantic's findings into one line per key: given, allowed, meaning, and the nearest name."""
+    expected: dict[str, list[str]] = {}
+    for detail in details:  # a key of several types has one finding for each
+        expected.setdefault(str(detail["loc"][0]), []).append(detail["msg"].replace("Input should be ", ""))
+    lines = []
+    for key, allowed in expected.items():
+        if key not in known_keys():
+            hint = _nearest(key, known_keys()) or " fedpurel run --list-keys lists all keys."
+            lines.append(f'unknown key "{key}".{hint}')
+            continue
+        field = RunConfig.model_fields[key.replace("-", "_")]
+        given = to_toml(values[key]) if isinstance(values[key], bool | int | float | str) else repr(values[key])
+        hint = _nearest(str(values[key]), re.findall(r"'([^']+)'", " ".join(allowed)))
+        lines.append(f"{key} = {given}: should be {' or '.join(allowed)} ({field.description}).{hint}")
+    return lines
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+if __name__ == "__main__":
+    print(run_config_table(), end="")

@@ -1,0 +1,94 @@
+"""What a data set is to the rest of the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+class Split(Protocol):
+    """One split of a data set: labels at hand, images on demand."""
+
+    @property
+    def labels(self) -> Ints:
+        """Class indices, shape (N,)."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the content: equal fingerprints mean equal images in equal order."""
+        ...
+
+    def images(self, rows: Ints) -> list[Image]:
+        """Load images by row number, as RGB."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureSplit:
+    """A split that exists as image features only.
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (N, D)
+        Image features, normalised or not.
+    labels : ndarray of int64, shape (N,)
+    fingerprint : str
+    """
+
+    features: Floats
+    labels: Ints
+    fingerprint: str
+
+    def images(self, rows: Ints) -> list[Image]:
+        """Refuse: there are no images."""
+        raise TypeError("precomputed features hold no images")
+
+
+@dataclass(frozen=True)
+class TextClassifier:
+    """The text side of a zero-shot classifier.
+
+    Attributes
+    ----------
+    text_features : ndarray of float32, shape (C, D)
+    logit_scale : float
+    """
+
+    text_features: Floats
+    logit_scale: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes
+    ----------
+    name : str
+    class_names : tuple of str
+    template : str
+        Zero-shot prompt, with "{}" for the class name.
+    train, test : Split
+    superclass : tuple of int or None
+        Superclass of each class, where the data set has superclasses.
+    classifier : TextClassifier or None
+        Set where features are precomputed: both splits are then of :class:`FeatureSplit`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    template: str
+    train: Split
+    test: Split
+    superclass: tuple[int, ...] | None = None
+    classifier: TextClassifier | None = None

@@ -1,0 +1,165 @@
+"""Put the parts together: from settings to data, frozen model, features and modules. Used by both apps."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedpurel_app.algorithms import ALGORITHMS, Algorithm, Options
+from fedpurel_app.config import RunConfig
+from fedpurel_app.data import longtail, partition
+from fedpurel_app.data.catalog import DATASETS
+from fedpurel_app.data.source import FeatureSplit, Source
+from fedpurel_app.errors import ConfigError, DataError
+from fedpurel_app.metrics import group_by_counts, group_by_terciles
+from fedpurel_app.models.backbone import Backbone, load_backbone
+from fedpurel_app.models.peft import FAMILIES, Family, Host, PeftModule
+from fedpurel_app.seeding import derive_seed
+from fedpurel_app.training.features import image_features
+from fedpurel_app.training.local import SgdSettings
+
+Ints = npt.NDArray[np.int64]
+
+
+class Experiment:
+    """Everything that settings determine, made when first asked for.
+
+    Parameters
+    ----------
+    config : RunConfig
+    cache : Path
+        Folder of the feature cache.
+
+    Notes
+    -----
+    All of it is a function of the settings: any process that makes it from the same settings gets the same data, the
+    same sites and the same initial parameters. Nothing private is held here.
+    """
+
+    def __init__(self, config: RunConfig, cache: Path) -> None:
+        self.config, self._cache = config, cache
+        self.algorithm: Algorithm = ALGORITHMS[config.algorithm]
+        self.family: Family = FAMILIES[config.peft]
+        self.options = Options(
+            config.projection_scope, config.align_gradient, config.penalty_weight, config.private_weight
+        )
+        self._features: dict[str, npt.NDArray[np.float32]] = {}
+        self.feature_seconds = 0.0  # spent so far on encoding images, or waiting for another process to do it
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the models run."""
+        wanted = self.config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                'device = "cuda", but this process sees no GPU. In a simulation give the sites one: '
+                '--federation-config \'client-resources-num-gpus=0.25\'; otherwise use device = "auto" or "cpu".'
+            )
+        return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def source(self) -> Source:
+        """The data set."""
+        source = DATASETS[self.config.dataset].load(self.config.dataset_path, self.config.max_per_class)
+        if self.config.partition == "pachinko" and source.superclass is None:
+            raise ConfigError(f'partition = "pachinko" needs superclasses; {source.name} has none: use "dirichlet".')
+        return source
+
+    @cached_property
+    def backbone(self) -> Backbone | None:
+        """The frozen CLIP; None for precomputed features."""
+        return None if self.source.classifier else load_backbone(self.config.backbone, self.device)
+
+    @cached_property
+    def host(self) -> Host:
+        """What modules are attached to."""
+        names, classifier = self.source.class_names, self.source.classifier
+        if classifier is not None:
+            text = torch.nn.functional.normalize(torch.from_numpy(classifier.text_features), dim=-1)
+            return Host(text.to(self.device), classifier.logit_scale, names, None)
+        if self.backbone is None:
+            raise DataError(f"{self.source.name} has neither images nor features")
+        prompts = [self.source.template.format(name.replace("_", " ")) for name in names]
+        return Host(self.backbone.encode_prompts(prompts), self.backbone.logit_scale, names, self.backbone)
+
+    @cached_property
+    def train_rows(self) -> Ints:
+        """Rows of the training split that the long-tailed federation has in all."""
+        return longtail.select(self.source.train.labels, self.train_counts, self._generator("long tail"))
+
+    @cached_property
+    def train_counts(self) -> Ints:
+        """Global number of training images of each class, shape (C,)."""
+        classes = len(self.source.class_names)
+        available = np.bincount(self.source.train.labels, minlength=classes)
+        rank = np.arange(classes)
+        if self.config.class_order == "shuffled":
+            rank = self._generator("class order").permutation(classes)
+        return longtail.profile(
+            available, self.config.imbalance_factor, self.config.max_per_class, rank, self.config.keep_empty_classes
+        )
+
+    @cached_property
+    def groups(self) -> dict[str, Ints]:
+        """Classes of "many", "medium" and "few"."""
+        how = self.config.group_by
+        if how == "auto":
+            how = DATASETS[self.config.dataset].group_by
+        return (group_by_counts if how == "counts" else group_by_terciles)(self.train_counts)
+
+    @lru_cache(maxsize=2)  # noqa: B019  # one experiment lives as long as its process
+    def partition(self, sites: int) -> partition.Partition:
+        """Deal the data out to a number of sites."""
+        labels = self.source.train.labels
+        train = (self.train_rows, labels[self.train_rows])
+        test = (np.arange(len(self.source.test.labels)), self.source.test.labels)
+        rng, alpha = self._generator("partition"), self.config.alpha
+        if self.config.partition == "iid":
+            return partition.iid(train, test, sites, derive_seed(self.config.seed, "partition") % 2**32)
+        if self.config.partition == "pachinko" and self.source.superclass is not None:
+            return partition.pachinko(train, test, sites, alpha, self.source.superclass, rng)
+        return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")
+
+    def features(self, name: Literal["train", "test"]) -> npt.NDArray[np.float32]:
+        """Give image features of a whole split, shape (N, D), not normalised; encoded once and cached."""
+        if name not in self._features:
+            started = time.monotonic()
+            split = self.source.train if name == "train" else self.source.test
+            if isinstance(split, FeatureSplit):
+                self._features[name] = split.features
+            elif self.backbone is not None:
+                self._features[name] = image_features(split, self.backbone, self._cache)
+            self.feature_seconds += time.monotonic() - started
+        return self._features[name]
+
+    def tensors(self, name: Literal["train", "test"], rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give features and labels of some rows of a split, on the device."""
+        split = self.source.train if name == "train" else self.source.test
+        inputs = torch.from_numpy(np.array(self.features(name)[rows]))
+        return inputs.to(self.device), torch.from_numpy(split.labels[rows]).to(self.device)
+
+    def new_branch(self, role: Literal["global", "private"]) -> PeftModule:
+        """Make a freshly initialised module; all processes make the same one."""
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
+        options = {"context-length": self.config.context_length, "residual-scale": self.config.residual_scale}
+        return self.family.build(self.host, options, generator)
+
+    def sgd(self, role: Literal["global", "private"]) -> SgdSettings:
+        """Give the optimiser's settings, with "auto" resolved."""
+        config, family = self.config, self.family
+        if role == "private":  # plain SGD, as the reference does
+            rate = (
+                family.private_learning_rate if config.private_learning_rate == "auto" else config.private_learning_rate
+            )
+            return SgdSettings(rate, 0.0, 0.0, config.batch_size, config.local_epochs)
+        rate = family.learning_rate if config.learning_rate == "auto" else config.learning_rate
+        return SgdSettings(rate, config.momentum, config.weight_decay, config.batch_size, config.local_epochs)
+
+    def _generator(self, purpose: str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.config.seed, purpose))

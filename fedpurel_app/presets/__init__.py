@@ -1,0 +1,68 @@
+"""Presets: TOML files that list only what differs from the defaults."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fedpurel_app.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset.
+
+    Attributes
+    ----------
+    name : str
+        File name without ending, with its folder: ``shapes``, ``paper/cifar100-prompt``.
+    title : str
+        First line of the comment at its top.
+    expect : str
+        What its comment says to expect; empty when it says nothing.
+    values : dict
+        Settings by key.
+    """
+
+    name: str
+    title: str
+    expect: str
+    values: dict[str, Any]
+
+
+def load_preset(name: str) -> Preset:
+    """Load a preset by name, or any TOML file by path.
+
+    Raises
+    ------
+    ConfigError
+        When there is none of that name, or it is not valid TOML.
+    """
+    path = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
+    if not path.is_file():
+        known = preset_names()
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ConfigError(f'no preset "{name}": choose one of {", ".join(known)}, or the path of a TOML file.{hint}')
+    text = path.read_text("utf-8")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    expect = " ".join(line.removeprefix("expect:").strip() for line in comment if line.startswith("expect:"))
+    return Preset(name, comment[0] if comment else "", expect, values)
+
+
+def preset_names() -> list[str]:
+    """List the presets that come with the package."""
+    folder = _folder()
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.toml"))
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("fedpurel_app.presets")))

@@ -1,0 +1,1 @@
+"""Run folders: written every round, read by ``show``, ``compare``, ``plot`` and the live view. Knows no Flower."""

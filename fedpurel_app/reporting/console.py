@@ -1,0 +1,120 @@
+"""Plain text for terminals and logs: one line per round, one table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedpurel_app.reporting.run_folder import RunFolder
+
+COLUMNS = ("all", "many", "medium", "few", "balancedness")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Print a number, or a dash for one that does not exist."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Print seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
+    """Print one object of ``rounds.jsonl`` as one line.
+
+    Parameters
+    ----------
+    line : mapping
+    eta : float, optional
+        Seconds that are left.
+    """
+    total = line["total_rounds"]
+    if line["round"] == 0:
+        parts = ["[start] before training:"]
+        parts += _scores("zero-shot", line.get("zero_shot")) + _scores("global", line.get("global"))
+        return "  ".join(parts)
+    parts = [f"[{line['round']:>{len(str(total))}}/{total} {line['phase']:<8}]"]
+    train = line["train"]
+    if "loss" in train:
+        parts.append(f"loss {train['loss']:.3f}")
+    if "conflict" in train:
+        parts.append(f"conflict {100 * train['conflict']:.0f}%")
+    parts += _scores("global", line.get("global"))
+    sites = line.get("sites") or {}
+    if sites.get("global") and sites.get("personalized"):
+        parts.append(f"at sites {number(sites['global']['all'])} -> {number(sites['personalized']['all'])} personal")
+    parts.append(f"{len(line['usable'])}/{len(line['cohort'])} sites")
+    if line["kept_old_model"]:
+        parts.append("KEPT OLD MODEL")
+    if line["dropped"]:
+        site, reason = line["dropped"][0]
+        more = f", and {len(line['dropped']) - 1} more" if len(line["dropped"]) > 1 else ""
+        parts.append(f"({site}: {reason.splitlines()[0][:120]}{more})")
+    parts.append(f"{line['seconds']['total']:.1f} s")
+    if eta is not None:
+        parts.append(f"eta {duration(eta)}")
+    return "  ".join(parts)
+
+
+def _scores(name: str, scores: Mapping[str, float | None] | None) -> list[str]:
+    if not scores:
+        return []
+    return [f"{name} {number(scores['all'])} (few {number(scores['few'])}, balanced {number(scores['balancedness'])})"]
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Print ``summary.json`` as a small table."""
+    lines = [
+        f"{'':<22}{'all':>8}{'many':>8}{'medium':>8}{'few':>8}{'balanced':>10}",
+    ]
+    titles = {
+        "zero_shot": "zero-shot",
+        "global": "global model",
+        "global_at_sites": "global, at sites",
+        "personalized": "personalized, at sites",
+    }
+    for key, title in titles.items():
+        scores = summary.get(key)
+        if scores is None:
+            lines.append(f"{title:<22}  – ({(summary.get('reasons') or {}).get(key, 'not known')})")
+        else:
+            cells = [f"{number(scores.get(column)):>{10 if column == 'balancedness' else 8}}" for column in COLUMNS]
+            lines.append(f"{title:<22}" + "".join(cells))
+    metric = summary.get("balancedness_is")
+    if metric:
+        lines.append(
+            f"accuracies in %; balanced = Balancedness x 100 with p = {metric['power']:g}, sigma = {metric['sigma']:g}"
+        )
+    return lines
+
+
+def show_lines(folder: RunFolder) -> list[str]:
+    """Print what a run was, how it ended, and where its time went."""
+    config, summary, rounds = folder.read_json("config.json")["config"], folder.summary(), folder.rounds()
+    lines = [
+        f"{config['algorithm']}, {config['peft']} on {config['dataset']}, IF {config['imbalance-factor']:g}, "
+        f"alpha {config['alpha']:g}, seed {config['seed']}"
+    ]
+    if summary is None:
+        done = rounds[-1]["round"] if rounds else 0
+        return [
+            *lines,
+            f"not finished: {done} rounds so far, or cut off. Continue: fedpurel run --resume {folder.path}",
+        ]
+    lines.append(
+        f"{summary['outcome']}, {summary['rounds']} rounds" + (f": {summary['error']}" if summary["error"] else "")
+    )
+    if "zero_shot" in summary:
+        lines += summary_lines(summary)
+    if "dropped_replies" in summary:
+        up, down = (summary[f"bytes_{way}"] / 1e6 for way in ("up", "down"))
+        lines.append(f"{summary['dropped_replies']} replies dropped; {up:.1f} MB from the sites, {down:.1f} MB to them")
+    if isinstance(summary.get("seconds"), Mapping):
+        parts = {name: value for name, value in summary["seconds"].items() if name != "total"}
+        spent = ", ".join(f"{name.replace('_', '-')} {duration(value)}" for name, value in parts.items())
+        lines.append(f"{duration(summary['seconds']['total'])} at the server: {spent}")
+    return [*lines, f"run folder: {folder.path}"]

@@ -1,0 +1,54 @@
+"""Follow a run in a terminal, from its folder alone: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fedpurel_app.reporting.console import round_line
+from fedpurel_app.reporting.run_folder import RunFolder
+
+
+class LiveView:
+    """Shows each new round of a run.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task = self._progress.add_task("starting", total=None)
+
+    def __enter__(self) -> LiveView:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, folder: RunFolder) -> None:
+        """Show the rounds that are new in the folder."""
+        rounds = folder.rounds()
+        if len(rounds) < self._shown:  # a resumed run forgets rounds that its checkpoint does not know
+            self._shown = len(rounds)
+        for line in rounds[self._shown :]:
+            self._show(line)
+        self._shown = len(rounds)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        self._console.print(round_line(line), highlight=False, markup=False, soft_wrap=True)
+        self._progress.update(
+            self._task, completed=line["round"], total=line["total_rounds"], description=str(line["phase"])
+        )

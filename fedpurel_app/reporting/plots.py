@@ -1,0 +1,126 @@
+"""Pictures of one run: accuracy over rounds, per class from head to tail, gain per site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedpurel_app.errors import StateError
+from fedpurel_app.reporting.run_folder import RunFolder
+
+# Okabe and Ito's palette, told apart by colour-blind readers.
+_COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
+_TITLES = {
+    "zero_shot": "zero-shot",
+    "global": "global model",
+    "global_at_sites": "global, at sites",
+    "personalized": "personalized, at sites",
+}
+
+
+def draw(folder: RunFolder) -> list[Path]:
+    """Draw all pictures that the folder has data for, as PNG and SVG, into ``plots/``.
+
+    Raises
+    ------
+    StateError
+        When the run has not been evaluated yet.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    if not any(line.get("global") or line.get("sites") for line in folder.rounds()):
+        raise StateError(f"{folder.path} has no evaluated round yet; there is nothing to draw.")
+    (folder.path / "plots").mkdir(exist_ok=True)
+    written = []
+    pictures: dict[str, Callable[[RunFolder, Any], bool]] = {"curves": _curves, "classes": _classes, "sites": _sites}
+    for name, paint in pictures.items():
+        figure = plt.figure(figsize=(7.5, 4.2), layout="constrained")
+        if paint(folder, figure):
+            for ending in ("png", "svg"):
+                path = folder.path / "plots" / f"{name}.{ending}"
+                figure.savefig(path, dpi=150)
+                written.append(path)
+        plt.close(figure)
+    return written
+
+
+def _curves(folder: RunFolder, figure: Any) -> bool:
+    """Accuracy over rounds: all classes on the left, the rarest third on the right."""
+    rounds = folder.rounds()
+    left, right = figure.subplots(1, 2, sharex=True)
+    zero_shot = next((line["zero_shot"] for line in rounds if line.get("zero_shot")), None)
+    series = {
+        "global": [(line["round"], line["global"]) for line in rounds if line.get("global")],
+        "global_at_sites": [(line["round"], line["sites"]["global"]) for line in rounds if line.get("sites")],
+        "personalized": [(line["round"], line["sites"]["personalized"]) for line in rounds if line.get("sites")],
+    }
+    for axes, column, title in ((left, "all", "all classes"), (right, "few", "few-shot classes")):
+        for name, points in series.items():
+            known = [(x, scores[column]) for x, scores in points if scores and scores.get(column) is not None]
+            if known:
+                axes.plot(
+                    *zip(*known, strict=True), color=_COLOURS[name], marker="o", markersize=3, label=_TITLES[name]
+                )
+        if zero_shot and zero_shot[column] is not None:
+            axes.axhline(zero_shot[column], color=_COLOURS["zero_shot"], linestyle="--", label=_TITLES["zero_shot"])
+        switch = next((line["round"] for line in rounds if line["phase"] == "personal"), None)
+        if switch and switch > 2:
+            axes.axvline(switch - 0.5, color="#cccccc", linewidth=1, zorder=0)
+        axes.set(title=title, xlabel="round", ylabel="accuracy [%]")
+    left.legend(frameon=False, fontsize=8)
+    return True
+
+
+def _classes(folder: RunFolder, figure: Any) -> bool:
+    """Accuracy of each class, most training images first."""
+    rows = sorted(folder.read_csv("classes.csv"), key=lambda row: -int(row["train_images"]))
+    if not rows:
+        return False
+    axes = figure.subplots()
+    names = {"zero_shot": "zero_shot", "global": "global", "personalized_at_sites": "personalized"}
+    for column, key in names.items():
+        points = [(rank, float(row[column])) for rank, row in enumerate(rows) if row[column]]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, ".", color=_COLOURS[key], alpha=0.35, markersize=5)
+            axes.plot(x, _smooth(y), color=_COLOURS[key], label=_TITLES[key], linewidth=2)
+    size = axes.twinx()
+    size.fill_between(
+        range(len(rows)), [int(row["train_images"]) for row in rows], color="#dddddd", zorder=0, step="mid"
+    )
+    size.set(ylabel="training images", yscale="log")
+    axes.set_zorder(size.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    axes.set(
+        xlabel="classes, head to tail", ylabel="accuracy [%]", title="Accuracy by class (line: mean over neighbours)"
+    )
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    return True
+
+
+def _sites(folder: RunFolder, figure: Any) -> bool:
+    """Gain of each site's personalized model over the global one on the site's own test part."""
+    rows = [row for row in folder.read_csv("sites.csv") if row["gain"]]
+    if not any(row["has_private_branch"] == "1" for row in rows):
+        return False
+    axes = figure.subplots()
+    rows.sort(key=lambda row: float(row["gain"]))
+    gains = [float(row["gain"]) for row in rows]
+    colours = [_COLOURS["personalized"] if gain >= 0 else _COLOURS["zero_shot"] for gain in gains]
+    axes.bar(range(len(rows)), gains, color=colours)
+    axes.axhline(0, color="black", linewidth=0.8)
+    step = max(1, len(rows) // 25)
+    axes.set_xticks(range(0, len(rows), step), [row["site"] for row in rows][::step], rotation=60, fontsize=7)
+    axes.set(ylabel="personalized - global [points]", title="Gain of the private branch, by site")
+    return True
+
+
+def _smooth(values: tuple[float, ...]) -> list[float]:
+    """Mean over a window of neighbours, a sixth of all wide."""
+    half = max(1, len(values) // 12)
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,175 @@
+"""The folder of a run: a stable, versioned contract between the run and everything that reads it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedpurel_app.errors import StateError
+from fedpurel_app.files import home, write_atomically
+
+SCHEMA = 1
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    Parameters
+    ----------
+    path : Path
+        ``config.json`` resolved settings and versions; ``partition.json`` rows of every site; ``rounds.jsonl`` one
+        object per round; ``sites.csv`` and ``classes.csv`` the last evaluation; ``summary.json`` the outcome;
+        ``checkpoint.safetensors`` and ``state.json`` what a resumed run needs; ``plots/``; ``private/`` private
+        branches (simulation only).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises
+        ------
+        StateError
+            When it holds a run already, or cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any((path / name).exists() for name in ("config.json", "rounds.jsonl", "state.json")):
+                raise StateError(
+                    f"{path} already holds a run. Choose another folder, or continue it: fedpurel run --resume {path}"
+                )
+            write_atomically(path / ".writable", b"")
+            (path / ".writable").unlink()
+        except OSError as error:
+            raise StateError(f'out = "{path}" cannot be written ({error.strerror}). Choose another folder.') from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run; raises StateError when it is none."""
+        if not (path / "config.json").is_file():
+            raise StateError(f"{path} is not a run folder: it has no config.json.")
+        return cls(path)
+
+    # --- JSON -------------------------------------------------------------------------------------------------------
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        text = json.dumps({"schema": SCHEMA, **content}, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, text.encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of this folder; raises StateError when it is absent, damaged or of another schema."""
+        try:
+            content = json.loads((self.path / name).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise StateError(f"{self.path / name} cannot be read ({error}).") from error
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise StateError(f"{self.path / name} has another schema than {SCHEMA}: it was written by another version.")
+        return content
+
+    def summary(self) -> dict[str, Any] | None:
+        """Give ``summary.json``; None while the run goes on or when it was cut off."""
+        return self.read_json("summary.json") if (self.path / "summary.json").is_file() else None
+
+    # --- rounds -----------------------------------------------------------------------------------------------------
+
+    def append_round(self, line: Mapping[str, Any]) -> None:
+        """Append one round to ``rounds.jsonl``."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Read all whole lines of ``rounds.jsonl``."""
+        path = self.path / "rounds.jsonl"
+        text = path.read_text("utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text.split("\n")[:-1]]  # what follows the last newline is half a line
+
+    def drop_rounds_after(self, last: int) -> None:
+        """Forget rounds that a checkpoint does not know: they will be run again."""
+        kept = [json.dumps(line) + "\n" for line in self.rounds() if line["round"] <= last]
+        write_atomically(self.path / "rounds.jsonl", "".join(kept).encode())
+
+    # --- tables -----------------------------------------------------------------------------------------------------
+
+    def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a table, whole or not at all."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        write_atomically(self.path / name, text.getvalue().encode())
+
+    def read_csv(self, name: str) -> list[dict[str, str]]:
+        """Read a table; empty when it is absent."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    # --- checkpoint -------------------------------------------------------------------------------------------------
+
+    def write_checkpoint(self, arrays: Mapping[str, npt.NDArray[Any]], state: Mapping[str, Any]) -> None:
+        """Write arrays and state so that a crash at any point leaves a matching pair.
+
+        The checkpoint before is kept until the state that names the new one is on disk.
+        """
+        current, previous = self.path / "checkpoint.safetensors", self.path / "checkpoint.previous.safetensors"
+        if current.exists():
+            current.replace(previous)
+        content = save(
+            {name: np.ascontiguousarray(value) for name, value in arrays.items()},
+            metadata={"schema": str(SCHEMA), "round": str(state["round"])},
+        )
+        write_atomically(current, content)
+        self.write_json("state.json", state)
+
+    def read_checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Read the last matching pair of arrays and state.
+
+        Raises
+        ------
+        StateError
+            When there is none.
+        """
+        if not (self.path / "state.json").exists():
+            raise StateError(f"{self.path} has no checkpoint yet: nothing was lost, start it anew with another folder.")
+        state = self.read_json("state.json")
+        for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors"):
+            path = self.path / name
+            if not path.exists():
+                continue
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    if (file.metadata() or {}).get("round") == str(state["round"]):
+                        return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118
+            except (SafetensorError, OSError):
+                continue
+        raise StateError(f"{self.path} has no readable checkpoint of round {state['round']}.")
+
+
+def new_run_path(algorithm: str, peft: str, dataset: str, seed: int) -> Path:
+    """Name a folder for a new run: ``<date>_<algorithm>-<peft>_<dataset>_s<seed>``, numbered where it exists."""
+    stem = f"{time.strftime('%Y-%m-%d')}_{algorithm}-{peft}_{dataset}_s{seed}"
+    base = home() / "runs"
+    taken = {path.name for path in base.glob(f"{stem}*")} if base.exists() else set()
+    numbers = [1, *(int(m[1]) for name in taken if (m := re.fullmatch(re.escape(stem) + r"-(\d+)", name)))]
+    return base / (stem if stem not in taken else f"{stem}-{max(numbers) + 1}")

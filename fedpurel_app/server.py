@@ -1,0 +1,349 @@
+"""One run at the server: what comes before, after and between the rounds of Flower's loop."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from logging import INFO, WARNING, getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
+
+from fedpurel_app import __version__
+from fedpurel_app.config import RunConfig, differences, load_config
+from fedpurel_app.errors import RunError, StateError
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.files import home
+from fedpurel_app.metrics import ClassCounts, summarize
+from fedpurel_app.models.peft import load_parameters, parameters_of
+from fedpurel_app.records import to_array_record, to_arrays
+from fedpurel_app.reporting.console import summary_lines
+from fedpurel_app.reporting.recorder import Recorder
+from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+from fedpurel_app.reporting.summary import summarize_run
+from fedpurel_app.reporting.trackers import open_trackers
+from fedpurel_app.strategies import FedPuReL, RoundReport, Schedule, SiteScores, pool_sites
+from fedpurel_app.training.evaluation import Scores, evaluate
+
+logger = getLogger("flwr.fedpurel")
+
+
+class Server:
+    """A run at the server, new or resumed.
+
+    Parameters
+    ----------
+    config : RunConfig
+
+    Raises
+    ------
+    StateError
+        When the run folder cannot be made, or the run to resume has other settings.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._process_started = _process_start()
+        resume = Path(config.resume_from) if config.resume_from else None
+        if resume is not None:
+            self.folder = RunFolder.open(resume)
+            _check_same(config, self.folder)
+            self._arrays, self._state = self.folder.read_checkpoint()
+        else:
+            path = new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
+            self.folder = RunFolder.create(Path(config.out) if config.out else path)
+        self.config = config
+        self.experiment = Experiment(config, home() / "cache")
+        self._resumed = resume is not None
+        self._scores: Scores | None = None  # of the last evaluation here
+        self._clock = time.monotonic()
+
+    def run(self, grid: Grid) -> None:
+        """Run all rounds that are left, and write down how it ended.
+
+        Parameters
+        ----------
+        grid : Grid
+        """
+        try:
+            strategy = self._strategy()
+            self._recorder = self._open_recorder(strategy)
+        except Exception as error:
+            self._fail(error, None)
+            raise
+        try:
+            self._begin(strategy, grid)
+            left = strategy.schedule.total - strategy.round_offset
+            strategy.start(
+                grid,
+                to_array_record(self._arrays),
+                num_rounds=left,
+                timeout=self.config.round_timeout,
+                evaluate_fn=lambda number, arrays: self._after_round(strategy, number, arrays),
+            )
+            self._finish(strategy, "completed", None)
+        except Exception as error:
+            self._fail(error, strategy)
+            raise
+
+    # --- before -----------------------------------------------------------------------------------------------------
+
+    def _strategy(self) -> FedPuReL:
+        config, (global_rounds, personal_rounds) = self.config, self.config.total_rounds
+        if self.experiment.algorithm.personalization is None:
+            if personal_rounds:
+                logger.log(INFO, "%s has no private part: no personal rounds", self.experiment.algorithm.title)
+            schedule = Schedule(global_rounds, 0)
+        else:
+            schedule = Schedule(global_rounds, personal_rounds, config.schedule)
+        strategy = FedPuReL(
+            schedule,
+            fraction_train=config.fraction_train,
+            seed=config.seed,
+            full_first_round=config.full_first_round,
+            min_replies=config.min_replies,
+            max_failed_rounds=config.max_failed_rounds,
+            evaluate_every=config.evaluate_every,
+            num_sites=config.num_sites,
+            experiment_id=config.experiment_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
+            simulation_dir=str(self.folder.path / "private"),
+        )
+        if self._resumed:
+            strategy.restore(self._state)
+        return strategy
+
+    def _open_recorder(self, strategy: FedPuReL) -> Recorder:
+        settings = self.config.model_dump(by_alias=True)
+        if not self._resumed:
+            self.folder.write_json("config.json", {"config": settings, **_versions()})
+        trackers = open_trackers(self.config.tracker, self.folder.path, settings)
+        earlier = float(self._state["seconds"]) if self._resumed else 0.0
+        return Recorder(self.folder, trackers, self._process_started, earlier)
+
+    def _begin(self, strategy: FedPuReL, grid: Grid) -> None:
+        """Meet the sites, make or take up the parameters, and say what will happen."""
+        if self._resumed:
+            self.folder.drop_rounds_after(strategy.round_offset)
+        else:
+            self._arrays = {
+                name: value.cpu().numpy() for name, value in parameters_of(self.experiment.new_branch("global")).items()
+            }
+        try:
+            strategy.connect(grid)
+        except RunError as error:
+            raise RunError(
+                f"{error} {_federation_hint(self.config.num_sites or self.config.suggested_sites)}"
+            ) from None
+        self._announce(strategy)
+        self._write_partition(strategy)
+        self._clock = time.monotonic()
+
+    def _announce(self, strategy: FedPuReL) -> None:
+        config, sites = self.config, strategy.roster.present
+        cohort = len(strategy.roster.draw(config.seed, 1, config.fraction_train))
+        size = sum(value.nbytes for value in self._arrays.values())
+        data = f"IF {config.imbalance_factor:g}, {config.partition}" + (
+            f" alpha {config.alpha:g}" if config.partition != "iid" else ""
+        )
+        logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.algorithm.title,
+                   config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
+        logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
+        logger.log(INFO, "run folder: %s", self.folder.path)
+        if self._resumed:
+            logger.log(INFO, "resumed after round %d of %d", strategy.round_offset, strategy.schedule.total)
+        described = [one for one in strategy.roster.descriptions.values() if one is not None]
+        if len(sites) < config.suggested_sites and not config.num_sites:
+            logger.log(WARNING, "%d sites are connected; this setting is made for %d. %s", len(sites),
+                       config.suggested_sites, _federation_hint(config.suggested_sites))  # fmt: skip
+        elif torch.cuda.is_available() and all(one.device == "cpu" for one in described) and config.device != "cpu":
+            logger.log(WARNING, "there is a GPU here that the sites do not use. %s", _federation_hint(len(sites)))
+
+    def _write_partition(self, strategy: FedPuReL) -> None:
+        """Record which rows every site has, where the server can know."""
+        parts = {one.partitions for one in strategy.roster.descriptions.values() if one is not None}
+        if len(parts) != 1 or not (count := parts.pop()):
+            return
+        split = self.experiment.partition(count)
+        self.folder.write_json(
+            "partition.json",
+            {
+                "sha256": split.sha256,
+                "train_counts": self.experiment.train_counts.tolist(),
+                "train": [rows.tolist() for rows in split.train],
+                "test": [rows.tolist() for rows in split.test],
+            },
+        )
+
+    # --- between ----------------------------------------------------------------------------------------------------
+
+    def _after_round(self, strategy: FedPuReL, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Score the global model, write the round's line and its checkpoint."""
+        if server_round == 0 and self._resumed:
+            return None
+        report = strategy.report if server_round else None
+        named = to_arrays(arrays)
+        line: dict[str, Any] = {"round": 0, "phase": "start"} if report is None else _round_facts(report)
+        line["total_rounds"] = strategy.schedule.total
+        seconds: dict[str, float] = {} if report is None else dict(report.seconds)
+        if report is None or report.scores is not None:
+            self._score(named)
+            seconds |= {"server": self._server_seconds, "server_features": self._feature_seconds}
+            line["global"] = self._summary_of("global_model")
+            line["tkl"] = self._scores.tkl if self._scores else None
+        if report is None:
+            line["zero_shot"] = self._summary_of("zero_shot")
+            seconds["start_up"] = time.time() - self._process_started - sum(seconds.values())
+        elif report.scores:
+            line["sites"] = self._pooled(report.scores)
+            self._write_tables(report.scores)
+        now = time.monotonic()
+        line["seconds"] = {**seconds, "total": now - self._clock}
+        self._clock = now
+        self._recorder.record(line, lambda: self._checkpoint(strategy, named))
+        return MetricRecord({"accuracy": line["global"]["all"]}) if line.get("global") else None
+
+    def _score(self, arrays: dict[str, np.ndarray]) -> None:
+        """Score zero-shot and the global model on the balanced test set."""
+        started, before = time.monotonic(), self.experiment.feature_seconds
+        module = self.experiment.new_branch("global")
+        load_parameters(module, {name: torch.from_numpy(value) for name, value in arrays.items()})
+        rows = np.arange(len(self.experiment.source.test.labels))
+        inputs, labels = self.experiment.tensors("test", rows)
+        self._scores = evaluate(self.experiment.host, module, inputs, labels)
+        self._feature_seconds = self.experiment.feature_seconds - before
+        self._server_seconds = time.monotonic() - started - self._feature_seconds
+
+    def _summary_of(self, model: str) -> dict[str, float | None] | None:
+        if self._scores is None:
+            return None
+        counts: ClassCounts = getattr(self._scores, model)
+        return summarize(counts, self.experiment.groups, self.config.balancedness_power, self.config.balancedness_sigma)
+
+    def _pooled(self, scores: dict[str, SiteScores]) -> dict[str, Any]:
+        config = self.config
+        classes = len(self.experiment.source.class_names)
+        return pool_sites(scores, self.experiment.groups, config.balancedness_power, config.balancedness_sigma, classes)
+
+    def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray]) -> None:
+        self._arrays = arrays
+        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": self._recorder.seconds})
+
+    def _write_tables(self, scores: dict[str, SiteScores]) -> None:
+        """Write ``sites.csv`` and ``classes.csv`` of the last evaluation."""
+        rows = []
+        for site, one in sorted(scores.items()):
+            zero_shot, ours, personal = one.counts.get("zero-shot"), one.counts["global"], one.personalized
+            accuracies = [
+                None if c is None or c.accuracy is None else 100 * c.accuracy for c in (zero_shot, ours, personal)
+            ]
+            gain = None if None in accuracies[1:] else accuracies[2] - accuracies[1]  # type: ignore[operator]
+            cells = ["" if value is None else f"{value:.4f}" for value in (*accuracies, gain)]
+            rows.append([site, int(ours.total.sum()), *cells, int(one.has_private_branch)])
+        header = ["site", "test_images", "zero_shot", "global", "personalized", "gain", "has_private_branch"]
+        self.folder.write_csv("sites.csv", header, rows)
+        if self._scores is None:
+            return
+        columns = [self._scores.zero_shot.per_class, self._scores.global_model.per_class]
+        pooled = [one.personalized for one in scores.values()]
+        known = all(len(one.total) == len(columns[0]) for one in pooled)
+        columns.append(sum(pooled[1:], pooled[0]).per_class if known else np.full(len(columns[0]), np.nan))
+        group = {int(label): name for name, members in self.experiment.groups.items() for label in members}
+        table = [
+            [label, name, group[label], int(self.experiment.train_counts[label])]
+            + ["" if np.isnan(column[label]) else f"{100 * column[label]:.4f}" for column in columns]
+            for label, name in enumerate(self.experiment.source.class_names)
+        ]
+        header = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]
+        self.folder.write_csv("classes.csv", header, table)
+
+    # --- after ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, strategy: FedPuReL, outcome: str, error: str | None) -> None:
+        summary = self._summary(outcome, error)
+        self._recorder.finish(summary)
+        for line in summary_lines(summary):
+            logger.log(INFO, line)
+
+    def _fail(self, error: Exception, strategy: FedPuReL | None) -> None:
+        """Write down why the run ended; what was reached stays on disk and can be resumed."""
+        text = str(error) or type(error).__name__
+        logger.error("the run failed: %s", text)
+        (self.folder.path / "error.txt").write_text("".join(traceback.format_exception(error)), "utf-8")
+        summary = self._summary("failed", text)
+        if strategy is not None:
+            self._recorder.finish(summary)
+        else:
+            self.folder.write_json("summary.json", summary)
+
+    def _summary(self, outcome: str, error: str | None) -> dict[str, Any]:
+        facts = {
+            "outcome": outcome,
+            "error": error,
+            "algorithm": self.config.algorithm,
+            "peft": self.config.peft,
+            "dataset": self.config.dataset,
+            "seed": self.config.seed,
+        }
+        sigma = {"power": self.config.balancedness_power, "sigma": self.config.balancedness_sigma}
+        return summarize_run(
+            self.folder.rounds(), facts, sigma, has_private_part=self.experiment.algorithm.personalization is not None
+        )
+
+
+def _round_facts(report: RoundReport) -> dict[str, Any]:
+    return {
+        "round": report.round,
+        "phase": report.phase.value,
+        "cohort": report.cohort,
+        "usable": report.usable,
+        "dropped": report.dropped,
+        "kept_old_model": report.kept_old_model,
+        "train": report.train,
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+    }
+
+
+def _check_same(config: RunConfig, folder: RunFolder) -> None:
+    """Refuse to resume a run under other settings."""
+    old = load_config(folder.read_json("config.json")["config"])
+    changed = differences(old, config)
+    if changed:
+        lines = [f"  {key}: the run has {ours!r}, now asked for {theirs!r}" for key, ours, theirs in changed]
+        raise StateError(
+            "\n".join(
+                [f"{folder.path} was made with other settings:", *lines, "Start a new run, or drop these settings."]
+            )
+        )
+
+
+def _federation_hint(sites: int) -> str:
+    """Give the command that makes a simulation with enough sites, with the GPU where there is one."""
+    gpus = 0.25 if torch.cuda.is_available() else 0
+    return (
+        f"In a simulation: flwr run . --stream --federation-config 'num-supernodes={sites} "
+        f"client-resources-num-cpus=1 client-resources-num-gpus={gpus:g}'"
+    )
+
+
+def _versions() -> dict[str, Any]:
+    found = {"fedpurel-app": __version__, "python": platform.python_version()}
+    for name in ("flwr", "torch", "open_clip_torch", "peft", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"versions": found, "host": platform.node(), "code": str(Path(__file__).parent)}
+
+
+def _process_start() -> float:
+    """Tell when this process began, ``time.time()``."""
+    import psutil
+
+    return float(psutil.Process().create_time())

@@ -1,0 +1,179 @@
+"""One site: its data, its private branch, and what it answers to each kind of message."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedpurel_app.config import RunConfig, load_config
+from fedpurel_app.errors import DataError, RunError
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.files import home
+from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
+from fedpurel_app.private_store import PrivateStore
+from fedpurel_app.records import Arrays, Description, Instruction, counts_to_metrics
+from fedpurel_app.seeding import derive_seed
+from fedpurel_app.training.evaluation import evaluate
+from fedpurel_app.training.local import LocalData, global_step, residual_step, train
+
+Metrics = dict[str, Any]
+Named = dict[str, npt.NDArray[np.float32]]
+
+
+@lru_cache(maxsize=1)
+def _experiment(config: RunConfig, cache: Path) -> Experiment:
+    """Keep frozen and shared things for the life of the process; sites that share a process share them."""
+    return Experiment(config, cache)
+
+
+class Site:
+    """A site as one message meets it.
+
+    Parameters
+    ----------
+    run_config : mapping
+        Settings of the run.
+    node_config : mapping
+        Settings of this node: ``partition-id`` and ``num-partitions`` (a simulation sets them), ``state-dir``.
+
+    Raises
+    ------
+    ConfigError
+        When the settings are wrong.
+    DataError
+        When the node has no part in the data.
+    """
+
+    def __init__(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
+        # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+        self._started = time.monotonic()
+        self.config = load_config(run_config)
+        self._node_config = node_config
+        if not {"partition-id", "num-partitions"} <= set(node_config):
+            raise DataError(
+                "This node has no part in the data: start it with --node-config 'partition-id=0 num-partitions=3' "
+                "(its number, and how many there are)."
+            )
+        self.index, self.sites = int(node_config["partition-id"]), int(node_config["num-partitions"])
+        self.sites = self.config.num_sites or self.sites
+        self.name = f"site-{self.index:0{len(str(self.sites - 1))}d}"
+        self.experiment = _experiment(self.config, home() / "cache")
+        self._features_before = self.experiment.feature_seconds
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def describe(self) -> Description:
+        """Say who this site is; ``num_examples`` is 0 for a node beyond the number of sites asked for."""
+        spare = self.index >= self.sites
+        count = 0 if spare else len(self._rows("train"))
+        return Description(self.name, count, self.sites, self.experiment.device.type)
+
+    def train_global(self, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+        """Train the shared parameters on this site's data; give what may be shared."""
+        experiment = self.experiment
+        module = self._global_branch(arrays)
+        inputs, labels = experiment.tensors("train", self._rows("train"))
+        data = LocalData(inputs, labels, experiment.host.zero_shot_logits(inputs))
+        step = global_step(experiment.algorithm, experiment.options)
+        metrics = train(module, data, step, experiment.sgd("global"), self._order(instruction))
+        shared = {name: value for name, value in _numpy(module).items() if experiment.algorithm.shares(name)}
+        return shared, self._reply(metrics, len(labels))
+
+    def train_private(self, arrays: Arrays, instruction: Instruction) -> Metrics:
+        """Train this site's private branch on top of the frozen global model, and keep it here."""
+        experiment = self.experiment
+        if experiment.algorithm.personalization is None:
+            raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
+        frozen, private = self._global_branch(arrays), self._private_branch(arrays, instruction)
+        inputs, labels = experiment.tensors("train", self._rows("train"))
+        with torch.no_grad():
+            data = LocalData(inputs, labels, frozen.logits(inputs))
+        settings = experiment.sgd("private")
+        metrics = train(private, data, residual_step(experiment.options), settings, self._order(instruction))
+        tensors = _numpy(private)
+        if not all(np.isfinite(value).all() for value in tensors.values()):
+            raise RunError("the private branch diverged (NaN or Inf) and was not kept: lower private-learning-rate.")
+        metrics["private-distance"] = float(
+            np.sqrt(sum(np.square(value - arrays[name]).sum() for name, value in tensors.items()))
+        )
+        self._store(instruction).save(tensors, instruction.round, instruction.private_round)
+        return self._reply(metrics, len(labels))
+
+    def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
+        """Score zero-shot, the global and the personalized model on this site's test part."""
+        experiment = self.experiment
+        private = self._private_branch(arrays, instruction) if instruction.private_round else None
+        inputs, labels = experiment.tensors("test", self._rows("test"))
+        scores = evaluate(experiment.host, self._global_branch(arrays), inputs, labels, private)
+        share = self.config.share_class_counts
+        by_class = self.simulated if share == "auto" else share
+        metrics: Metrics = {"tkl": scores.tkl}
+        metrics |= counts_to_metrics("zero-shot", scores.zero_shot, by_class)
+        metrics |= counts_to_metrics("global", scores.global_model, by_class)
+        if scores.personalized is not None:
+            metrics |= counts_to_metrics("personalized", scores.personalized, by_class)
+        return self._reply(metrics, len(labels))
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def simulated(self) -> bool:
+        """Whether this site exists inside a simulation on its user's own machine.
+
+        True in one of Ray's processes, or where the node itself says so; never because a server says so.
+        """
+        ray = sys.modules.get("ray")
+        return bool(self._node_config.get("simulation")) or (ray is not None and ray.is_initialized())
+
+    def _rows(self, split: str) -> npt.NDArray[np.int64]:
+        partition = self.experiment.partition(self.sites)
+        rows: npt.NDArray[np.int64] = (partition.train if split == "train" else partition.test)[self.index]
+        return rows
+
+    def _global_branch(self, arrays: Arrays) -> PeftModule:
+        module = self.experiment.new_branch("global")
+        load_parameters(module, {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()})
+        return module
+
+    def _private_branch(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
+        """Give the private branch that the server's message names: one on disk, or the common initial one."""
+        module = self.experiment.new_branch("private")
+        if instruction.private_round:
+            stored = self._store(instruction).load(instruction.private_round)
+            load_parameters(module, {name: torch.from_numpy(value) for name, value in stored.items()})
+        elif self.config.private_init == "global":
+            load_parameters(module, {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()})
+        return module
+
+    def _store(self, instruction: Instruction) -> PrivateStore:
+        """Open the private store: where the node says, else, in a simulation, where the run says."""
+        folder = self._node_config.get("state-dir")
+        if not folder and self.simulated:
+            folder = self.config.state_dir or instruction.simulation_dir
+        return PrivateStore(Path(str(folder)) if folder else home() / "private", instruction.experiment_id, self.name)
+
+    def _order(self, instruction: Instruction) -> torch.Generator:
+        """Seed the order of this visit's batches."""
+        seed = derive_seed(self.config.seed, "train", instruction.phase, instruction.round, self.name)
+        return torch.Generator().manual_seed(seed)
+
+    def _reply(self, metrics: Mapping[str, Any], num_examples: int) -> Metrics:
+        reply = {**metrics, "num-examples": num_examples, "seconds": time.monotonic() - self._started}
+        reply["feature-seconds"] = self.experiment.feature_seconds - self._features_before
+        if self.simulated:
+            reply["worker"] = os.getpid()
+        return reply
+
+
+def _numpy(module: PeftModule) -> Named:
+    return {name: value.cpu().numpy() for name, value in parameters_of(module).items()}

@@ -1,0 +1,13 @@
+"""The server side for any Flower project. Importing it loads neither torch nor the rest of this package.
+
+>>> from fedpurel_app.strategies import FedPuReL, Schedule
+>>> strategy = FedPuReL(schedule=Schedule(global_rounds=10, personal_rounds=10), seed=1)
+"""
+
+from fedpurel_app.strategies.fedpurel import FedPuReL
+from fedpurel_app.strategies.pooling import SiteScores, pool_sites
+from fedpurel_app.strategies.report import RoundReport
+from fedpurel_app.strategies.roster import Roster
+from fedpurel_app.strategies.schedule import Phase, Schedule
+
+__all__ = ["FedPuReL", "Phase", "Roster", "RoundReport", "Schedule", "SiteScores", "pool_sites"]

@@ -1,0 +1,429 @@
+"""The FedPuReL strategy: seeded cohorts, any inner strategy for the global rounds, private branches in the others."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from logging import INFO, WARNING, getLogger
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from fedpurel_app.errors import RunError
+from fedpurel_app.metrics import pool
+from fedpurel_app.records import ARRAYS, CONFIG, NUM_EXAMPLES, PERSONALIZE, Instruction
+from fedpurel_app.strategies.pooling import (
+    BadReplyError,
+    check_arrays,
+    check_metrics,
+    check_scores,
+    shared_numbers,
+    uniform,
+    weighted_means,
+)
+from fedpurel_app.strategies.report import RoundReport
+from fedpurel_app.strategies.roster import CohortGrid, Roster
+from fedpurel_app.strategies.schedule import Phase, Schedule
+
+logger = getLogger("flwr.fedpurel.strategy")
+
+_NOT_AVERAGED = {"seconds", "feature-seconds", "worker"}  # a site's own time and process: for the books alone
+
+
+class FedPuReL(Strategy):
+    """Run global rounds through an inner strategy and personal rounds without aggregation, over named sites.
+
+    Works with any Flower ClientApp that honours the contract below; nothing here knows of models or of torch.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        Which round does what.
+    inner : Strategy, optional
+        What aggregates global rounds: FedAvg weighted by numbers of examples by default; FedMedian, FedTrimmedAvg or a
+        differential-privacy wrapper around FedAvg work as well. It sees only the cohort, so construct it with
+        ``fraction_train=1.0`` and with minimum numbers of nodes that a cohort can meet.
+    fraction_train : float
+        Share of the sites in a cohort, (0, 1].
+    seed : int
+        Fixes the cohorts over site names, whatever node ids Flower deals out.
+    full_first_round : bool
+        Let all sites train in the first round of each phase.
+    min_replies : int
+        Usable replies below which a round changes nothing.
+    max_failed_rounds : int
+        Such rounds in a row that end the run.
+    evaluate_every : int
+        Rounds of a phase between evaluations at all sites; a phase's last round always is one.
+    num_sites : int
+        Sites to wait for before the first round; 0 = go on with those that are there.
+    connect_timeout : float
+        Seconds to wait for them.
+    query_timeout : float
+        Seconds to wait for descriptions.
+    experiment_id : str
+        Names the private branches of this experiment; the same in a resumed run.
+    simulation_dir : str
+        Folder for private branches that simulated sites use; real sites never obey it.
+    weighted_by_key : str
+        Metric with a reply's number of examples.
+
+    Notes
+    -----
+    The client's contract. Every message carries a ConfigRecord ``config`` with ``phase``, ``round``, ``experiment-id``,
+    ``private-round`` and ``simulation-dir`` (see :class:`fedpurel_app.records.Instruction`), and, but for queries, an
+    ArrayRecord ``arrays`` with the shared parameters.
+
+    ============================ =======================================================================================
+    message                      reply
+    ============================ =======================================================================================
+    ``query.describe``           ConfigRecord ``config``: ``site`` (stable name), ``num-examples``, ``partitions``,
+                                 ``device``. A client without it takes part under its node id.
+    ``train``                    the same arrays, trained, and one MetricRecord with ``num-examples``
+    ``train.personalize``        one MetricRecord with ``num-examples``, no arrays; the private branch stays at the
+                                 client, stamped with ``round``, started from the one stamped ``private-round``
+    ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models:
+                                 ``global/correct``, ``global/total``, ``personalized/...`` where there is a branch
+    ============================ =======================================================================================
+
+    Replies are screened one by one (error, missing, wrong names, shapes or types, NaN, a number of examples that is not
+    credible); a bad one is dropped with its reason and counted. Good ones are aggregated in the order of the site names, so the
+    same replies give the same bits.
+
+    References
+    ----------
+    FedPuReL (CVPR 2026, arXiv 2605.02247).
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        inner: Strategy | None = None,
+        *,
+        fraction_train: float = 0.4,
+        seed: int = 0,
+        full_first_round: bool = False,
+        min_replies: int = 1,
+        max_failed_rounds: int = 3,
+        evaluate_every: int = 1,
+        num_sites: int = 0,
+        connect_timeout: float = 60.0,
+        query_timeout: float = 600.0,
+        experiment_id: str = "experiment",
+        simulation_dir: str = "",
+        weighted_by_key: str = NUM_EXAMPLES,
+    ) -> None:
+        if not 0 < fraction_train <= 1:
+            raise ValueError(f"fraction_train = {fraction_train}: must lie in (0, 1].")
+        if min(min_replies, max_failed_rounds, evaluate_every) < 1:
+            raise ValueError("min_replies, max_failed_rounds and evaluate_every must be at least 1.")
+        self.inner = inner or FedAvg(min_train_nodes=1, min_available_nodes=1, weighted_by_key=weighted_by_key)
+        for layer in _layers(self.inner):
+            if getattr(layer, "fraction_train", 1.0) != 1.0:
+                raise ValueError(
+                    f"{type(layer).__name__} has fraction_train = {layer.fraction_train}: the cohort is drawn by "  # type: ignore[attr-defined]
+                    "FedPuReL, so give the inner strategy fraction_train=1.0."
+                )
+        self.schedule, self.fraction_train, self.seed = schedule, fraction_train, seed
+        self.full_first_round = full_first_round
+        self.min_replies, self.max_failed_rounds = min_replies, max_failed_rounds
+        self.evaluate_every, self.num_sites = evaluate_every, num_sites
+        self.connect_timeout, self.query_timeout = connect_timeout, query_timeout
+        self.experiment_id, self.simulation_dir = experiment_id, simulation_dir
+        self.weighted_by_key = weighted_by_key
+        self.roster = Roster()
+        self.private_rounds: dict[str, int] = {}
+        self.round_offset = 0
+        self.report: RoundReport | None = None
+        self._failed_in_a_row = 0
+        self._sent = ArrayRecord()
+        self._clock = 0.0
+        self._expected: list[str] = []
+
+    # --- sites ------------------------------------------------------------------------------------------------------
+
+    def connect(self, grid: Grid) -> None:
+        """Wait for the sites and learn their names.
+
+        Parameters
+        ----------
+        grid : Grid
+
+        Raises
+        ------
+        RunError
+            When fewer than ``num_sites`` sites (or none) are there in time.
+        """
+        deadline = time.monotonic() + self.connect_timeout
+        before = -1
+        while True:
+            there = len(list(grid.get_node_ids()))
+            settled = there == before and there > 0 and not self.num_sites
+            if settled or (self.num_sites and there >= self.num_sites) or time.monotonic() > deadline:
+                break
+            before = there
+            time.sleep(1.0)
+        self._refresh(grid)
+        present = len(self.roster.present)
+        if present < max(1, self.num_sites):
+            raise RunError(
+                f"{present} of {max(1, self.num_sites)} sites connected within {self.connect_timeout:g} s."
+                + ("" if present == there else f" {there - present} connected nodes were left out, see above.")
+            )
+        if self.num_sites and present > self.num_sites:
+            logger.log(INFO, "%d sites are connected, %d were asked for: all take part.", present, self.num_sites)
+
+    def _refresh(self, grid: Grid) -> None:
+        for note in self.roster.refresh(grid, self.query_timeout):
+            logger.log(WARNING, note)
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Draw the cohort and send it the phase's work."""
+        if not self.roster.descriptions:
+            self.connect(grid)
+        else:
+            self._refresh(grid)
+        number = server_round + self.round_offset
+        phase = self.schedule.phase(number)
+        everyone = self.full_first_round and self.schedule.phase_round(number) == 1
+        cohort = self.roster.draw(self.seed, self.schedule.draw(number), 1.0 if everyone else self.fraction_train)
+        self.report = RoundReport(number, phase, cohort)
+        self._expected = [name for name in cohort if self.roster.node(name) is not None]
+        self.report.dropped += [(name, "not connected") for name in cohort if name not in self._expected]
+        self._sent, self._clock = arrays, time.monotonic()
+        instruction = Instruction(phase.value, number, self.experiment_id, simulation_dir=self.simulation_dir)
+        if phase is Phase.PERSONAL:
+            return self._address(self._expected, arrays, instruction, PERSONALIZE)
+        config.update(instruction.to_config())
+        nodes = [node for node in map(self.roster.node, self._expected) if node is not None]
+        self._check_inner(len(nodes))
+        if not nodes:
+            return []
+        messages = list(self.inner.configure_train(number, arrays, config, CohortGrid(grid, nodes)))
+        self.report.bytes_down += sum(_size(message) for message in messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Screen the replies; average the parameters in a global round, only the metrics in a personal one."""
+        report = self._current()
+        is_global = report.phase is Phase.GLOBAL
+
+        def check(message: Message, site: str) -> MetricRecord:
+            if is_global:
+                check_arrays(message.content, self._sent)
+            elif message.content.array_records:
+                raise BadReplyError("sent arrays in a personal round; private branches stay at their site")
+            description = self.roster.descriptions[site]
+            described = None if description is None else description.num_examples
+            return check_metrics(message.content, self.weighted_by_key, described)
+
+        usable, metrics = self._screen(replies, check)
+        report.usable = list(usable)
+        self._keep_time("training", metrics)
+        arrays = None
+        if len(usable) < self.min_replies:
+            report.kept_old_model = True
+            self._failed_in_a_row += 1
+        else:
+            self._failed_in_a_row = 0
+            names = shared_numbers(metrics.values())
+            report.train = {
+                name: value
+                for name, value in weighted_means(list(metrics.values()), self.weighted_by_key).items()
+                if name not in _NOT_AVERAGED
+            }
+            if is_global:
+                ordered = [uniform(message, names) for message in usable.values()]
+                arrays, _ = self.inner.aggregate_train(report.round, ordered)
+        if not is_global:
+            # Also below the quorum: these sites did train, and the next message must name what they wrote.
+            self.private_rounds.update(dict.fromkeys(usable, report.round))
+        if self._failed_in_a_row >= self.max_failed_rounds:
+            raise RunError(self._failure(report))
+        return arrays, MetricRecord(dict(report.train)) if report.train else None
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask all connected sites, in the rounds that are evaluated, to score their models."""
+        report = self._current()
+        if not self.schedule.is_evaluated(report.round, self.evaluate_every):
+            return []
+        self._clock = time.monotonic()
+        self._expected = self.roster.present
+        instruction = Instruction(
+            report.phase.value, report.round, self.experiment_id, simulation_dir=self.simulation_dir
+        )
+        return self._address(self._expected, arrays, instruction, MessageType.EVALUATE)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Screen the scores; they are pooled from counts, exactly, by whoever reads ``report.scores``."""
+        report = self._current()
+        if not self.schedule.is_evaluated(report.round, self.evaluate_every):
+            return None
+
+        def check(message: Message, site: str) -> MetricRecord:
+            metrics = check_metrics(message.content, self.weighted_by_key, None)
+            check_scores(metrics)
+            return metrics
+
+        _, metrics = self._screen(replies, check)
+        self._keep_time("evaluation", metrics)
+        report.scores = {site: check_scores(record) for site, record in metrics.items()}
+        if not report.scores:
+            return None
+        pooled = {
+            "global/accuracy": pool(_total(score.counts["global"]) for score in report.scores.values()),
+            "personal/accuracy": pool(_total(score.personalized) for score in report.scores.values()),
+        }
+        return MetricRecord({name: counts.accuracy or 0.0 for name, counts in pooled.items() if counts is not None})
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Give everything, beside the arrays, that a resumed run needs, as JSON."""
+        return {
+            "round": self.report.round if self.report else self.round_offset,
+            "roster": self.roster.state(),
+            "private_rounds": dict(sorted(self.private_rounds.items())),
+            "failed_in_a_row": self._failed_in_a_row,
+            "experiment_id": self.experiment_id,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up a saved state; ``start`` is then called with the remaining number of rounds.
+
+        Parameters
+        ----------
+        state : mapping
+            As :meth:`state` gave it.
+        """
+        self.round_offset = int(state["round"])
+        self.private_rounds = {str(site): int(stamp) for site, stamp in state["private_rounds"].items()}
+        self._failed_in_a_row = int(state["failed_in_a_row"])
+        self.experiment_id = str(state["experiment_id"])
+        self.roster.restore(state["roster"])
+
+    def summary(self) -> None:
+        """Log the strategy's settings."""
+        schedule = self.schedule
+        logger.log(
+            INFO,
+            "\t├──> %s: %d global and %d personal rounds, %g of the sites in each, seed %d",
+            schedule.kind,
+            schedule.global_rounds,
+            schedule.personal_rounds,
+            self.fraction_train,
+            self.seed,
+        )
+        logger.log(INFO, "\t├──> Quorum: %d replies; ends after %d rounds in a row below it",
+                   self.min_replies, self.max_failed_rounds)  # fmt: skip
+        logger.log(INFO, "\t└──> Global rounds through %s:", type(self.inner).__name__)
+        self.inner.summary()
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _current(self) -> RoundReport:
+        if self.report is None:
+            raise RunError("configure_train has not been called for this round.")
+        return self.report
+
+    def _address(
+        self, sites: list[str], arrays: ArrayRecord, instruction: Instruction, message_type: str
+    ) -> list[Message]:
+        """Make one message for each site; it names the private branch that the server knows of."""
+        messages = []
+        for site in sites:
+            node = self.roster.node(site)
+            if node is None:
+                continue
+            own = Instruction(**{**vars(instruction), "private_round": self.private_rounds.get(site, 0)})
+            messages.append(Message(RecordDict({ARRAYS: arrays, CONFIG: own.to_config()}), node, message_type))
+        self._current().bytes_down += sum(_size(message) for message in messages)
+        return messages
+
+    def _screen(
+        self, replies: Iterable[Message], check: Callable[[Message, str], MetricRecord]
+    ) -> tuple[dict[str, Message], dict[str, MetricRecord]]:
+        """Sort out usable replies, by site in the order of names; note the reason for every other."""
+        report = self._current()
+        good: dict[str, tuple[Message, MetricRecord]] = {}
+        reasons: dict[str, str] = {}
+        unsigned = []  # errors that Flower sends in the place of a node that is gone do not carry its id
+        for message in replies:
+            site = self.roster.site(message.metadata.src_node_id)
+            if message.has_error():
+                if site is None:
+                    unsigned.append(message.error.reason or "error")
+                else:
+                    reasons[site] = message.error.reason or "error"
+                continue
+            report.bytes_up += _size(message)
+            if site is None or site not in self._expected or site in good:
+                continue
+            try:
+                good[site] = (message, check(message, site))
+            except BadReplyError as error:
+                reasons[site] = str(error)
+        lost = f"no reply ({'; '.join(sorted(set(unsigned)))})" if unsigned else "no reply in time"
+        for site in self._expected:
+            if site not in good:
+                report.dropped.append((site, reasons.get(site, lost)))
+        ordered = sorted(good)
+        return {site: good[site][0] for site in ordered}, {site: good[site][1] for site in ordered}
+
+    def _keep_time(self, part: str, metrics: Mapping[str, MetricRecord]) -> None:
+        """Note wall time, and the busiest process's own time in it: the rest is transport and waiting."""
+        seconds = self._current().seconds
+        seconds[part] = time.monotonic() - self._clock
+        for suffix, key in (("at_sites", "seconds"), ("features", "feature-seconds")):
+            busy: defaultdict[object, float] = defaultdict(float)
+            for record in metrics.values():
+                value = record.get(key, 0.0)
+                busy[record.get("worker", 0)] += float(value) if isinstance(value, int | float) else 0.0
+            seconds[f"{part}_{suffix}"] = max(busy.values(), default=0.0)
+
+    def _check_inner(self, nodes: int) -> None:
+        """Refuse an inner strategy that would wait for ever for nodes it is never shown."""
+        for layer in _layers(self.inner):
+            needed = max(getattr(layer, "min_train_nodes", 1), getattr(layer, "min_available_nodes", 1))
+            if 0 < nodes < needed:
+                raise RunError(
+                    f"{type(layer).__name__} wants at least {needed} nodes, the cohort has {nodes}. Construct it with "
+                    "min_train_nodes=1 and min_available_nodes=1, or raise fraction_train."
+                )
+
+    def _failure(self, report: RoundReport) -> str:
+        reasons = sorted({f"{site}: {reason}" for site, reason in report.dropped})
+        return (
+            f"Round {report.round}: {len(report.usable)} of {len(report.cohort)} sites gave a usable reply, "
+            f"{self.min_replies} are needed, and this was round {self._failed_in_a_row} in a row. "
+            f"Reasons: {'; '.join(reasons[:5])}{' ...' if len(reasons) > 5 else ''}"
+        )
+
+
+def _layers(strategy: Strategy) -> list[Strategy]:
+    """Unwrap strategies that wrap another one (differential privacy)."""
+    layers = [strategy]
+    while isinstance(within := getattr(layers[-1], "strategy", None), Strategy):
+        layers.append(within)
+    return layers
+
+
+def _size(message: Message) -> int:
+    return sum(record.count_bytes() for record in message.content.values())
+
+
+def _total(counts: Any) -> Any:
+    return type(counts)(counts.correct.sum(keepdims=True), counts.total.sum(keepdims=True))

@@ -1,0 +1,172 @@
+"""Who takes part: Flower's random node ids to stable site names, and seeded cohorts over the names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedpurel_app.records import CONFIG, DESCRIBE, Description
+from fedpurel_app.seeding import derive_seed
+
+_UNREGISTERED = "No query function registered"
+
+
+class Roster:
+    """All sites ever met, by name, with the node that each is reached at.
+
+    Attributes
+    ----------
+    descriptions : dict of str to Description or None
+        By site name; None for a client that cannot describe itself.
+    """
+
+    def __init__(self) -> None:
+        self.descriptions: dict[str, Description | None] = {}
+        self._node_of: dict[str, int] = {}
+        self._seen: dict[int, str] = {}  # node id -> site name, or "" for a node that is left out
+        self.connected: set[int] = set()
+
+    def refresh(self, grid: Grid, timeout: float) -> list[str]:
+        """Ask every node not yet known who it is.
+
+        Parameters
+        ----------
+        grid : Grid
+        timeout : float
+            Seconds to wait for the answers.
+
+        Returns
+        -------
+        list of str
+            A line for everything that a user should know.
+        """
+        self.connected = set(grid.get_node_ids())
+        unknown = sorted(self.connected - set(self._seen))
+        if not unknown:
+            return []
+        messages = [Message(RecordDict({CONFIG: ConfigRecord()}), node, DESCRIBE) for node in unknown]
+        notes = []
+        for reply in grid.send_and_receive(messages, timeout=timeout):
+            node = reply.metadata.src_node_id
+            if node not in unknown:
+                continue  # an error that Flower sends in the place of a node that left; it is asked again
+            notes += self._introduce(node, reply)
+        return notes
+
+    def _introduce(self, node: int, reply: Message) -> list[str]:
+        if reply.has_error():
+            if _UNREGISTERED in (reply.error.reason or ""):
+                name = f"node-{node}"
+                self._admit(node, name, None)
+                return [f"{name} has no {DESCRIBE}: it is known by its node id, which no restart keeps"]
+            self._seen[node] = ""
+            return [f"node {node} is left out: {reply.error.reason}"]
+        try:
+            description = Description.from_config(reply.content[CONFIG])
+        except (KeyError, ValueError) as error:
+            self._seen[node] = ""
+            return [f"node {node} is left out: {error}"]
+        if description.num_examples <= 0:
+            self._seen[node] = ""
+            return [f"{description.site} (node {node}) is left out: it has no training images"]
+        notes = []
+        old = self._node_of.get(description.site)
+        if old in self.connected:
+            notes.append(f"{description.site}: node {node} takes the place of node {old}, which has the same name")
+        self._admit(node, description.site, description)
+        return notes
+
+    def _admit(self, node: int, name: str, description: Description | None) -> None:
+        self._seen[node] = name
+        self._node_of[name] = node  # of two nodes with one name, the newest wins
+        self.descriptions[name] = description
+
+    @property
+    def names(self) -> list[str]:
+        """All site names, sorted."""
+        return sorted(self.descriptions)
+
+    @property
+    def present(self) -> list[str]:
+        """Names of the sites that are connected now, sorted."""
+        return [name for name in self.names if self.node(name) is not None]
+
+    def node(self, name: str) -> int | None:
+        """Give the node at which a site is reached now; None when it is not connected."""
+        node = self._node_of.get(name)
+        return node if node in self.connected else None
+
+    def site(self, node: int) -> str | None:
+        """Give the site that a node speaks for; None for a stranger or a node that was replaced."""
+        name = self._seen.get(node)
+        return name if name and self._node_of.get(name) == node else None
+
+    def draw(self, seed: int, draw: int, fraction: float) -> list[str]:
+        """Draw a cohort over all sites ever met, connected or not, so that absence changes no other draw.
+
+        Parameters
+        ----------
+        seed : int
+        draw : int
+            Number of the draw.
+        fraction : float
+            Share of the sites, rounded down; at least one site.
+
+        Returns
+        -------
+        list of str
+            Sorted names.
+        """
+        names = self.names
+        size = max(1, math.floor(fraction * len(names) + 1e-9))
+        chosen = np.random.default_rng(derive_seed(seed, "cohort", draw)).permutation(len(names))[:size]
+        return sorted(names[index] for index in chosen)
+
+    def state(self) -> dict[str, Any]:
+        """Give what a resumed run needs, as JSON."""
+        return {name: None if one is None else vars(one) for name, one in self.descriptions.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up a saved roster; its sites count as absent until they connect."""
+        self.descriptions = {name: None if one is None else Description(**one) for name, one in state.items()}
+
+
+class CohortGrid(Grid):
+    """A grid on which only some nodes can be seen, so that an inner strategy trains exactly those."""
+
+    def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
+        self._grid, self._nodes = grid, list(nodes)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Give the visible nodes."""
+        return list(self._nodes)
+
+    def set_run(self, run: Any) -> None:
+        """Delegate."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """Delegate."""
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Delegate."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Delegate."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Delegate."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Delegate."""
+        return self._grid.send_and_receive(messages, timeout=timeout)

@@ -1,0 +1,160 @@
+"""What a client does with its own data in one visit: train the shared parameters, or its private branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedpurel_app.algorithms import Algorithm, Options
+from fedpurel_app.functional import (
+    cross_entropy_gradient,
+    purify_with_statistics,
+    residual_gradient,
+    residual_loss,
+)
+from fedpurel_app.models.peft.base import PeftModule
+
+
+@dataclass(frozen=True)
+class SgdSettings:
+    """Plain SGD.
+
+    Attributes
+    ----------
+    learning_rate : float
+    momentum, weight_decay : float
+        Both act after purification. Momentum starts at zero at every visit.
+    batch_size : int
+        The last partial batch is dropped when there is a full one.
+    epochs : int
+        Passes over the client's data per visit.
+    """
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """One client's training data, on the device where it trains.
+
+    Attributes
+    ----------
+    inputs : Tensor, shape (N, D)
+        Image features of the frozen tower, not normalised.
+    labels : Tensor of int64, shape (N,)
+    reference_logits : Tensor, shape (N, C)
+        Logits of the frozen model that training is measured against: zero-shot z in phase 1, global l_G in phase 2.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    reference_logits: Tensor
+
+
+# From student logits (B, C), reference logits (B, C), labels (B,) and a function that pulls gradients at the logits
+# back to the parameters, to the gradients of the parameters and scalars to be averaged over the steps.
+StepRule = Callable[[Tensor, Tensor, Tensor, Callable[[Tensor], list[Tensor]]], tuple[list[Tensor], dict[str, Tensor]]]
+
+
+def global_step(algorithm: Algorithm, options: Options) -> StepRule:
+    """Make the step of phase 1: task gradient, regulariser, and the algorithm's way to combine them.
+
+    Notes
+    -----
+    One forward pass and two vector-Jacobian products from closed-form gradients at the logits.
+    """
+
+    def step(
+        logits: Tensor, zero_shot: Tensor, labels: Tensor, pull_back: Callable[[Tensor], list[Tensor]]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        metrics = {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+        task_cotangent = cross_entropy_gradient(logits, labels)
+        if algorithm.regulariser is None:
+            return pull_back(task_cotangent), metrics
+        regulariser = algorithm.regulariser(logits, zero_shot, options)
+        metrics["align-loss"] = regulariser.loss
+        if regulariser.tkl is not None:
+            metrics["tkl"] = regulariser.tkl
+        if algorithm.gradient_rule == "add":
+            return pull_back(task_cotangent + options.penalty_weight * regulariser.gradient), metrics
+        purified = purify_with_statistics(
+            pull_back(task_cotangent), pull_back(regulariser.gradient), options.projection_scope
+        )
+        metrics["conflict"] = purified.conflict
+        metrics["angle"] = torch.rad2deg(torch.acos(purified.cosine))
+        return purified.gradients, metrics
+
+    return step
+
+
+def residual_step(options: Options) -> StepRule:
+    """Make the step of phase 2: the private branch as a residual of the frozen global model."""
+
+    def step(
+        logits: Tensor, global_logits: Tensor, labels: Tensor, pull_back: Callable[[Tensor], list[Tensor]]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        metrics = {"loss": residual_loss(global_logits, logits, labels, options.private_weight)}
+        return pull_back(residual_gradient(global_logits, logits, labels, options.private_weight)), metrics
+
+    return step
+
+
+def train(
+    module: PeftModule, data: LocalData, step: StepRule, settings: SgdSettings, generator: torch.Generator
+) -> dict[str, float]:
+    """Train a module in place on one client's data.
+
+    Parameters
+    ----------
+    module : PeftModule
+        Its parameters are updated.
+    data : LocalData
+    step : callable
+        :func:`global_step` or :func:`residual_step`.
+    settings : SgdSettings
+    generator : torch.Generator
+        On the CPU; orders the data. Nothing else is random here.
+
+    Returns
+    -------
+    dict of str to float
+        Means over the steps (``loss`` and what the step reports), ``steps``, and ``drift``: the Euclidean distance
+        between the parameters before and after.
+    """
+    parameters = [parameter for _, parameter in module.named_parameters()]
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.SGD(
+        parameters, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    totals: dict[str, Tensor] = {}
+    steps = 0
+    for rows in _batches(len(data.labels), settings, generator, data.labels.device):
+        logits = module.logits(data.inputs[rows])
+
+        def pull_back(cotangent: Tensor, logits: Tensor = logits) -> list[Tensor]:
+            return list(torch.autograd.grad(logits, parameters, cotangent.to(logits.dtype), retain_graph=True))
+
+        gradients, metrics = step(logits.detach(), data.reference_logits[rows], data.labels[rows], pull_back)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        steps += 1
+        for name, value in metrics.items():
+            totals[name] = totals[name] + value if name in totals else value
+    drift = torch.stack([(p.detach() - b).square().sum() for p, b in zip(parameters, before, strict=True)]).sum().sqrt()
+    return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": float(drift)}
+
+
+def _batches(count: int, settings: SgdSettings, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
+    """Yield row numbers of shuffled batches."""
+    for _ in range(settings.epochs):
+        order = torch.randperm(count, generator=generator).to(device)
+        usable = count - count % settings.batch_size or count  # a client with less than one batch uses what it has
+        yield from order[:usable].split(settings.batch_size)
