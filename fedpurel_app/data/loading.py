@@ -89,7 +89,7 @@ def load_shapes(path: str, max_per_class: int) -> Source:
     if path:
         raise DataError(f'dataset-path = "{path}": the data set "shapes" is rendered and takes no path.')
     train = RenderedSplit("train", max_per_class or SHAPES_TRAIN)
-    superclass = tuple(label // len(shapes.SHAPES) for label in range(len(shapes.CLASS_NAMES)))  # the colour
+    superclass = tuple(colour for colour, _ in shapes.CLASSES)
     return Source(
         "shapes", shapes.CLASS_NAMES, _TEMPLATE, train, RenderedSplit("test", SHAPES_TEST), superclass=superclass
     )

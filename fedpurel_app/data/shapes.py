@@ -51,7 +51,7 @@ EFFECTS = (
 )
 # Every run of classes has all colours and shapes in turn, so head and tail of a long tail are equally hard.
 CLASSES = tuple(
-    (colour, (colour + turn) % len(SHAPES)) for turn in range(len(SHAPES)) for colour in range(len(COLOURS))
+    (colour, (colour + 3 * turn) % len(SHAPES)) for turn in range(len(SHAPES)) for colour in range(len(COLOURS))
 )
 NAMED_EFFECTS = EFFECTS[:-1]  # those that captions of the easy domain name
 CLASS_NAMES = tuple(f"{list(COLOURS)[colour]} {SHAPES[shape]}" for colour, shape in CLASSES)

@@ -155,11 +155,12 @@ def alignment_gradient(alignment: Alignment, variant: Literal["frozen", "implici
     student, teacher = alignment.student_log_probs.exp(), alignment.teacher_log_probs.exp()
     gradient = student - teacher
     if variant == "implicit":
-        # log p_f + H* is l / tau_f less its mean under p_f, so its second moment is the variance.
-        centred = alignment.student_log_probs + alignment.target_entropy[:, None]
+        # l / tau_f less its mean under p_f: log p_f + H*, with the entropy that the solver did reach for H*. The radial
+        # part <l / tau_f, p_f - p_z> is then taken out exactly; at equal entropies it is A.
+        centred = alignment.student_log_probs - (student * alignment.student_log_probs).sum(-1, keepdim=True)
         variance = (student * centred * centred).sum(-1)
-        loss = kl_divergence(alignment.teacher_log_probs, alignment.student_log_probs)
-        scale = torch.where(variance < _SMALLEST_VARIANCE, torch.zeros_like(loss), loss / variance)
+        radial = (gradient * centred).sum(-1)
+        scale = torch.where(variance < _SMALLEST_VARIANCE, torch.zeros_like(radial), radial / variance)
         gradient = gradient - scale[:, None] * student * centred
     return gradient * (alignment.weight / alignment.student_temperature / len(student))[:, None]
 

@@ -1,0 +1,28 @@
+"""Settings for all tests: offline, silent, and nothing written outside pytest's own folders."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """Give runs and caches a home of their own, shared by all tests so that images are encoded once."""
+    folder = tmp_path_factory.mktemp("home")
+    before = os.environ.get("FEDPUREL_HOME")
+    os.environ["FEDPUREL_HOME"] = str(folder)
+    yield folder
+    os.environ.pop("FEDPUREL_HOME")
+    if before is not None:
+        os.environ["FEDPUREL_HOME"] = before

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from fedpurel_app.data.partition import dirichlet, iid, pachinko
+from fedpurel_app.errors import DataError
+
+CLASSES, SITES = 10, 8
+
+
+@pytest.fixture
+def splits():
+    rng = np.random.default_rng(0)
+    train_labels = np.repeat(np.arange(CLASSES), np.linspace(200, 5, CLASSES).astype(int))
+    train = np.sort(rng.choice(5000, len(train_labels), replace=False))
+    return (train, train_labels), (np.arange(400), np.repeat(np.arange(CLASSES), 40))
+
+
+def every_kind(splits, seed):
+    train, test = splits
+    yield dirichlet(train, test, SITES, 0.5, np.random.default_rng(seed))
+    yield pachinko(train, test, SITES, 0.5, np.arange(CLASSES) // 2, np.random.default_rng(seed))
+    yield iid(train, test, SITES, seed)
+
+
+def test_every_image_goes_to_one_site_and_keeps_its_split(splits):
+    for split in every_kind(splits, 0):
+        for parts, (rows, _) in ((split.train, splits[0]), (split.test, splits[1])):
+            assert len(parts) == SITES and all(len(part) for part in parts)
+            dealt = np.concatenate(parts)
+            assert len(dealt) == len(set(dealt.tolist())) == len(rows) and set(dealt) == set(rows)
+
+
+def test_one_seed_gives_one_partition(splits):
+    first, again, other = ([split.sha256 for split in every_kind(splits, seed)] for seed in (1, 1, 2))
+    assert first == again and not set(first) & set(other)
+
+
+def shares(parts, labels_of):
+    """Share of each class that each site has, shape (sites, classes)."""
+    counts = np.array([np.bincount(labels_of[part], minlength=CLASSES) for part in parts], float)
+    return counts / counts.sum(0)
+
+
+def test_dirichlet_test_parts_match_the_training_parts(splits):
+    (train, train_labels), (_, test_labels) = splits
+    labels_of = np.zeros(5000, int)
+    labels_of[train] = train_labels
+    split = dirichlet(*splits, SITES, 0.5, np.random.default_rng(0))
+    big = np.arange(CLASSES) < 6  # classes with enough images for their shares to show
+    distance = np.abs(shares(split.train, labels_of) - shares(split.test, test_labels))[:, big]
+    assert distance.max() <= 1 / 40 + 1 / 80  # rounding of 40 test images and of at least 80 training images
+
+
+def test_uniform_test_parts_hold_all_classes_alike(splits):
+    split = dirichlet(*splits, SITES, 0.1, np.random.default_rng(0), uniform_test=True)
+    counts = np.array([np.bincount(splits[1][1][part], minlength=CLASSES) for part in split.test])
+    assert (counts == 5).all()
+
+
+def test_small_alpha_concentrates_classes(splits):
+    def evenness(alpha):
+        split = dirichlet(*splits, SITES, alpha, np.random.default_rng(0))
+        share = shares(split.test, splits[1][1])
+        return float((share**2).sum(0).mean())  # 1/8 when even, 1 when each class lives at one site
+
+    assert evenness(0.1) > 0.5 > 0.2 > evenness(50)
+
+
+def test_pachinko_sites_draw_equally_many_images(splits):
+    split = pachinko(*splits, SITES, 0.5, np.arange(CLASSES) // 2, np.random.default_rng(0))
+    sizes = [len(a) + len(b) for a, b in zip(split.train, split.test, strict=True)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_iid_parts_are_equal_in_size(splits):
+    split = iid(*splits, SITES, 0)
+    assert max(map(len, split.train)) - min(map(len, split.train)) <= 1
+
+
+def test_too_many_sites_are_refused_with_advice(splits):
+    with pytest.raises(DataError, match=r"alpha = 0.01 left some of the 300 sites.*partition = \"iid\""):
+        dirichlet(*splits, 300, 0.01, np.random.default_rng(0))
+    with pytest.raises(DataError, match="cannot be dealt out to 401 sites"):
+        iid(*splits, 401, 0)

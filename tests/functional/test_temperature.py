@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+from fedpurel_app.functional import entropy, match_temperature
+from fedpurel_app.functional.temperature import MARGIN, entropy_range
+
+CLASSES = (2, 3, 10, 48, 365, 1000)
+
+
+def exact_entropy(logits, temperature):
+    """Entropy in double precision, with the maximum taken off first."""
+    rows = logits.double()
+    scaled = (rows - rows.amax(-1, keepdim=True)) / temperature.double()[..., None]
+    log_probs = scaled.log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def families(classes, rows=60):
+    """Rows of every kind that training meets, and some that it should not."""
+    generator = torch.Generator().manual_seed(classes)
+    normal = torch.randn(rows, classes, generator=generator)
+    tied = normal.clone()
+    tied[:, : max(1, classes // 3)] = normal.amax(1, keepdim=True) + 0.5
+    near_tie = 20 * normal
+    near_tie[:, 0] = near_tie.amax(1) + 1e-5
+    near_tie[:, -1] = near_tie[:, 0] - 2e-6
+    saturated = torch.zeros(rows, classes)
+    saturated[:, 0] = 80.0
+    outlier = 30 * torch.rand(rows, classes, generator=generator)
+    outlier[:, -1] = -1e6
+    yield from ((f"normal x {scale:g}", scale * normal) for scale in (1e-5, 1e-2, 1.0, 20.0, 1e3, 1e8))
+    yield from (("tied", tied), ("near tie", near_tie), ("saturated", saturated), ("outlier", outlier))
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999, 1.0])
+def test_entropy_after_matching_equals_its_target(classes, share):
+    for name, rows in families(classes):
+        low, high = entropy_range(rows)
+        reachable = low <= high
+        target = low + share * (high - low)
+        temperature = match_temperature(rows, target)
+        error = (exact_entropy(rows, temperature) - target.double()).abs()[reachable]
+        assert torch.isfinite(temperature).all() and (temperature > 0).all(), name
+        assert not len(error) or error.max() <= 1e-5, (name, float(error.max()))
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_agrees_with_a_root_finder_in_double_precision(classes):
+    """Compare temperatures where they are well determined: entropies in the middle of their range."""
+    rows = 5 * torch.randn(20, classes, generator=torch.Generator().manual_seed(3))
+    target = torch.full((20,), 0.5 * math.log(classes))
+    found = match_temperature(rows, target)
+    for row, goal, tau in zip(rows, target, found, strict=True):
+
+        def miss(u, row=row, goal=goal):
+            return float(exact_entropy(row, torch.tensor(u, dtype=torch.float64).exp()) - goal)
+
+        assert float(tau.log()) == pytest.approx(brentq(miss, -20, 20, xtol=1e-12), abs=1e-3)
+
+
+def test_targets_out_of_reach_are_clipped():
+    rows = torch.tensor([[3.0, 3.0, 0.0, 0.0], [3.0, 1.0, 0.0, 0.0]])
+    temperature = match_temperature(rows, torch.tensor([0.0, 99.0]))
+    expected = [math.log(2) + MARGIN, math.log(4) - MARGIN]
+    assert exact_entropy(rows, temperature).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_equal_logits_have_temperature_one():
+    assert match_temperature(torch.full((2, 5), 7.0), torch.tensor([0.3, 1.0])).tolist() == [1.0, 1.0]
+
+
+@given(
+    st.lists(st.floats(-300, 300, width=32), min_size=2, max_size=40),
+    st.floats(0, 1),
+    st.floats(2**-10, 2**10, width=32),
+)
+def test_matching_is_invariant_to_shift_and_scale(values, share, scale):
+    rows = torch.tensor([values])
+    low, high = entropy_range(rows)
+    if low > high:
+        return
+    target = low + share * (high - low)
+    for other in (rows * scale, rows + 10):
+        assert abs(float(exact_entropy(other, match_temperature(other, target)) - target)) <= 2e-5
+
+
+def test_keeps_leading_shape_and_precision():
+    logits = torch.randn(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    temperature = match_temperature(logits, torch.full((2, 3), 1.0))
+    assert temperature.shape == (2, 3) and temperature.dtype == torch.float64
+    assert exact_entropy(logits, temperature).flatten().tolist() == pytest.approx([1.0] * 6, abs=1e-5)
+
+
+def test_refuses_targets_of_another_shape():
+    with pytest.raises(ValueError, match=r"one target for each row: \(2,\)"):
+        match_temperature(torch.zeros(2, 3), torch.zeros(3))
+
+
+def test_entropy_survives_impossible_classes():
+    assert float(entropy(torch.tensor([[0.0, 0.0, -math.inf]]))) == pytest.approx(math.log(2))
+
+
+def test_entropy_of_half_precision_is_computed_in_single():
+    logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert entropy(logits).tolist() == pytest.approx(entropy(logits.double()).tolist(), rel=1e-5)

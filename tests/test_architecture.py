@@ -1,0 +1,110 @@
+"""Who may import whom, and what stays unloaded."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedpurel_app
+
+ROOT = Path(fedpurel_app.__file__).parent
+LEAVES = {"errors", "files", "seeding", "metrics"}  # without dependencies of their own; open to all
+# What a part may import: siblings by first name, and packages from outside beyond the standard library and numpy.
+RULES = {
+    "functional": (set(), {"torch"}),
+    "models": ({"functional"}, {"torch", "open_clip", "peft", "safetensors", "PIL"}),
+    "algorithms": ({"functional", "models"}, {"torch"}),
+    "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
+    "data": (set(), {"datasets", "flwr_datasets", "PIL"}),
+    "strategies": ({"records"}, {"flwr"}),
+    "reporting": (set(), {"safetensors", "rich", "matplotlib"}),
+    "records": (set(), {"flwr"}),
+    "config": (set(), {"pydantic", "pydantic_core"}),
+    "presets": (set(), set()),
+    "private_store": (set(), {"safetensors"}),
+    "metrics": (set(), set()),
+    "seeding": (set(), set()),
+    "files": (set(), set()),
+    "errors": (set(), set()),
+    "conductor": ({"config", "reporting"}, {"psutil"}),
+}
+ENDS = {"client_app", "server_app", "cli"}  # import what they like; nobody imports them
+
+
+def parts():
+    for path in sorted(ROOT.rglob("*.py")):
+        relative = path.relative_to(ROOT)
+        yield path, relative.parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module == "fedpurel_app":
+                yield from (f"fedpurel_app.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(("path", "part"), [(path, part) for path, part in parts() if part in RULES])
+def test_imports_follow_the_rules(path, part):
+    siblings, packages = RULES[part]
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first == "fedpurel_app":
+            assert not rest or rest[0] in siblings | LEAVES | {part} or rest[0] == "__version__", (
+                f"{part} imports {name}"
+            )
+        elif first not in sys.stdlib_module_names:
+            assert first in packages | {"numpy"}, f"{part} imports {name}"
+
+
+def test_nobody_imports_the_ends():
+    for path, part in parts():
+        for name in imports(path):
+            rest = name.split(".")[1:2]
+            assert name.split(".")[0] != "fedpurel_app" or not rest or rest[0] not in ENDS - {part}, f"{path}: {name}"
+
+
+def test_every_part_has_a_rule():
+    free = {"__init__", "experiment", "site", "server"}  # put the parts together
+    assert {part for _, part in parts()} == set(RULES) | ENDS | free
+
+
+def loaded_after(statement):
+    code = f"import sys; {statement}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_strategy_loads_without_torch():
+    loaded = loaded_after("import fedpurel_app.strategies")
+    assert "flwr" in loaded and not loaded & {
+        "torch",
+        "pydantic_settings",
+        "open_clip",
+        "peft",
+        "datasets",
+        "matplotlib",
+    }
+
+
+def test_the_mathematics_load_without_flower():
+    assert not loaded_after("import fedpurel_app.functional") & {"flwr", "ray", "open_clip", "peft", "pydantic"}
+
+
+def test_help_loads_without_torch():
+    assert not loaded_after("import fedpurel_app.cli") & {"torch", "flwr", "ray", "matplotlib"}
+
+
+def test_a_site_that_trains_loads_neither_open_clip_nor_peft():
+    assert not loaded_after("import fedpurel_app.client_app") & {
+        "open_clip",
+        "peft",
+        "torchvision",
+        "matplotlib",
+        "datasets",
+    }

@@ -1,0 +1,116 @@
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fedpurel_app.algorithms import ALGORITHMS
+from fedpurel_app.config import RunConfig, differences, known_keys, load_config, run_config_table, to_toml
+from fedpurel_app.data.catalog import DATASETS
+from fedpurel_app.errors import ConfigError
+from fedpurel_app.models.backbone import NAMES
+from fedpurel_app.models.peft import FAMILIES
+from fedpurel_app.presets import load_preset, preset_names
+
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+
+
+def problems(**values):
+    with pytest.raises(ConfigError) as caught:
+        load_config({key.replace("_", "-"): value for key, value in values.items()})
+    return caught.value.problems
+
+
+def test_pyproject_has_the_printed_table():
+    text = PYPROJECT.read_text("utf-8")
+    assert run_config_table() in text, "print it anew: python -m fedpurel_app.config"
+    assert tomllib.loads(text)["tool"]["flwr"]["app"]["config"] == RunConfig().model_dump(by_alias=True)
+
+
+def test_the_module_prints_the_table():
+    printed = subprocess.run(
+        [sys.executable, "-m", "fedpurel_app.config"], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == run_config_table()
+
+
+def choices(name):
+    return list(RunConfig.model_fields[name].annotation.__args__)
+
+
+def test_choices_are_what_the_registries_hold():
+    assert choices("algorithm") == list(ALGORITHMS)
+    assert choices("peft") == list(FAMILIES)
+    assert choices("dataset") == list(DATASETS)
+    assert choices("backbone") == list(NAMES)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads(name):
+    preset = load_preset(name)
+    values = {**preset.values, **({"dataset-path": "/f.npz"} if preset.values.get("dataset") == "features" else {})}
+    assert load_config(values)
+    assert preset.title and preset.expect, "a preset opens with what it is and what to expect"
+
+
+def test_unknown_preset_is_named_with_a_suggestion():
+    with pytest.raises(ConfigError, match='no preset "shape".*Did you mean "shapes"'):
+        load_preset("shape")
+
+
+def test_all_problems_are_told_at_once():
+    lines = problems(peft="promt", alph=1, alpha=-1, seed=1.5, num_sites=True, learning_rate="fast")
+    assert len(lines) == 6
+    text = "\n".join(lines)
+    for part in ('Did you mean "prompt"', 'Did you mean "alpha"', "alpha = -1: should be greater than 0", "seed = 1.5"):
+        assert part in text
+    assert "num-sites = true: should be a valid integer" in text
+    assert "learning-rate = \"fast\": should be 'auto' or a valid number" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"dataset": "features", "dataset_path": "/f.npz"}, 'peft = "prompt" needs a text tower'),
+        ({"dataset": "features", "peft": "adapter"}, "needs dataset-path"),
+        ({"dataset_path": "/x"}, "is rendered"),
+        ({"partition": "pachinko", "dataset": "features", "peft": "adapter", "dataset_path": "/f"}, "superclasses"),
+        ({"dataset": "cifar100", "imbalance_factor": 1, "max_per_class": 10}, "keeps the split as it is"),
+        ({"schedule": "interleaved", "global_rounds": 4, "personal_rounds": 3}, "one personal round for each"),
+        ({"global_rounds": 0, "personal_rounds": 0}, "nothing to do"),
+        ({"out": "runs/x"}, "must be an absolute path"),
+        ({"experiment_id": "../escape"}, "experiment-id"),
+        ({"momentum": 1.0}, "less than 1"),
+        ({"fraction_train": 0.0}, "greater than 0"),
+        ({"alpha": float("nan")}, "finite"),
+    ],
+)
+def test_settings_that_cannot_be(values, part):
+    assert part in "\n".join(problems(**values))
+
+
+def test_whole_numbers_serve_as_numbers_but_truth_values_do_not():
+    assert load_config({"alpha": 1}).alpha == 1.0
+    assert "valid number" in problems(alpha=True)[0]
+
+
+def test_total_rounds_spell_out_as_many():
+    assert load_config({"global-rounds": 7}).total_rounds == (7, 7)
+    assert load_config({"global-rounds": 7, "personal-rounds": 2}).total_rounds == (7, 2)
+    assert load_config({"global-rounds": 7, "schedule": "interleaved"}).total_rounds == (7, 7)
+
+
+def test_differences_ignore_where_a_run_runs():
+    one, other = load_config({"out": "/a", "seed": 1}), load_config({"out": "/b", "seed": 2})
+    assert differences(one, other) == [("seed", 1, 2)]
+
+
+def test_values_survive_toml():
+    values = {"a": True, "b": 3, "c": 5e-4, "d": 'quo"te \\ back', "e": ""}
+    text = "\n".join(f"{key} = {to_toml(value)}" for key, value in values.items())
+    assert tomllib.loads(text) == values
+
+
+def test_keys_are_kebab_case():
+    assert "max-failed-rounds" in known_keys() and not any("_" in key for key in known_keys())

@@ -1,0 +1,117 @@
+import logging
+import multiprocessing
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fedpurel_app.training.features import image_features
+
+
+class Numbers:
+    """A split whose image i is the number i."""
+
+    def __init__(self, count, fingerprint="numbers"):
+        self.labels, self.fingerprint = np.zeros(count, np.int64), fingerprint
+
+    def images(self, rows):
+        return [int(row) for row in rows]
+
+
+class Counting:
+    """A backbone that notes in a file how many images it encoded, in whatever process."""
+
+    name, fingerprint = "counting", "weights"
+
+    def __init__(self, log):
+        self.log = log
+
+    def encode_images(self, images):
+        with Path(self.log).open("a") as file:
+            file.write(f"{len(images)}\n")
+        return torch.tensor([[float(image), 2.0 * image] for image in images])
+
+    @property
+    def encoded(self):
+        return sum(map(int, Path(self.log).read_text().split())) if Path(self.log).exists() else 0
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    return Counting(tmp_path / "log")
+
+
+def test_a_split_is_encoded_once_in_order(tmp_path, backbone):
+    expected = np.arange(600)[:, None] * np.array([1, 2])
+    for _ in range(2):
+        features = image_features(Numbers(600), backbone, tmp_path / "cache")
+        assert np.array_equal(features, expected) and features.dtype == np.float32
+    assert backbone.encoded == 600
+    assert isinstance(features, np.memmap) and not features.flags.writeable
+
+
+@pytest.mark.parametrize("change", [{"split": "other"}, {"weights": "other"}])
+def test_other_content_or_weights_are_encoded_anew(tmp_path, backbone, change):
+    image_features(Numbers(10), backbone, tmp_path)
+    backbone.fingerprint = change.get("weights", backbone.fingerprint)
+    image_features(Numbers(10, change.get("split", "numbers")), backbone, tmp_path)
+    assert backbone.encoded == 20
+
+
+def test_files_are_for_their_owner_alone(tmp_path, backbone):
+    image_features(Numbers(10), backbone, tmp_path / "cache")
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:40], lambda b: b[:-8], lambda b: b""])
+def test_a_damaged_file_is_made_again(tmp_path, backbone, damage, caplog):
+    image_features(Numbers(10), backbone, tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    path.write_bytes(damage(path.read_bytes()))
+    with caplog.at_level(logging.WARNING, "flwr.fedpurel"):
+        features = image_features(Numbers(10), backbone, tmp_path)
+    assert np.array_equal(features[:, 0], np.arange(10)) and backbone.encoded == 20
+    assert "is damaged" in caplog.text
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, backbone):
+    def fail(images):
+        raise RuntimeError("out of memory")
+
+    broken = SimpleNamespace(name="broken", fingerprint="weights", encode_images=fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        image_features(Numbers(10), broken, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+    image_features(Numbers(10), backbone, tmp_path / "cache")
+
+
+def encode(folder, log):
+    features = image_features(Numbers(2000), Counting(log), Path(folder))
+    assert float(features[1999, 1]) == 3998
+
+
+def test_processes_that_start_together_encode_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    workers = [context.Process(target=encode, args=(str(tmp_path / "cache"), str(log))) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert Counting(log).encoded == 2000
+
+
+def test_threads_are_given_back(tmp_path, backbone):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        image_features(Numbers(10), backbone, tmp_path)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,140 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedpurel_app.algorithms import ALGORITHMS, Options
+from fedpurel_app.functional import alignment_loss, kl_loss, purify, residual_loss
+from fedpurel_app.training.local import LocalData, SgdSettings, global_step, residual_step, train
+
+
+class Linear(nn.Module):
+    """A module with hand-made logits: x W."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+
+    def logits(self, inputs, class_features=None):
+        return inputs @ self.weight
+
+
+def setting(rows=20, width=3, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(rows, width, generator=generator)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    weight = torch.randn(width, classes, generator=generator)
+    # Near the student, as zero-shot CLIP is: so far from the labels that the two gradients often conflict.
+    reference = 2 * inputs @ weight + 0.5 * torch.randn(rows, classes, generator=generator)
+    return LocalData(inputs, labels, reference), weight
+
+
+def sgd(**changes):
+    return SgdSettings(
+        **{"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 100, "epochs": 1} | changes
+    )
+
+
+def run(weight, data, step, settings, seed=0):
+    module = Linear(weight)
+    metrics = train(module, data, step, settings, torch.Generator().manual_seed(seed))
+    return module.weight.detach(), metrics
+
+
+def gradient(weight, loss):
+    weight = weight.clone().requires_grad_()
+    return torch.autograd.grad(loss(weight), weight)[0]
+
+
+def plain_step(name, weight, data, options):
+    """The step as the definitions state it: two losses, two backward passes through softmax graphs."""
+
+    def task_loss(w):
+        return functional.cross_entropy(data.inputs @ w, data.labels)
+
+    def regulariser(w):
+        loss = alignment_loss if name == "fedpurel" else kl_loss
+        return loss(data.inputs @ w, data.reference_logits)
+
+    task = gradient(weight, task_loss)
+    if name == "fedavg":
+        return task
+    other = gradient(weight, regulariser)
+    if name == "fedavg-kl":
+        return task + options.penalty_weight * other
+    return purify([task], [other])[0]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("seed", range(4))
+def test_one_step_equals_the_definition(name, seed):
+    data, weight = setting(seed=seed)
+    options = Options(penalty_weight=0.7)
+    ours, _ = run(weight, data, global_step(ALGORITHMS[name], options), sgd())
+    assert torch.allclose(ours, weight - 0.1 * plain_step(name, weight, data, options), atol=1e-6)
+
+
+def test_residual_step_equals_the_definition():
+    data, weight = setting()
+    ours, metrics = run(weight, data, residual_step(Options(private_weight=0.6)), sgd())
+
+    def loss(w):
+        return residual_loss(data.reference_logits, data.inputs @ w, data.labels, 0.6)
+
+    assert torch.allclose(ours, weight - 0.1 * gradient(weight, loss), atol=1e-6)
+    assert metrics["loss"] == pytest.approx(float(loss(weight)), rel=1e-5)
+
+
+def test_momentum_and_decay_act_after_purification():
+    """Three full-batch steps by hand: v <- 0.9 v + (g + 0.01 w), w <- w - 0.1 v, with g purified before decay."""
+    data, weight = setting()
+    ours, _ = run(
+        weight, data, global_step(ALGORITHMS["fedpurel"], Options()), sgd(momentum=0.9, weight_decay=0.01, epochs=3)
+    )
+    expected, velocity = weight.clone(), torch.zeros_like(weight)
+    for _ in range(3):
+        velocity = 0.9 * velocity + plain_step("fedpurel", expected, data, Options()) + 0.01 * expected
+        expected = expected - 0.1 * velocity
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "epochs", "steps"), [(20, 8, 1, 2), (20, 8, 3, 6), (5, 8, 1, 1), (16, 8, 1, 2)]
+)
+def test_partial_batches_are_dropped_when_there_is_a_full_one(rows, batch, epochs, steps):
+    data, weight = setting(rows)
+    _, metrics = run(weight, data, global_step(ALGORITHMS["fedavg"], Options()), sgd(batch_size=batch, epochs=epochs))
+    assert metrics["steps"] == steps
+
+
+def test_the_generator_orders_the_data():
+    data, weight = setting()
+    step, settings = global_step(ALGORITHMS["fedpurel"], Options()), sgd(batch_size=4, momentum=0.9)
+    first, again, other = (run(weight, data, step, settings, seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_what_is_reported():
+    data, weight = setting()
+    ours, metrics = run(weight, data, global_step(ALGORITHMS["fedpurel"], Options()), sgd())
+    task = gradient(weight, lambda w: functional.cross_entropy(data.inputs @ w, data.labels))
+    align = gradient(weight, lambda w: alignment_loss(data.inputs @ w, data.reference_logits))
+    cosine = float((task * align).sum() / task.norm() / align.norm())
+    assert metrics["angle"] == pytest.approx(math.degrees(math.acos(cosine)), abs=0.1)
+    assert metrics["conflict"] == float(cosine < 0)
+    assert metrics["drift"] == pytest.approx(float((ours - weight).norm()), rel=1e-5)
+    assert metrics["align-loss"] == pytest.approx(
+        float(alignment_loss(data.inputs @ weight, data.reference_logits)), rel=1e-4
+    )
+
+
+def test_projection_acts_somewhere():
+    """Among random settings some must conflict, or the tests above would not see the projection."""
+    conflicts = []
+    for seed in range(8):
+        data, weight = setting(seed=seed)
+        _, metrics = run(weight, data, global_step(ALGORITHMS["fedpurel"], Options()), sgd())
+        conflicts.append(metrics["conflict"])
+    assert 0 < sum(conflicts) < 8
