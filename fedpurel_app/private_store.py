@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from fedpurel_app.errors import StateError
 from fedpurel_app.files import write_atomically
+from fedpurel_app.tensor_file import dump, read
 
-SCHEMA = "1"
+SCHEMA = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -42,7 +41,7 @@ class PrivateStore:
         for kind, name in (("experiment id", experiment_id), ("site name", site)):
             if not _SAFE_NAME.fullmatch(name):
                 raise StateError(f'{kind} "{name}": use 1 to 64 letters, digits, ".", "_" or "-".')
-        self._identity = {"schema": SCHEMA, "experiment": experiment_id, "site": site}
+        self._identity: dict[str, str | int] = {"schema": SCHEMA, "experiment": experiment_id, "site": site}
         self._folder = root / experiment_id / site
 
     def stamps(self) -> list[int]:
@@ -73,14 +72,10 @@ class PrivateStore:
                 "Give this site the state folder it trained with, or start a new experiment."
             )
         try:
-            with safe_open(path, framework="numpy") as file:
-                found = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        except (SafetensorError, OSError) as error:
-            raise StateError(
-                f"{path} is damaged ({error}). Restore it from a backup, or start a new experiment."
-            ) from error
-        wanted = {**self._identity, "round": str(stamp)}
+            tensors, found = read(path)
+        except StateError as error:
+            raise StateError(f"{error} Restore it from a backup, or start a new experiment.") from error
+        wanted = {**self._identity, "round": stamp}
         wrong = [
             f"{key} {found.get(key)!r} instead of {value!r}" for key, value in wanted.items() if found.get(key) != value
         ]
@@ -101,11 +96,7 @@ class PrivateStore:
         """
         for folder in (self._folder.parent.parent, self._folder.parent, self._folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = save(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-            metadata={**self._identity, "round": str(stamp)},
-        )
-        write_atomically(self._path(stamp), content, mode=0o600)
+        write_atomically(self._path(stamp), dump(tensors, {**self._identity, "round": stamp}), mode=0o600)
         for old in self.stamps():
             if old not in (stamp, previous):
                 self._path(old).unlink(missing_ok=True)

@@ -103,9 +103,8 @@ class Site:
         tensors = _numpy(private)
         if not all(np.isfinite(value).all() for value in tensors.values()):
             raise RunError("the private branch diverged (NaN or Inf) and was not kept: lower private-learning-rate.")
-        metrics["private-distance"] = float(
-            np.sqrt(sum(np.square(value - arrays[name]).sum() for name, value in tensors.items()))
-        )
+        squares = (np.square(value.astype(float) - arrays[name]).sum() for name, value in tensors.items())
+        metrics["private-distance"] = float(np.sqrt(sum(squares)))
         self._store(instruction).save(tensors, instruction.round, instruction.private_round)
         return self._reply(metrics, len(labels))
 

@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
+
+from fedpurel_app.client_app import app as client_app
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.server_app import app as server_app
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -93,3 +98,55 @@ def run_app(
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(run_config))
     server_app(grid=local, context=context)
     return local
+
+
+def tiny_features(path: Path, classes: int = 6, width: int = 8, per_class: int = 40, seed: int = 0) -> Path:
+    """Write a feature file whose classes overlap a little, so that every number of a run is neither 0 nor 100."""
+    rng = np.random.default_rng(seed)
+    text = rng.normal(size=(classes, width))
+    shift = 0.5 * rng.normal(size=width)  # what zero-shot does not know
+    arrays: dict[str, Any] = {"text_features": text.astype(np.float32), "logit_scale": np.float32(10)}
+    for split in ("train", "test"):
+        labels = np.repeat(np.arange(classes), per_class)
+        features = text[labels] + shift + 1.3 * rng.normal(size=(len(labels), width))
+        arrays |= {f"{split}_features": features.astype(np.float32), f"{split}_labels": labels}
+    np.savez(path, class_names=np.array([f"class {i}" for i in range(classes)]), **arrays)
+    return path
+
+
+def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Give settings of a run that takes a second."""
+    data = folder / "features.npz"
+    if not data.exists():
+        tiny_features(data)
+    config: dict[str, Any] = {
+        "dataset": "features",
+        "dataset-path": str(data),
+        "peft": "text-residual",
+        "imbalance-factor": 10,
+        "num-sites": 5,
+        "global-rounds": 3,
+        "evaluate-every": 2,
+        "batch-size": 8,
+        "out": str(folder / "run"),
+    }
+    return config | {key.replace("_", "-"): value for key, value in changes.items()}
+
+
+def run_tiny(folder: Path, **changes: Any) -> RunFolder:
+    """Run the real apps on tiny settings in this process; ``grid`` holds options of the grid."""
+    grid = changes.pop("grid", {})
+    config = tiny_config(folder, **changes)
+    run_app(server_app, client_app, int(config["num-sites"]), config, **grid)
+    return RunFolder(Path(config["resume-from"] if config.get("resume-from") else config["out"]))
+
+
+def timeless(folder: RunFolder) -> list[dict[str, Any]]:
+    """Give a run's rounds without their times."""
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in folder.rounds()]
+
+
+def private_files(folder: RunFolder) -> dict[str, bytes]:
+    """Give every private branch of a simulation by site and generation."""
+    root = folder.path / "private"
+    return {str(Path(*path.relative_to(root).parts[1:])): path.read_bytes() for path in root.rglob("*.safetensors")}

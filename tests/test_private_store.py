@@ -90,14 +90,14 @@ def test_a_foreign_file_is_refused(store, tmp_path, experiment, site, part):
 def test_a_renamed_generation_is_refused(store):
     store.save(branch(1), 1, 0)
     path_of(store, 1).rename(path_of(store, 2))
-    with pytest.raises(StateError, match="round '1' instead of '2'"):
+    with pytest.raises(StateError, match="round 1 instead of 2"):
         store.load(2)
 
 
 def test_another_schema_is_refused(store, monkeypatch):
-    monkeypatch.setattr(private_store, "SCHEMA", "0")
+    monkeypatch.setattr(private_store, "SCHEMA", 0)
     PrivateStore(store._folder.parent.parent, "experiment", "site-1").save(branch(1), 1, 0)
-    with pytest.raises(StateError, match="schema '0' instead of '1'"):
+    with pytest.raises(StateError, match="schema 0 instead of 1"):
         store.load(1)
 
 

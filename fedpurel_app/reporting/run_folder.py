@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,13 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from fedpurel_app.errors import StateError
 from fedpurel_app.files import home, write_atomically
+from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
 
@@ -135,11 +134,7 @@ class RunFolder:
         current, previous = self.path / "checkpoint.safetensors", self.path / "checkpoint.previous.safetensors"
         if current.exists():
             current.replace(previous)
-        content = save(
-            {name: np.ascontiguousarray(value) for name, value in arrays.items()},
-            metadata={"schema": str(SCHEMA), "round": str(state["round"])},
-        )
-        write_atomically(current, content)
+        write_atomically(current, dump(arrays, {"schema": SCHEMA, "round": state["round"]}))
         self.write_json("state.json", state)
 
     def read_checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
@@ -154,15 +149,10 @@ class RunFolder:
             raise StateError(f"{self.path} has no checkpoint yet: nothing was lost, start it anew with another folder.")
         state = self.read_json("state.json")
         for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors"):
-            path = self.path / name
-            if not path.exists():
-                continue
-            try:
-                with safe_open(path, framework="numpy") as file:
-                    if (file.metadata() or {}).get("round") == str(state["round"]):
-                        return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118
-            except (SafetensorError, OSError):
-                continue
+            with contextlib.suppress(StateError):  # the other one may be whole
+                arrays, facts = read(self.path / name)
+                if facts["round"] == state["round"]:
+                    return arrays, state
         raise StateError(f"{self.path} has no readable checkpoint of round {state['round']}.")
 
 

@@ -90,8 +90,8 @@ class FedPuReL(Strategy):
     ============================ =======================================================================================
 
     Replies are screened one by one (error, missing, wrong names, shapes or types, NaN, a number of examples that is not
-    credible); a bad one is dropped with its reason and counted. Good ones are aggregated in the order of the site names, so the
-    same replies give the same bits.
+    credible); a bad one is dropped with its reason and counted. Good ones are aggregated in the order of the site
+    names, so the same replies give the same bits.
 
     References
     ----------
@@ -232,9 +232,7 @@ class FedPuReL(Strategy):
         arrays = None
         if len(usable) < self.min_replies:
             report.kept_old_model = True
-            self._failed_in_a_row += 1
         else:
-            self._failed_in_a_row = 0
             names = shared_numbers(metrics.values())
             report.train = {
                 name: value
@@ -242,8 +240,8 @@ class FedPuReL(Strategy):
                 if name not in _NOT_AVERAGED
             }
             if is_global:
-                ordered = [uniform(message, names) for message in usable.values()]
-                arrays, _ = self.inner.aggregate_train(report.round, ordered)
+                arrays = self._aggregate([uniform(message, names) for message in usable.values()])
+        self._failed_in_a_row = self._failed_in_a_row + 1 if report.kept_old_model else 0
         if not is_global:
             # Also below the quorum: these sites did train, and the next message must name what they wrote.
             self.private_rounds.update(dict.fromkeys(usable, report.round))
@@ -331,6 +329,18 @@ class FedPuReL(Strategy):
                    self.min_replies, self.max_failed_rounds)  # fmt: skip
         logger.log(INFO, "\t└──> Global rounds through %s:", type(self.inner).__name__)
         self.inner.summary()
+
+    def _aggregate(self, replies: list[Message]) -> ArrayRecord | None:
+        """Let the inner strategy aggregate; what it refuses costs the round, not the run."""
+        report = self._current()
+        try:
+            arrays, _ = self.inner.aggregate_train(report.round, replies)
+        except Exception as error:
+            logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
+            report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))
+            arrays = None
+        report.kept_old_model = arrays is None
+        return arrays
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -422,7 +432,9 @@ def _layers(strategy: Strategy) -> list[Strategy]:
 
 
 def _size(message: Message) -> int:
-    return sum(record.count_bytes() for record in message.content.values())
+    """Count the bytes of a message's arrays and metrics; instructions, which name folders, are left out."""
+    arrays = sum(record.count_bytes() for record in message.content.array_records.values())
+    return arrays + sum(record.count_bytes() for record in message.content.metric_records.values())
 
 
 def _total(counts: Any) -> Any:

@@ -30,7 +30,7 @@ class RoundReport:
     scores : dict of str to SiteScores, or None
         By site, where this round was evaluated.
     bytes_down, bytes_up : int
-        Size of the records sent to and received from sites.
+        Size of the arrays and metrics sent to and received from sites.
     seconds : dict of str to float
         Wall time of "training" and "evaluation"; with "_at_sites" the part that the busiest process of the sites
         worked, with "_features" the part of that which went into encoding images.

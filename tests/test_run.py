@@ -1,0 +1,369 @@
+"""Whole runs of the real apps in this process."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord
+
+from fedpurel_app import site
+from fedpurel_app.errors import ConfigError, FedPurelError, RunError, StateError
+from fedpurel_app.private_store import PrivateStore
+from fedpurel_app.reporting import run_folder
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.training.local import train
+from tests.support import SHARED, private_files, run_tiny, timeless
+
+PARTS = ("all", "many", "medium", "few", "balancedness")
+MODELS = ("zero_shot", "global", "global_at_sites", "personalized")
+
+
+# --- what a run leaves --------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_folder(tmp_path):
+    folder = run_tiny(tmp_path)
+    summary = folder.summary()
+    assert summary["outcome"] == "completed" and summary["error"] is None and summary["rounds"] == 6
+    assert (summary["algorithm"], summary["peft"], summary["dataset"]) == ("fedpurel", "text-residual", "features")
+    for model in MODELS:
+        assert all(0 < summary[model][part] <= 100 for part in PARTS), model
+    assert summary["bytes_up"] > 0 and summary["bytes_down"] > 0 and summary["dropped_replies"] == 0
+    assert summary["seconds"]["total"] == pytest.approx(
+        sum(value for part, value in summary["seconds"].items() if part != "total"), rel=0.01
+    )
+    rounds = folder.rounds()
+    assert [line["round"] for line in rounds] == list(range(7))
+    assert [line["phase"] for line in rounds] == ["start"] + 3 * ["global"] + 3 * ["personal"]
+    assert [bool(line.get("sites")) for line in rounds] == [False, False, True, True, False, True, True]
+    partition = folder.read_json("partition.json")
+    assert len(partition["sha256"]) == 64
+    assert sum(map(len, partition["train"])) == sum(partition["train_counts"])
+    assert sorted(row for rows in partition["test"] for row in rows) == list(range(240))
+    assert len(folder.read_csv("sites.csv")) == 5 and len(folder.read_csv("classes.csv")) == 6
+    config = folder.read_json("config.json")
+    assert config["config"]["peft"] == "text-residual" and config["versions"]["flwr"]
+    assert not list(folder.path.rglob("*.tmp"))
+
+
+def test_numbers_of_the_tables_agree_with_the_summary(tmp_path):
+    folder = run_tiny(tmp_path)
+    summary, sites, classes = folder.summary(), folder.read_csv("sites.csv"), folder.read_csv("classes.csv")
+    for model, column in (("global_at_sites", "global"), ("personalized", "personalized")):
+        assert np.mean([float(row[column]) for row in sites]) == pytest.approx(summary[model]["all"], abs=1e-3)
+    few = [float(row["global"]) for row in classes if row["group"] == "few"]
+    assert np.mean(few) == pytest.approx(summary["global"]["few"], abs=1e-3)
+    assert sum(int(row["test_images"]) for row in sites) == 240
+
+
+def test_all_test_images_are_scored_at_the_sites(tmp_path):
+    """With one shared model and matched test parts, pooling all sites gives the balanced test set again, exactly."""
+    summary = run_tiny(tmp_path).summary()
+    assert summary["global_at_sites"]["pooled"] == pytest.approx(summary["global"]["all"])
+    for part in ("many", "medium", "few", "balancedness"):
+        assert summary["global_at_sites"][part] == pytest.approx(summary["global"][part])
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedavg-kl", "prograd"])
+def test_methods_without_a_private_part_say_so(tmp_path, algorithm):
+    folder = run_tiny(tmp_path, algorithm=algorithm)
+    summary = folder.summary()
+    assert summary["rounds"] == 3 and summary["personalized"] is None
+    assert summary["reasons"]["personalized"] == "this algorithm has no private part"
+    assert not private_files(folder)
+
+
+def test_totals_alone_leave_out_groups_with_a_reason(tmp_path):
+    summary = run_tiny(tmp_path, share_class_counts=False).summary()
+    assert summary["global_at_sites"]["all"] > 0
+    assert all(summary["personalized"][part] is None for part in ("many", "medium", "few", "balancedness"))
+    assert "not class counts" in summary["reasons"]["personalized.groups"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "interleaved"},
+        {"partition": "iid"},
+        {"class_order": "shuffled", "group_by": "counts"},
+        {"private_init": "global", "private_weight": 0.5},
+        {"projection_scope": "tensor", "align_gradient": "implicit"},
+        {"peft": "adapter"},
+        {"full_first_round": True, "local_test": "uniform", "local_epochs": 2},
+        {"global_rounds": 0, "personal_rounds": 2},
+        {"personal_rounds": 0},
+        {"console": "flower"},
+    ],
+    ids=str,
+)
+def test_variants_run_to_completion(tmp_path, changes):
+    assert run_tiny(tmp_path, **changes).summary()["outcome"] == "completed"
+
+
+@pytest.mark.parametrize("name", ["tensorboard"])
+def test_trackers_get_every_round(tmp_path, name):
+    pytest.importorskip(name)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run_tiny(tmp_path, tracker=name)
+    events = EventAccumulator(str(folder.path / "tensorboard")).Reload()
+    tags = events.Tags()["tensors"]
+    assert {"train/loss", "global/few", "sites/personalized/all"} <= set(tags)
+    assert len(events.Tensors("train/loss")) == 6
+
+
+# --- same seed, same run ------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_run_other_seed_other_cohorts(tmp_path):
+    runs = []
+    for name, seed, shuffle in (("a", 1, 0), ("b", 1, 5), ("c", 2, 0)):
+        (tmp_path / name).mkdir()
+        runs.append(run_tiny(tmp_path / name, seed=seed, grid={"shuffle": shuffle}, imbalance_factor=5))
+    first, again, other = runs
+    assert timeless(first) == timeless(again)
+    assert (first.path / "checkpoint.safetensors").read_bytes() == (again.path / "checkpoint.safetensors").read_bytes()
+    assert [line["cohort"] for line in first.rounds()[1:]] != [line["cohort"] for line in other.rounds()[1:]]
+    assert timeless(first) != timeless(other)
+
+
+# --- privacy ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_private_is_in_any_reply(tmp_path, monkeypatch):
+    """Walk all messages of a run, and look for every private tensor ever stored: by name, by value, in any bytes."""
+    stored, replies = [], []
+    save = PrivateStore.save
+
+    def watched(self, tensors, stamp, previous):
+        stored.extend(tensors.values())
+        save(self, tensors, stamp, previous)
+
+    monkeypatch.setattr(PrivateStore, "save", watched)
+    run_tiny(tmp_path, grid={"spy": lambda message, reply: replies.append((message.metadata.message_type, reply))})
+    kinds = {kind for kind, _ in replies}
+    assert kinds == {"query.describe", "train", "train.personalize", "evaluate"} and len(stored) == 6
+    needles = {row.tobytes() for tensor in stored for row in tensor if np.abs(row).max() > 0}
+    assert len(needles) > 20
+    for kind, reply in replies:
+        content = reply.content
+        assert kind == "train" or not content.array_records
+        for record in content.values():
+            blob = b"".join(a.data for a in record.values()) if isinstance(record, ArrayRecord) else record.deflate()
+            assert not any(needle in blob for needle in needles)
+            numbers = [v for value in record.values() if isinstance(value, list) for v in value]
+            assert all(isinstance(number, int) for number in numbers), "lists in replies are counts, never values"
+    shared = [a for kind, reply in replies if kind == "train" for a in reply.content["arrays"].values()]
+    assert any(np.load(__import__("io").BytesIO(a.data)).any() for a in shared), "the walk did see arrays"
+
+
+def test_the_walk_would_find_a_leak(tmp_path, monkeypatch):
+    """The test above must be able to fail: let the client send its branch, and see the server refuse the reply."""
+    from fedpurel_app import client_app as module
+    from fedpurel_app.records import ARRAYS, to_array_record
+
+    unpacked = module._unpack
+
+    def spy(message, reply):
+        if message.metadata.message_type == "train.personalize":
+            reply.content[ARRAYS] = to_array_record(unpacked(message)[0])
+        return reply
+
+    with pytest.raises(RunError, match="private branches stay at their site"):
+        run_tiny(tmp_path, grid={"spy": spy})
+
+
+def test_a_real_site_never_obeys_a_path_from_the_server(tmp_path, home):
+    from fedpurel_app.records import Instruction
+    from fedpurel_app.site import Site
+    from tests.support import tiny_config
+
+    node = {"partition-id": 0, "num-partitions": 5}
+    instruction = Instruction("personal", 1, "e", simulation_dir=str(tmp_path / "dictated"))
+    config = tiny_config(tmp_path, state_dir=str(tmp_path / "asked"))
+    folders = {
+        name: Site(config, node | extra)._store(instruction)._folder
+        for name, extra in (
+            ("real", {}),
+            ("own", {"state-dir": str(tmp_path / "own")}),
+            ("simulated", {"simulation": True}),
+        )
+    }
+    assert folders["real"] == home / "private" / "e" / "site-0"
+    assert folders["own"] == tmp_path / "own" / "e" / "site-0"
+    assert folders["simulated"] == tmp_path / "asked" / "e" / "site-0"
+    assert (
+        Site(tiny_config(tmp_path), node | {"simulation": True})
+        ._store(instruction)
+        ._folder.is_relative_to(tmp_path / "dictated")
+    )
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process ends here; nothing may catch it."""
+
+
+def kill_at(monkeypatch, round_number, point):
+    """End the run in a round: after the sites wrote, at one of the server's writes."""
+    write = run_folder.write_atomically
+
+    def dying(path, content, mode=0o644):
+        folder = RunFolder(path.parent)
+        lines = folder.rounds() if path.name in ("checkpoint.safetensors", "state.json") else []
+        if lines and lines[-1]["round"] == round_number and path.name == point:
+            raise Killed
+        write(path, content, mode)
+
+    monkeypatch.setattr(run_folder, "write_atomically", dying)
+
+
+@pytest.fixture(scope="module", params=["two-phase", "interleaved"])
+def whole(request, tmp_path_factory):
+    """A run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return request.param, run_tiny(folder, schedule=request.param, experiment_id="same")
+
+
+@pytest.mark.parametrize("point", ["checkpoint.safetensors", "state.json"])
+@pytest.mark.parametrize("killed_in", [2, 3, 4, 5, 6])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, whole, killed_in, point):
+    """Killed between the sites' writes and the server's checkpoint; all that counts is equal bit for bit."""
+    schedule, expected = whole
+    with monkeypatch.context() as patch:
+        kill_at(patch, killed_in, point)
+        with pytest.raises(Killed):
+            run_tiny(tmp_path, schedule=schedule, experiment_id="same")
+    cut = RunFolder(tmp_path / "run")
+    assert cut.summary() is None and cut.rounds()[-1]["round"] == killed_in
+    resumed = run_tiny(
+        tmp_path, schedule=schedule, experiment_id="same", resume_from=str(cut.path), grid={"shuffle": 3}
+    )
+    assert timeless(resumed) == timeless(expected)
+    for name in ("checkpoint.safetensors", "classes.csv", "sites.csv"):
+        assert (resumed.path / name).read_bytes() == (expected.path / name).read_bytes(), name
+    assert private_files(resumed) == private_files(expected)
+    assert resumed.summary()["outcome"] == "completed"
+    assert resumed.summary()["personalized"] == expected.summary()["personalized"]
+
+
+def test_resuming_under_other_settings_is_refused_and_changes_nothing(tmp_path):
+    folder = run_tiny(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+    with pytest.raises(StateError, match=r"momentum: the run has 0.9, now asked for 0.5"):
+        run_tiny(tmp_path, momentum=0.5, resume_from=str(folder.path))
+    assert before == {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+
+
+def test_resuming_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(StateError, match="is not a run folder"):
+        run_tiny(tmp_path, resume_from=str(tmp_path))
+
+
+# --- failures -----------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_says_why_and_keeps_what_it_reached(tmp_path):
+    def broken(message, reply):
+        if message.metadata.message_type == "train.personalize":
+            raise_in_client = dict(message.content["config"])
+            return type(reply)(error_of("CUDA out of memory"), reply_to=message) if raise_in_client else None
+        return reply
+
+    with pytest.raises(RunError, match="CUDA out of memory"):
+        run_tiny(tmp_path, grid={"spy": broken}, max_failed_rounds=1)
+    folder = RunFolder(tmp_path / "run")
+    summary = folder.summary()
+    assert summary["outcome"] == "failed" and "CUDA out of memory" in summary["error"]
+    assert summary["global"]["all"] > 0 and summary["rounds"] == 3
+    resumed = run_tiny(tmp_path, resume_from=str(folder.path), max_failed_rounds=1)
+    assert resumed.summary()["outcome"] == "completed"
+
+
+def error_of(reason):
+    from flwr.app import Error
+
+    return Error(code=2, reason=reason)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    folder = run_tiny(tmp_path)
+    before = (folder.path / "summary.json").read_bytes()
+    with pytest.raises(StateError, match="already holds a run"):
+        run_tiny(tmp_path)
+    assert (folder.path / "summary.json").read_bytes() == before
+
+
+def test_a_diverged_private_branch_is_not_kept(tmp_path, monkeypatch):
+    def diverge(module, *others):
+        for _, value in module.named_parameters():
+            value.data.fill_(math.nan)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(site, "residual_step", lambda options: None)
+    monkeypatch.setattr(
+        site, "train", lambda module, data, step, *rest: (train if step else diverge)(module, data, step, *rest)
+    )
+    with pytest.raises(RunError, match="diverged"):
+        run_tiny(tmp_path, global_rounds=1, max_failed_rounds=1)
+    assert not private_files(RunFolder(tmp_path / "run"))
+
+
+def test_bad_settings_fail_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="alpha"):
+        run_tiny(tmp_path, alpha=-1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_sites_are_an_error_with_the_command_that_gives_them(tmp_path, monkeypatch):
+    from fedpurel_app.strategies import FedPuReL
+
+    connect = FedPuReL.connect
+
+    def impatient(self, grid):
+        self.connect_timeout = 0.1
+        grid.contexts.popitem()
+        connect(self, grid)
+
+    monkeypatch.setattr(FedPuReL, "connect", impatient)
+    with pytest.raises(FedPurelError, match=r"4 of 5 sites.*flwr run . --stream.*num-supernodes=5"):
+        run_tiny(tmp_path)
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_method_on_rendered_images(tmp_path):
+    """Prompt, both phases, on the demo CLIP, small: everything is finite and training moves the model."""
+    folder = run_tiny(tmp_path, dataset="shapes", dataset_path="", peft="prompt", max_per_class=20, batch_size=32)
+    summary = folder.summary()
+    assert summary["outcome"] == "completed"
+    numbers = [value for line in folder.rounds()[1:] for value in line["train"].values()]
+    assert numbers and all(math.isfinite(number) for number in numbers)
+    assert summary["zero_shot"]["all"] > 20, "chance is 2"
+    assert folder.rounds()[1]["train"]["drift"] > 0
+
+
+@pytest.mark.skipif(not (SHARED / "cifar100").is_dir(), reason="the CIFAR-100 parquet files are not here")
+@pytest.mark.slow
+def test_real_images_go_through_the_demo_clip(tmp_path):
+    """Accuracy means nothing here; counts, classes and both phases do."""
+    folder = run_tiny(
+        tmp_path,
+        dataset="cifar100",
+        dataset_path=str(SHARED / "cifar100"),
+        peft="prompt",
+        imbalance_factor=1,
+        global_rounds=1,
+        alpha=5.0,
+        batch_size=32,
+    )
+    partition = folder.read_json("partition.json")
+    counts = partition["train_counts"]
+    assert (len(counts), max(counts), min(counts), sum(counts)) == (100, 500, 5, 10_847)
+    assert folder.summary()["outcome"] == "completed" and folder.summary()["global"]["many"] is not None
+    sizes = [len(members) for members in json.loads(json.dumps(partition["train"]))]
+    assert sum(sizes) == 10_847
