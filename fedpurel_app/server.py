@@ -121,7 +121,8 @@ class Server:
     def _open_recorder(self, strategy: FedPuReL) -> Recorder:
         settings = self.config.model_dump(by_alias=True)
         if not self._resumed:
-            self.folder.write_json("config.json", {"config": settings, **_versions()})
+            data = f"{self.experiment.source.train.fingerprint}+{self.experiment.source.test.fingerprint}"
+            self.folder.write_json("config.json", {"config": settings, "data": data, **_versions()})
         trackers = open_trackers(self.config.tracker, self.folder.path, settings)
         earlier = float(self._state["seconds"]) if self._resumed else 0.0
         return Recorder(self.folder, trackers, self._process_started, earlier)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -36,7 +36,8 @@ def compare(folders: Sequence[RunFolder], stem: Path) -> list[str]:
     list of str
         The Markdown table, then notes on runs that were left out.
     """
-    runs = [(folder.read_json("config.json")["config"], folder.summary(), folder) for folder in folders]
+    runs = [(_settings(folder), folder.summary(), folder) for folder in folders]
+    _name_data(settings for settings, _, _ in runs)
     done = [(config, summary) for config, summary, _ in runs if summary and summary["outcome"] == "completed"]
     if not done:
         raise StateError("none of these runs is completed; there is nothing to compare.")
@@ -54,6 +55,19 @@ def compare(folders: Sequence[RunFolder], stem: Path) -> list[str]:
     write_atomically(stem.with_suffix(".csv").absolute(), text.getvalue().encode())
     write_atomically(stem.with_suffix(".md").absolute(), ("\n".join(markdown) + "\n").encode())
     return [*markdown, *(f"left out, not completed: {path}" for path in left_out)]
+
+
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    """Give a run's settings, with the content of its data in the place of where they lie."""
+    content = folder.read_json("config.json")
+    return {**content["config"], "data": content.get("data", "")}
+
+
+def _name_data(settings: Iterable[dict[str, Any]]) -> None:
+    """Give equal data one path, so that the same file in two places is no difference."""
+    paths: dict[str, str] = {}
+    for one in settings:
+        one["dataset-path"] = paths.setdefault(one.pop("data"), one["dataset-path"])
 
 
 def _rows(done: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:

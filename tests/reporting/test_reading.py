@@ -1,0 +1,163 @@
+"""What people see of finished runs: tables, lines and pictures."""
+
+import csv
+import xml.dom.minidom
+
+import pytest
+from rich.console import Console
+
+from fedpurel_app.errors import StateError
+from fedpurel_app.reporting.compare import compare
+from fedpurel_app.reporting.console import duration, number, round_line, show_lines
+from fedpurel_app.reporting.live import LiveView
+from fedpurel_app.reporting.plots import draw
+from fedpurel_app.reporting.recorder import flat_numbers, time_by_part
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.summary import summarize_run
+from tests.support import run_tiny
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of two methods with two seeds each."""
+    folders = {}
+    for algorithm in ("fedpurel", "fedavg"):
+        for seed in (0, 1):
+            place = tmp_path_factory.mktemp("run")
+            folders[algorithm, seed] = run_tiny(place, algorithm=algorithm, seed=seed, imbalance_factor=4)
+    return folders
+
+
+def scores(value):
+    return dict.fromkeys(("all", "many", "medium", "few", "balancedness"), value)
+
+
+def line(number, phase="global", value=None, **more):
+    base = {
+        "round": number,
+        "phase": phase,
+        "total_rounds": 4,
+        "cohort": ["a", "b"],
+        "usable": ["a"],
+        "dropped": [["b", "CUDA out of memory\nmore"]],
+        "kept_old_model": False,
+        "train": {"loss": 1.5, "conflict": 0.25},
+        "bytes_up": 10,
+        "bytes_down": 20,
+        "seconds": {"total": 2.0, "training": 1.5, "training_at_sites": 1.0, "training_features": 0.25},
+    }
+    if value is not None:
+        base |= {"global": scores(value), "sites": {"global": scores(value), "personalized": scores(value + 1)}}
+    return base | more
+
+
+def test_a_round_is_one_line():
+    text = round_line(line(3, value=70.0), eta=75)
+    for part in ("[3/4 global  ]", "loss 1.500", "conflict 25%", "global 70.0", "70.0 -> 71.0", "1/2 sites", "2.0 s"):
+        assert part in text
+    assert "(b: CUDA out of memory)" in text and "eta 1 min 15 s" in text and "\n" not in text
+
+
+def test_what_does_not_exist_is_a_dash():
+    assert number(None) == "–"
+    assert "few –" in round_line(line(1, **{"global": scores(None) | {"all": 5.0}}))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (65, "1 min 05 s"), (3700, "1 h 01 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_summary_takes_last_best_and_mean():
+    rounds = [line(0, "start", zero_shot=scores(50.0)), line(1, value=60.0), line(2, value=80.0), line(3, value=70.0)]
+    found = summarize_run(rounds, {"outcome": "completed"}, {"power": 1, "sigma": 0.1}, has_private_part=True)
+    assert found["zero_shot"]["all"] == 50 and found["global"]["all"] == 70 and found["personalized"]["all"] == 71
+    assert found["best"]["global"] == {"round": 2, **scores(80.0)}
+    assert found["mean_of_last_10"]["global"]["all"] == 70
+    assert (found["rounds"], found["dropped_replies"], found["bytes_up"], found["bytes_down"]) == (3, 3, 30, 60)
+
+
+def test_time_by_part_adds_up():
+    parts = time_by_part([line(1), line(2)], total=10.0)
+    assert parts["training"] == 1.5 and parts["features"] == 0.5 and parts["flower"] == 1.0
+    assert sum(parts.values()) == pytest.approx(10.0)
+
+
+def test_numbers_for_trackers_are_flat():
+    flat = flat_numbers(line(1, value=60.0))
+    assert flat["global/few"] == 60 and flat["sites/personalized/all"] == 61 and "kept_old_model" not in flat
+
+
+def test_compare_averages_seeds_and_writes_the_table(runs, tmp_path):
+    lines = compare(list(runs.values()), tmp_path / "table")
+    zero_shot, ours, average = lines[2:5]
+    assert zero_shot.startswith("| zero-shot, features | 2 |")
+    assert ours.startswith("| fedpurel, text-residual, features | 2 |") and " ± " in ours
+    assert average.split("|")[-2].strip() == "–"
+    assert (tmp_path / "table.md").read_text().splitlines() == lines
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    values = [runs["fedavg", seed].summary()["global"]["few"] for seed in (0, 1)]
+    assert float(rows[2]["GM few mean"]) == pytest.approx(sum(values) / 2, abs=1e-4)
+    assert float(rows[2]["GM few sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, abs=1e-4)
+    assert rows[2]["seeds"] == "0 1"
+
+
+def test_compare_keeps_settings_apart_and_names_what_differs(runs, tmp_path):
+    other = run_tiny(tmp_path, algorithm="fedpurel", imbalance_factor=4, momentum=0.5)
+    lines = compare([*runs.values(), other], tmp_path / "table")
+    assert any("momentum 0.5 | 1 |" in line for line in lines) and any("momentum 0.9 | 2 |" in line for line in lines)
+
+
+def test_compare_leaves_out_what_is_not_completed(runs, tmp_path):
+    cut = RunFolder.create(tmp_path / "cut")
+    cut.write_json("config.json", runs["fedavg", 0].read_json("config.json"))
+    lines = compare([runs["fedavg", 0], cut], tmp_path / "table")
+    assert lines[-1] == f"left out, not completed: {cut.path}"
+    with pytest.raises(StateError, match="nothing to compare"):
+        compare([cut], tmp_path / "table")
+
+
+def test_all_pictures_are_drawn(runs):
+    paths = draw(runs["fedpurel", 0])
+    assert sorted(path.name for path in paths) == [
+        f"{name}.{ending}" for name in ("classes", "curves", "sites") for ending in ("png", "svg")
+    ]
+    for path in paths:
+        assert path.stat().st_size > 5000
+        if path.suffix == ".svg":
+            xml.dom.minidom.parse(str(path))
+
+
+def test_a_method_without_a_private_part_has_no_picture_of_gains(runs):
+    assert {path.stem for path in draw(runs["fedavg", 0])} == {"classes", "curves"}
+
+
+def test_there_is_nothing_to_draw_before_the_first_evaluation(tmp_path):
+    with pytest.raises(StateError, match="nothing to draw"):
+        draw(RunFolder.create(tmp_path / "run"))
+
+
+def test_show_tells_the_outcome_and_where_time_went(runs):
+    text = "\n".join(show_lines(runs["fedpurel", 0]))
+    for part in ("fedpurel, text-residual on features", "completed, 6 rounds", "zero-shot", "at the server: start-up"):
+        assert part in text
+    assert "this algorithm has no private part" in "\n".join(show_lines(runs["fedavg", 0]))
+
+
+def test_show_tells_how_to_go_on_with_a_run_that_was_cut_off(runs, tmp_path):
+    cut = RunFolder.create(tmp_path / "cut")
+    cut.write_json("config.json", runs["fedpurel", 0].read_json("config.json"))
+    assert f"fedpurel run --resume {cut.path}" in "\n".join(show_lines(cut))
+
+
+def test_the_live_view_shows_each_round_once(runs, tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    console = Console(record=True, width=200, force_terminal=False)
+    with LiveView(console) as view:
+        for entry in runs["fedpurel", 0].rounds():
+            folder.append_round(entry)
+            view.update(folder)
+            view.update(folder)
+    shown = console.export_text().splitlines()
+    assert len(shown) == 7 and shown[0].startswith("[start]") and shown[6].startswith("[6/6 personal]")

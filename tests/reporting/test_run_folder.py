@@ -1,0 +1,109 @@
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from fedpurel_app.errors import StateError
+from fedpurel_app.reporting import run_folder
+from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "run")
+
+
+def arrays(value):
+    return {"w": np.full(3, value, np.float32)}
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match="cannot be written"):
+        RunFolder.create(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(StateError, match="cannot be written"):
+        RunFolder.create(tmp_path / "locked" / "run")
+
+
+def test_half_a_line_is_no_round(folder):
+    folder.append_round({"round": 1})
+    with (folder.path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 2, "tra')
+    assert [line["round"] for line in folder.rounds()] == [1]
+    folder.drop_rounds_after(1)
+    folder.append_round({"round": 2})
+    assert [line["round"] for line in folder.rounds()] == [1, 2]
+
+
+def test_rounds_after_a_checkpoint_are_forgotten(folder):
+    for number in range(5):
+        folder.append_round({"round": number})
+    folder.drop_rounds_after(2)
+    assert [line["round"] for line in folder.rounds()] == [0, 1, 2]
+
+
+def test_nan_never_reaches_a_file(folder):
+    with pytest.raises(ValueError):
+        folder.append_round({"round": 1, "loss": float("nan")})
+
+
+def test_the_checkpoint_comes_back(folder):
+    folder.write_checkpoint(arrays(1), {"round": 1, "extra": [1, 2]})
+    folder.write_checkpoint(arrays(2), {"round": 2, "extra": [3]})
+    found, state = folder.read_checkpoint()
+    assert found["w"].tolist() == [2, 2, 2] and state["extra"] == [3]
+
+
+@pytest.mark.parametrize("victim", ["checkpoint.safetensors", "state.json"])
+def test_a_crash_at_any_write_leaves_the_old_pair(folder, monkeypatch, victim):
+    folder.write_checkpoint(arrays(1), {"round": 1})
+    write = run_folder.write_atomically
+
+    def dying(path, content, mode=0o644):
+        if path.name == victim:
+            raise OSError(28, "No space left on device")
+        write(path, content, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_atomically", dying)
+        with pytest.raises(OSError, match="No space"):
+            folder.write_checkpoint(arrays(2), {"round": 2})
+    found, state = folder.read_checkpoint()
+    assert found["w"].tolist() == [1, 1, 1] and state["round"] == 1
+    folder.write_checkpoint(arrays(2), {"round": 2})
+    assert folder.read_checkpoint()[1]["round"] == 2
+
+
+def test_a_damaged_checkpoint_is_an_error(folder):
+    folder.write_checkpoint(arrays(1), {"round": 1})
+    (folder.path / "checkpoint.safetensors").write_bytes(b"damage")
+    with pytest.raises(StateError, match="no readable checkpoint of round 1"):
+        folder.read_checkpoint()
+
+
+def test_no_checkpoint_yet(folder):
+    with pytest.raises(StateError, match="no checkpoint yet"):
+        folder.read_checkpoint()
+
+
+def test_another_schema_is_refused(folder):
+    (folder.path / "config.json").write_text(json.dumps({"schema": 99}))
+    with pytest.raises(StateError, match="another schema"):
+        folder.read_json("config.json")
+
+
+def test_new_folders_have_dated_names_and_never_collide(home):
+    first = new_run_path("fedpurel", "prompt", "shapes", 7)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_fedpurel-prompt_shapes_s7", first.name) and first.parent == home / "runs"
+    first.mkdir(parents=True)
+    second = new_run_path("fedpurel", "prompt", "shapes", 7)
+    second.mkdir()
+    assert second.name == f"{first.name}-2"
+    assert new_run_path("fedpurel", "prompt", "shapes", 7).name == f"{first.name}-3"
