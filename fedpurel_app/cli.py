@@ -180,6 +180,8 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
             status = conductor.run(view.update)
     except KeyboardInterrupt:
         _mark(folder, "stopped", "interrupted by the user")
+        if (folder.summary() or {})["outcome"] == "completed":  # it was quicker
+            return _outcome(folder, "finished:completed", expect)
         print(f"\nstopped. Continue with: fedpurel run --resume {path}", file=sys.stderr)
         return _INTERRUPTED
     finally:

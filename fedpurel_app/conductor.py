@@ -56,6 +56,7 @@ class Conductor:
         self._logs = folder / "logs"
         self._token = uuid.uuid4().hex
         self._run_id = ""
+        self._family: set[psutil.Process] = set()
 
     def run(self, watch: Callable[[RunFolder], None]) -> str:
         """Run to the end.
@@ -151,6 +152,7 @@ class Conductor:
         log = self._spawn(["flwr", "log", self._run_id, _CONNECTION, "--stream"], "flower.log")
         while log.poll() is None:
             watch(folder)
+            self._note_family()
             time.sleep(0.3)
         while (status := self._status()).startswith(("pending", "starting", "running")):  # the log can end early
             watch(folder)
@@ -164,19 +166,32 @@ class Conductor:
 
     def _stop(self) -> None:
         """Stop the run if it goes on, then every process that carries this conductor's token."""
-        if self._run_id and _processes(self._token):
+        self._note_family()
+        if self._run_id and self._family:
             with contextlib.suppress(RunError, subprocess.TimeoutExpired):
                 if not self._status().startswith("finished"):
                     self._flwr("stop", self._run_id, _CONNECTION)
                     deadline = time.monotonic() + _STOP_TIMEOUT
                     while not self._status().startswith("finished") and time.monotonic() < deadline:
                         time.sleep(0.5)
-        for kill, patience in ((False, 10.0), (True, 10.0)):
-            found = _processes(self._token)
+        for kill, patience in ((False, 5.0), (True, 10.0)):
+            self._note_family()
+            found = [process for process in self._family if process.is_running()]
             for process in found:
                 with contextlib.suppress(psutil.Error):
                     process.kill() if kill else process.terminate()
             psutil.wait_procs(found, timeout=patience)
+
+    def _note_family(self) -> None:
+        """Note all processes that were started, directly or not.
+
+        By the token in their environment, and as descendants of those: Ray's agents overwrite their environment, and
+        lose their parent when the run is stopped.
+        """
+        for process in _processes(self._token):
+            self._family.add(process)
+            with contextlib.suppress(psutil.Error):
+                self._family.update(process.children(recursive=True))
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         """Run a ``flwr`` command that answers in JSON."""

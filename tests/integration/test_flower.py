@@ -1,0 +1,162 @@
+"""The command under real Flower: processes, Ray, files. Minutes; run with ``pytest -m slow``."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedpurel_app.reporting.run_folder import RunFolder
+from tests.support import private_files, timeless, tiny_config
+
+pytestmark = pytest.mark.slow
+ROUNDS = ("--set", "global-rounds=4", "--set", "experiment-id=same")
+
+
+def command(folder, *more):
+    config = tiny_config(folder)
+    keys = ("dataset", "dataset-path", "peft", "imbalance-factor", "num-sites", "evaluate-every", "batch-size")
+    settings = [argument for key in keys for argument in ("--set", f"{key}={config[key]}")]
+    return [sys.executable, "-m", "fedpurel_app.cli", "run", *settings, *ROUNDS, "--out", str(folder / "run"), *more]
+
+
+def start(arguments, cwd):
+    return subprocess.Popen(arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process, timeout=180):
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def wait_for_round(folder, number, process, timeout=120):
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        if folder.rounds() and folder.rounds()[-1]["round"] >= number:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"round {number} was not reached:\n{process.communicate(timeout=60)[0]}")
+
+
+def left_over(since):
+    """Give processes of Flower or Ray that were started after a time."""
+    words = ("flower-super", "flwr-simulation", "raylet", "gcs_server", "ray::")
+    found = []
+    for process in psutil.process_iter(["cmdline", "create_time", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        fresh = process.info["create_time"] > since and process.info["status"] != psutil.STATUS_ZOMBIE
+        if fresh and any(word in line for word in words):
+            found.append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run from a neutral directory."""
+    folder, since = tmp_path_factory.mktemp("whole"), time.time()
+    code, output = finish(start(command(folder), folder))
+    assert code == 0, output
+    assert not left_over(since)
+    return RunFolder(folder / "run"), output
+
+
+def test_a_run_from_anywhere_prints_rounds_outcome_and_folder(whole):
+    folder, output = whole
+    assert folder.summary()["outcome"] == "completed" and len(private_files(folder)) >= 4
+    lines = output.splitlines()
+    assert sum(line.startswith(("[1/8", "[8/8")) for line in lines) == 2
+    assert any("personalized, at sites" in line for line in lines) and f"run folder: {folder.path}" in lines
+    assert (folder.path / "logs" / "flower.log").stat().st_size > 0
+
+
+@pytest.mark.parametrize("killed_after", [2, 6])
+def test_a_killed_run_fails_loudly_and_is_resumed_bit_for_bit(tmp_path, whole, killed_after):
+    """Kill -9 the process that holds server and sites, once in each phase."""
+    since = time.time()
+    process, folder = start(command(tmp_path), tmp_path), RunFolder(tmp_path / "run")
+    wait_for_round(folder, killed_after, process)
+    victims = [
+        p for p in psutil.Process(process.pid).children(recursive=True) if "flwr-simulation" in " ".join(p.cmdline())
+    ]
+    assert victims
+    for victim in victims:
+        victim.kill()
+    code, output = finish(process)
+    assert code == 1 and "error: the run failed" in output and "--resume" in output, output
+    assert folder.summary()["outcome"] == "failed"
+    code, output = finish(
+        start([sys.executable, "-m", "fedpurel_app.cli", "run", "--resume", str(folder.path)], tmp_path)
+    )
+    assert code == 0, output
+    expected, _ = whole
+    assert timeless(folder) == timeless(expected)
+    assert private_files(folder) == private_files(expected)
+    name = "checkpoint.safetensors"
+    assert (folder.path / name).read_bytes() == (expected.path / name).read_bytes()
+    assert not left_over(since)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_resumable_folder_and_no_process(tmp_path, number):
+    since = time.time()
+    endless = command(tmp_path, "--set", "global-rounds=5000")
+    process, folder = start(endless, tmp_path), RunFolder(tmp_path / "run")
+    wait_for_round(folder, 1, process)
+    os.kill(process.pid, number)
+    code, output = finish(process)
+    assert code == 130 and f"fedpurel run --resume {folder.path}" in output, output
+    assert folder.summary()["outcome"] == "stopped"
+    assert folder.read_checkpoint()[1]["round"] >= 1
+    assert not left_over(since)
+
+
+def test_a_run_that_fails_at_the_sites_exits_with_1_and_the_reason(tmp_path):
+    state = tmp_path / "state"
+    state.write_text("a file where the private branches should go")
+    code, output = finish(start(command(tmp_path, "--set", f"state-dir={state}"), tmp_path))
+    assert code == 1 and "sites gave a usable reply" in output and "Not a directory" in output, output
+    assert RunFolder(tmp_path / "run").summary()["global"]["all"] > 0
+
+
+def test_flwr_run_works_as_it_stands(tmp_path):
+    """The project's own app folder under a SuperLink of its own: two nodes, one site each."""
+    project = Path(__file__).parent.parent.parent
+    home = tmp_path / "flwr"
+    home.mkdir()
+    environment = os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "39477",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FEDPUREL_HOME": str(tmp_path / "home"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    config = f'out="{tmp_path}/run" global-rounds=1 max-per-class=12 imbalance-factor=3'
+    since = time.time()
+    try:
+        result = subprocess.run(
+            ["flwr", "run", str(project), "--stream", "--run-config", config],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    finally:
+        for process in psutil.process_iter():
+            try:
+                if process.create_time() > since and process.environ().get("FLWR_HOME") == str(home):
+                    process.kill()
+            except psutil.Error:
+                continue
+    text = result.stdout + result.stderr
+    folder = RunFolder(tmp_path / "run")
+    assert folder.summary() and folder.summary()["outcome"] == "completed", text
+    assert "2 sites are connected; this setting is made for 20." in text
+    assert "num-supernodes=20 client-resources-num-cpus=1" in text
+    assert json.loads((folder.path / "config.json").read_text())["code"].startswith(str(home)), "code of the bundle"
