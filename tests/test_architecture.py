@@ -101,6 +101,29 @@ def test_help_loads_without_torch():
     assert not loaded_after("import fedpurel_app.cli") & {"torch", "flwr", "ray", "matplotlib"}
 
 
+def test_training_does_not_load_torchs_compiler():
+    """It costs seconds in every new process, and at a real site every message is one."""
+    code = """
+import torch
+from torch import nn
+from fedpurel_app.algorithms import ALGORITHMS, Options
+from fedpurel_app.training.local import LocalData, SgdSettings, global_step, train
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, 2))
+    def logits(self, inputs, class_features=None):
+        return inputs @ self.weight
+data = LocalData(torch.ones(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(4, 2))
+step = global_step(ALGORITHMS["fedpurel"], Options())
+train(Linear(), data, step, SgdSettings(0.1, 0.9, 0.1, 2, 1), torch.Generator())
+import sys
+print("torch._dynamo" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
 def test_a_site_that_trains_loads_neither_open_clip_nor_peft():
     assert not loaded_after("import fedpurel_app.client_app") & {
         "open_clip",

@@ -47,8 +47,8 @@ def match_temperature(logits: Tensor, target_entropy: Tensor) -> Tensor:
     """Find the temperature at which every row of logits has its target entropy.
 
     Newton's method in u = log(tau) on phi(H) = log H - log(log C - H), which is close to linear in u, inside a
-    bracket, with bisection where a step leaves it. The number of iterations is fixed and nothing is copied to the
-    host, so a GPU never waits.
+    bracket, with bisection where a step leaves it. On a GPU the number of iterations is fixed and nothing is copied to
+    the host, so it never waits; a CPU stops when all rows have settled, with the same result.
 
     Parameters
     ----------
@@ -132,6 +132,7 @@ def _solve(rows: Tensor, target: Tensor) -> Tensor:
     low, high = (torch.full_like(target, edge) for edge in _BRACKET)
     u = (-spread.log()).clamp(*_BRACKET)  # tau = 1 in the units of the caller
     goal = phi(target)
+    on_host = rows.device.type == "cpu"
     for _ in range(ITERATIONS):
         z = unit * torch.exp(-u)[:, None]
         weights = z.exp()
@@ -141,6 +142,9 @@ def _solve(rows: Tensor, target: Tensor) -> Tensor:
         h = total.log() - first
         variance = second - first * first
         error = h - target
+        settled = error.abs() <= _TOLERANCE
+        if on_host and bool(settled.all()):
+            break  # nothing would change; asking a GPU would make it wait
         high = torch.where(error > 0, u, high)
         low = torch.where(error < 0, u, low)
         near, far = h.clamp_min(tiny), (largest - h).clamp_min(tiny)
@@ -148,5 +152,5 @@ def _solve(rows: Tensor, target: Tensor) -> Tensor:
         proposal = u + step.clamp(-_STEP, _STEP)
         inside = (proposal > low) & (proposal < high)  # False for NaN
         proposal = torch.where(inside, proposal, (low + high) / 2)
-        u = torch.where(error.abs() <= _TOLERANCE, u, proposal)
+        u = torch.where(settled, u, proposal)
     return torch.where(flat, torch.ones_like(u), u.exp() * spread)

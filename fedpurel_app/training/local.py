@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedpurel_app.algorithms import Algorithm, Options
 from fedpurel_app.functional import (
@@ -38,6 +38,35 @@ class SgdSettings:
     weight_decay: float
     batch_size: int
     epochs: int
+
+
+class Sgd:
+    """Stochastic gradient descent with momentum and weight decay, as ``torch.optim.SGD`` does it.
+
+    Written out because torch's optimisers import its compiler on first use: more than two seconds in every new process,
+    and at a real site every message is one.
+
+    Parameters
+    ----------
+    parameters : list of Tensor
+        Updated in place.
+    settings : SgdSettings
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], settings: SgdSettings) -> None:
+        self._parameters, self._settings = parameters, settings
+        self._velocity: list[Tensor] = []
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
+        """Take one step: v <- m v + (g + d w), w <- w - r v; v starts at zero."""
+        settings = self._settings
+        decayed = [g.add(w, alpha=settings.weight_decay) for w, g in zip(self._parameters, gradients, strict=True)]
+        if self._velocity:
+            decayed = [v.mul_(settings.momentum).add_(d) for v, d in zip(self._velocity, decayed, strict=True)]
+        self._velocity = decayed
+        for parameter, velocity in zip(self._parameters, decayed, strict=True):
+            parameter.sub_(velocity, alpha=settings.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -130,9 +159,7 @@ def train(
     """
     parameters = [parameter for _, parameter in module.named_parameters()]
     before = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.SGD(
-        parameters, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    optimizer = Sgd(parameters, settings)
     totals: dict[str, Tensor] = {}
     steps = 0
     for rows in _batches(len(data.labels), settings, generator, data.labels.device):
@@ -142,9 +169,7 @@ def train(
             return list(torch.autograd.grad(logits, parameters, cotangent.to(logits.dtype), retain_graph=True))
 
         gradients, metrics = step(logits.detach(), data.reference_logits[rows], data.labels[rows], pull_back)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
+        optimizer.step(gradients)
         steps += 1
         for name, value in metrics.items():
             totals[name] = totals[name] + value if name in totals else value

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from fedpurel_app.algorithms import ALGORITHMS, Options
 from fedpurel_app.functional import alignment_loss, kl_loss, purify, residual_loss
-from fedpurel_app.training.local import LocalData, SgdSettings, global_step, residual_step, train
+from fedpurel_app.training.local import LocalData, Sgd, SgdSettings, global_step, residual_step, train
 
 
 class Linear(nn.Module):
@@ -98,6 +98,21 @@ def test_momentum_and_decay_act_after_purification():
         velocity = 0.9 * velocity + plain_step("fedpurel", expected, data, Options()) + 0.01 * expected
         expected = expected - 0.1 * velocity
     assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def test_sgd_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ([nn.Parameter(torch.full(shape, 0.5)) for shape in ((3, 4), (5,))] for _ in range(2))
+    settings = sgd(momentum=0.9, weight_decay=0.1)
+    optimizer = Sgd(ours, settings)
+    reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(5):
+        gradients = [torch.randn(value.shape, generator=generator) for value in ours]
+        for value, gradient in zip(theirs, gradients, strict=True):
+            value.grad = gradient.clone()
+        reference.step()
+        optimizer.step(gradients)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(

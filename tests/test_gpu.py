@@ -1,0 +1,69 @@
+"""What must hold on a GPU; run with ``pytest -m gpu``."""
+
+import pytest
+import torch
+
+from fedpurel_app.algorithms import ALGORITHMS, Options
+from fedpurel_app.functional import match_temperature
+from fedpurel_app.functional.temperature import entropy_range
+from fedpurel_app.models.backbone import load_backbone
+from fedpurel_app.models.peft import FAMILIES, Host, parameters_of
+from fedpurel_app.training.local import LocalData, SgdSettings, global_step, train
+from tests.functional.test_temperature import exact_entropy, families
+from tests.support import run_tiny
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def trained(name, device):
+    demo = load_backbone("demo", torch.device(device))
+    names = ("red circle", "blue star", "green heart")
+    host = Host(demo.encode_prompts([f"a photo of a {one}." for one in names]), demo.logit_scale, names, demo)
+    options = {"context-length": 4, "residual-scale": 0.5}
+    module = FAMILIES[name].build(host, options, torch.Generator().manual_seed(0))
+    inputs = torch.randn(96, 128, generator=torch.Generator().manual_seed(1)).to(device)
+    labels = (torch.arange(96) % 3).to(device)
+    data = LocalData(inputs, labels, host.zero_shot_logits(inputs))
+    step = global_step(ALGORITHMS["fedpurel"], Options())
+    metrics = train(module, data, step, SgdSettings(0.01, 0.9, 5e-4, 32, 1), torch.Generator().manual_seed(2))
+    return {key: value.cpu() for key, value in parameters_of(module).items()}, metrics
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_on_a_gpu_gives_what_the_cpu_gives(name):
+    (cpu, cpu_metrics), (gpu, gpu_metrics) = trained(name, "cpu"), trained(name, "cuda")
+    for key in cpu:
+        assert torch.allclose(cpu[key], gpu[key], atol=1e-3, rtol=1e-3)
+    assert gpu_metrics["loss"] == pytest.approx(cpu_metrics["loss"], rel=1e-3)
+
+
+def test_temperatures_are_matched_on_a_gpu():
+    for _, rows in families(100):
+        low, high = entropy_range(rows)
+        found = match_temperature(rows.cuda(), ((low + high) / 2).cuda()).cpu()
+        error = (exact_entropy(rows, found) - (low + high).double() / 2).abs()[low <= high]
+        assert not len(error) or error.max() <= 2e-5
+
+
+def test_a_step_never_waits_for_the_gpu():
+    """The loop over batches may not copy to the host: torch raises where it would."""
+    trained("prompt", "cuda")  # first use of the device synchronises
+    torch.cuda.synchronize()
+    rows = torch.randn(64, 100, device="cuda")
+    step = global_step(ALGORITHMS["fedpurel"], Options())
+    weight = torch.randn(8, 100, device="cuda", requires_grad=True)
+    inputs, labels = torch.randn(64, 8, device="cuda"), torch.zeros(64, dtype=torch.long, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        logits = inputs @ weight
+
+        def pull_back(cotangent):
+            return list(torch.autograd.grad(logits, [weight], cotangent, retain_graph=True))
+
+        step(logits.detach(), rows, labels, pull_back)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_whole_run_on_a_gpu(tmp_path):
+    assert run_tiny(tmp_path, device="cuda").summary()["outcome"] == "completed"
