@@ -3,8 +3,8 @@
     python benchmarks/round_overhead.py                      # 20 and 1,000 sites, 40 % sampled
     python benchmarks/round_overhead.py --sites 20 200 2000 --json overhead.json
 
-The real apps run on the tests' in-process Grid, each size in a process of its own: strategy, records, screening, training,
-private files and checkpoints, without Flower's transport. Features are small and precomputed.
+The real apps run on the tests' in-process Grid, each size in a process of its own: strategy, records, screening,
+training, private files and checkpoints, without Flower's transport. Features are small and precomputed.
 """
 
 from __future__ import annotations

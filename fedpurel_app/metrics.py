@@ -60,6 +60,10 @@ class ClassCounts:
         total = int(self.total.sum())
         return int(self.correct.sum()) / total if total else None
 
+    def over_classes(self) -> ClassCounts:
+        """Add the classes up: counts of one class that stands for all."""
+        return ClassCounts(self.correct.sum(keepdims=True), self.total.sum(keepdims=True))
+
     @property
     def per_class(self) -> npt.NDArray[np.float64]:
         """Accuracy of each class in [0, 1], shape (C,); NaN for a class without examples."""

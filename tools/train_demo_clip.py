@@ -1,6 +1,6 @@
 """Make the demo CLIP: train it on captioned shapes of the easy domain and write ``fedpurel_demo/``.
 
-    python tools/train_demo_clip.py                  # 8,000 steps, about 90 minutes on 2 CPU cores
+    python tools/train_demo_clip.py                  # 4,500 steps, about 45 minutes on 2 CPU cores
     python tools/train_demo_clip.py --steps 50 --out /tmp/try
 
 The captions name the style ("a very dark noisy photo of a red circle.") in three of four cases, so that words for
@@ -110,7 +110,7 @@ def zero_shot_accuracy(model: CLIP, data: Captioned, domain: shapes.Domain, devi
 def main() -> None:
     """Train and write the weights (fp16) and the model's description."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--steps", type=int, default=4_500)
     parser.add_argument("--batch", type=int, default=160)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "fedpurel_demo")

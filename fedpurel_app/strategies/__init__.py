@@ -5,7 +5,8 @@
 """
 
 from fedpurel_app.strategies.fedpurel import FedPuReL
-from fedpurel_app.strategies.pooling import SiteScores, pool_sites
+from fedpurel_app.strategies.pooling import pool_sites
+from fedpurel_app.strategies.replies import SiteScores
 from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.schedule import Phase, Schedule

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from logging import INFO, WARNING, getLogger
 from typing import Any
 
@@ -15,14 +14,16 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from fedpurel_app.errors import RunError
 from fedpurel_app.metrics import pool
 from fedpurel_app.records import ARRAYS, CONFIG, NUM_EXAMPLES, PERSONALIZE, Instruction
-from fedpurel_app.strategies.pooling import (
+from fedpurel_app.strategies.inner import refuse_sampling, refuse_waiting
+from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
+from fedpurel_app.strategies.replies import (
     BadReplyError,
     check_arrays,
     check_metrics,
     check_scores,
-    shared_numbers,
+    screen,
+    size_of,
     uniform,
-    weighted_means,
 )
 from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import CohortGrid, Roster
@@ -121,12 +122,7 @@ class FedPuReL(Strategy):
         if min(min_replies, max_failed_rounds, evaluate_every) < 1:
             raise ValueError("min_replies, max_failed_rounds and evaluate_every must be at least 1.")
         self.inner = inner or FedAvg(min_train_nodes=1, min_available_nodes=1, weighted_by_key=weighted_by_key)
-        for layer in _layers(self.inner):
-            if getattr(layer, "fraction_train", 1.0) != 1.0:
-                raise ValueError(
-                    f"{type(layer).__name__} has fraction_train = {layer.fraction_train}: the cohort is drawn by "  # type: ignore[attr-defined]
-                    "FedPuReL, so give the inner strategy fraction_train=1.0."
-                )
+        refuse_sampling(self.inner)
         self.schedule, self.fraction_train, self.seed = schedule, fraction_train, seed
         self.full_first_round = full_first_round
         self.min_replies, self.max_failed_rounds = min_replies, max_failed_rounds
@@ -203,11 +199,11 @@ class FedPuReL(Strategy):
             return self._address(self._expected, arrays, instruction, PERSONALIZE)
         config.update(instruction.to_config())
         nodes = [node for node in map(self.roster.node, self._expected) if node is not None]
-        self._check_inner(len(nodes))
+        refuse_waiting(self.inner, len(nodes))
         if not nodes:
             return []
         messages = list(self.inner.configure_train(number, arrays, config, CohortGrid(grid, nodes)))
-        self.report.bytes_down += sum(_size(message) for message in messages)
+        self.report.bytes_down += sum(size_of(message) for message in messages)
         return messages
 
     def aggregate_train(
@@ -226,11 +222,12 @@ class FedPuReL(Strategy):
             described = None if description is None else description.num_examples
             return check_metrics(message.content, self.weighted_by_key, described)
 
-        usable, metrics = self._screen(replies, check)
-        report.usable = list(usable)
-        self._keep_time("training", metrics)
+        screened = screen(replies, check, self.roster, self._expected)
+        report.take(screened)
+        report.usable, metrics = list(screened.messages), screened.metrics
+        report.keep_time("training", time.monotonic() - self._clock, metrics)
         arrays = None
-        if len(usable) < self.min_replies:
+        if len(report.usable) < self.min_replies:
             report.kept_old_model = True
         else:
             names = shared_numbers(metrics.values())
@@ -240,13 +237,13 @@ class FedPuReL(Strategy):
                 if name not in _NOT_AVERAGED
             }
             if is_global:
-                arrays = self._aggregate([uniform(message, names) for message in usable.values()])
+                arrays = self._aggregate([uniform(message, names) for message in screened.messages.values()])
         self._failed_in_a_row = self._failed_in_a_row + 1 if report.kept_old_model else 0
         if not is_global:
             # Also below the quorum: these sites did train, and the next message must name what they wrote.
-            self.private_rounds.update(dict.fromkeys(usable, report.round))
+            self.private_rounds.update(dict.fromkeys(report.usable, report.round))
         if self._failed_in_a_row >= self.max_failed_rounds:
-            raise RunError(self._failure(report))
+            raise RunError(report.why_it_failed(self.min_replies, self._failed_in_a_row))
         return arrays, MetricRecord(dict(report.train)) if report.train else None
 
     # --- evaluation -------------------------------------------------------------------------------------------------
@@ -276,14 +273,15 @@ class FedPuReL(Strategy):
             check_scores(metrics)
             return metrics
 
-        _, metrics = self._screen(replies, check)
-        self._keep_time("evaluation", metrics)
-        report.scores = {site: check_scores(record) for site, record in metrics.items()}
+        screened = screen(replies, check, self.roster, self._expected)
+        report.take(screened)
+        report.keep_time("evaluation", time.monotonic() - self._clock, screened.metrics)
+        report.scores = {site: check_scores(record) for site, record in screened.metrics.items()}
         if not report.scores:
             return None
         pooled = {
-            "global/accuracy": pool(_total(score.counts["global"]) for score in report.scores.values()),
-            "personal/accuracy": pool(_total(score.personalized) for score in report.scores.values()),
+            "global/accuracy": pool(score.counts["global"].over_classes() for score in report.scores.values()),
+            "personal/accuracy": pool(score.personalized.over_classes() for score in report.scores.values()),
         }
         return MetricRecord({name: counts.accuracy or 0.0 for name, counts in pooled.items() if counts is not None})
 
@@ -330,18 +328,6 @@ class FedPuReL(Strategy):
         logger.log(INFO, "\t└──> Global rounds through %s:", type(self.inner).__name__)
         self.inner.summary()
 
-    def _aggregate(self, replies: list[Message]) -> ArrayRecord | None:
-        """Let the inner strategy aggregate; what it refuses costs the round, not the run."""
-        report = self._current()
-        try:
-            arrays, _ = self.inner.aggregate_train(report.round, replies)
-        except Exception as error:
-            logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
-            report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))
-            arrays = None
-        report.kept_old_model = arrays is None
-        return arrays
-
     # --- parts ------------------------------------------------------------------------------------------------------
 
     def _current(self) -> RoundReport:
@@ -360,82 +346,17 @@ class FedPuReL(Strategy):
                 continue
             own = Instruction(**{**vars(instruction), "private_round": self.private_rounds.get(site, 0)})
             messages.append(Message(RecordDict({ARRAYS: arrays, CONFIG: own.to_config()}), node, message_type))
-        self._current().bytes_down += sum(_size(message) for message in messages)
+        self._current().bytes_down += sum(size_of(message) for message in messages)
         return messages
 
-    def _screen(
-        self, replies: Iterable[Message], check: Callable[[Message, str], MetricRecord]
-    ) -> tuple[dict[str, Message], dict[str, MetricRecord]]:
-        """Sort out usable replies, by site in the order of names; note the reason for every other."""
+    def _aggregate(self, replies: list[Message]) -> ArrayRecord | None:
+        """Let the inner strategy aggregate; what it refuses costs the round, not the run."""
         report = self._current()
-        good: dict[str, tuple[Message, MetricRecord]] = {}
-        reasons: dict[str, str] = {}
-        unsigned = []  # errors that Flower sends in the place of a node that is gone do not carry its id
-        for message in replies:
-            site = self.roster.site(message.metadata.src_node_id)
-            if message.has_error():
-                if site is None:
-                    unsigned.append(message.error.reason or "error")
-                else:
-                    reasons[site] = message.error.reason or "error"
-                continue
-            report.bytes_up += _size(message)
-            if site is None or site not in self._expected or site in good:
-                continue
-            try:
-                good[site] = (message, check(message, site))
-            except BadReplyError as error:
-                reasons[site] = str(error)
-        lost = f"no reply ({'; '.join(sorted(set(unsigned)))})" if unsigned else "no reply in time"
-        for site in self._expected:
-            if site not in good:
-                report.dropped.append((site, reasons.get(site, lost)))
-        ordered = sorted(good)
-        return {site: good[site][0] for site in ordered}, {site: good[site][1] for site in ordered}
-
-    def _keep_time(self, part: str, metrics: Mapping[str, MetricRecord]) -> None:
-        """Note wall time, and the busiest process's own time in it: the rest is transport and waiting."""
-        seconds = self._current().seconds
-        seconds[part] = time.monotonic() - self._clock
-        for suffix, key in (("at_sites", "seconds"), ("features", "feature-seconds")):
-            busy: defaultdict[object, float] = defaultdict(float)
-            for record in metrics.values():
-                value = record.get(key, 0.0)
-                busy[record.get("worker", 0)] += float(value) if isinstance(value, int | float) else 0.0
-            seconds[f"{part}_{suffix}"] = max(busy.values(), default=0.0)
-
-    def _check_inner(self, nodes: int) -> None:
-        """Refuse an inner strategy that would wait for ever for nodes it is never shown."""
-        for layer in _layers(self.inner):
-            needed = max(getattr(layer, "min_train_nodes", 1), getattr(layer, "min_available_nodes", 1))
-            if 0 < nodes < needed:
-                raise RunError(
-                    f"{type(layer).__name__} wants at least {needed} nodes, the cohort has {nodes}. Construct it with "
-                    "min_train_nodes=1 and min_available_nodes=1, or raise fraction_train."
-                )
-
-    def _failure(self, report: RoundReport) -> str:
-        reasons = sorted({f"{site}: {reason}" for site, reason in report.dropped})
-        return (
-            f"Round {report.round}: {len(report.usable)} of {len(report.cohort)} sites gave a usable reply, "
-            f"{self.min_replies} are needed, and this was round {self._failed_in_a_row} in a row. "
-            f"Reasons: {'; '.join(reasons[:5])}{' ...' if len(reasons) > 5 else ''}"
-        )
-
-
-def _layers(strategy: Strategy) -> list[Strategy]:
-    """Unwrap strategies that wrap another one (differential privacy)."""
-    layers = [strategy]
-    while isinstance(within := getattr(layers[-1], "strategy", None), Strategy):
-        layers.append(within)
-    return layers
-
-
-def _size(message: Message) -> int:
-    """Count the bytes of a message's arrays and metrics; instructions, which name folders, are left out."""
-    arrays = sum(record.count_bytes() for record in message.content.array_records.values())
-    return arrays + sum(record.count_bytes() for record in message.content.metric_records.values())
-
-
-def _total(counts: Any) -> Any:
-    return type(counts)(counts.correct.sum(keepdims=True), counts.total.sum(keepdims=True))
+        try:
+            arrays, _ = self.inner.aggregate_train(report.round, replies)
+        except Exception as error:
+            logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
+            report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))
+            arrays = None
+        report.kept_old_model = arrays is None
+        return arrays

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedpurel_app.strategies.pooling import SiteScores
+from flwr.app import MetricRecord
+
+from fedpurel_app.strategies.replies import Screened, SiteScores
 from fedpurel_app.strategies.schedule import Phase
 
 
@@ -47,3 +51,27 @@ class RoundReport:
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def take(self, screened: Screened) -> None:
+        """Book the replies that were dropped, and the bytes of all."""
+        self.dropped += screened.dropped
+        self.bytes_up += screened.bytes_received
+
+    def keep_time(self, part: str, wall: float, metrics: Mapping[str, MetricRecord]) -> None:
+        """Book wall seconds, and the busiest process's own time in it: the rest is transport and waiting."""
+        self.seconds[part] = wall
+        for suffix, key in (("at_sites", "seconds"), ("features", "feature-seconds")):
+            busy: defaultdict[object, float] = defaultdict(float)
+            for record in metrics.values():
+                value = record.get(key, 0.0)
+                busy[record.get("worker", 0)] += float(value) if isinstance(value, int | float) else 0.0
+            self.seconds[f"{part}_{suffix}"] = max(busy.values(), default=0.0)
+
+    def why_it_failed(self, needed: int, in_a_row: int) -> str:
+        """Say what was missing in the round that ended a run."""
+        reasons = sorted({f"{site}: {reason}" for site, reason in self.dropped})
+        return (
+            f"Round {self.round}: {len(self.usable)} of {len(self.cohort)} sites gave a usable reply, {needed} are "
+            f"needed, and this was round {in_a_row} in a row. "
+            f"Reasons: {'; '.join(reasons[:5])}{' ...' if len(reasons) > 5 else ''}"
+        )

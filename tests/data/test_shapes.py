@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedpurel_app.data import shapes
+from fedpurel_app.data import painting, shapes
 from fedpurel_app.data.loading import load_shapes
 
 
@@ -33,7 +33,7 @@ def test_the_class_can_be_seen(label):
     plain = shapes.Domain(("photo",), {})
     pictures = shapes.images("train", label, 0, 50, plain).astype(float) / 255
     colour = list(shapes.COLOURS.values())[shapes.CLASSES[label][0]]
-    target = shapes._rgb(*(np.array(part) for part in colour))
+    target = painting.rgb(*(np.array(part) for part in colour))
     distance = np.abs(pictures - target).sum(-1)
     assert (distance.min((1, 2)) < 0.5).mean() > 0.9
 

@@ -1,0 +1,185 @@
+"""Screen replies one by one. A bad reply costs its site the round, never the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+
+from fedpurel_app.metrics import ClassCounts
+from fedpurel_app.records import ARRAYS, METRICS, counts_from_metrics, to_arrays
+from fedpurel_app.strategies.roster import Roster
+
+MOST_EXAMPLES = 100_000_000
+_ROOM = 4096  # bytes a serialised array may be longer than its values
+
+
+class BadReplyError(ValueError):
+    """A reply that cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class SiteScores:
+    """What a site scored on its own test part.
+
+    Attributes
+    ----------
+    counts : dict of str to ClassCounts
+        For "zero-shot", "global" and, where the site has a private branch, "personalized".
+    has_private_branch : bool
+        False: the site never trained one, and its personalized model is the global one.
+    """
+
+    counts: dict[str, ClassCounts]
+    has_private_branch: bool
+
+    @property
+    def personalized(self) -> ClassCounts:
+        """Counts of the personalized model."""
+        return self.counts["personalized"] if self.has_private_branch else self.counts["global"]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Replies after screening, by site in the order of names.
+
+    Attributes
+    ----------
+    messages : dict of str to Message
+        Usable replies.
+    metrics : dict of str to MetricRecord
+        Their metrics.
+    dropped : list of (str, str)
+        Every other site that was asked, with the reason.
+    bytes_received : int
+        Size of all replies.
+    """
+
+    messages: dict[str, Message]
+    metrics: dict[str, MetricRecord]
+    dropped: list[tuple[str, str]]
+    bytes_received: int
+
+
+def check_arrays(content: RecordDict, sent: ArrayRecord) -> None:
+    """Raise BadReplyError unless a reply carries exactly the arrays that were sent, finite and of the same form."""
+    if len(content.array_records) != 1:
+        raise BadReplyError(f"expected one ArrayRecord, got {len(content.array_records)}")
+    record = next(iter(content.array_records.values()))
+    if set(record) != set(sent):
+        odd = sorted(set(record) ^ set(sent))
+        raise BadReplyError(f"array names differ: {odd[:4]}{' ...' if len(odd) > 4 else ''}")
+    for name, array in record.items():
+        if (array.dtype, tuple(array.shape)) != (sent[name].dtype, tuple(sent[name].shape)):
+            raise BadReplyError(
+                f"{name}: {array.dtype}{tuple(array.shape)}, expected {sent[name].dtype}{sent[name].shape}"
+            )
+        if len(array.data) > len(sent[name].data) + _ROOM:
+            raise BadReplyError(f"{name}: {len(array.data)} bytes, expected {len(sent[name].data)}")
+    try:
+        arrays = to_arrays(record)
+    except Exception as error:  # whatever a site sent, the run goes on
+        raise BadReplyError(f"arrays cannot be decoded ({type(error).__name__})") from error
+    infinite = sorted(name for name, value in arrays.items() if not np.isfinite(value).all())
+    if infinite:
+        raise BadReplyError(f"NaN or Inf in {infinite[:4]}")
+
+
+def check_metrics(content: RecordDict, key: str, described: int | None) -> MetricRecord:
+    """Give a reply's metrics; raises BadReplyError when its number of examples is missing or not credible."""
+    if len(content.metric_records) != 1:
+        raise BadReplyError(f"expected one MetricRecord, got {len(content.metric_records)}")
+    metrics = next(iter(content.metric_records.values()))
+    number = metrics.get(key)
+    if not isinstance(number, int | float) or not math.isfinite(number):
+        raise BadReplyError(f"{key} = {number}: expected a number")
+    if not 0 < number <= MOST_EXAMPLES:
+        raise BadReplyError(f"{key} = {number}: expected 1 to {MOST_EXAMPLES}")
+    if described is not None and number > 2 * described:
+        raise BadReplyError(f"{key} = {number}, but the site described itself with {described}")
+    return metrics
+
+
+def check_scores(metrics: MetricRecord) -> SiteScores:
+    """Give a site's scores; raises BadReplyError when they are impossible."""
+    try:
+        found = {model: counts_from_metrics(model, metrics) for model in ("zero-shot", "global", "personalized")}
+    except (ValueError, TypeError) as error:
+        raise BadReplyError(f"impossible class counts: {error}") from error
+    counts = {model: one for model, one in found.items() if one is not None}
+    if "global" not in counts:
+        raise BadReplyError("no score of the global model")
+    return SiteScores(counts, "personalized" in counts)
+
+
+def uniform(message: Message, metric_names: list[str]) -> Message:
+    """Cut a reply down to its arrays, other records, and the metrics that all replies share.
+
+    Flower's strategies refuse a whole round when one reply has a metric more than another.
+    """
+    records: dict[str, Any] = {
+        name: record for name, record in message.content.items() if not isinstance(record, ArrayRecord | MetricRecord)
+    }
+    metrics = next(iter(message.content.metric_records.values()))
+    records[ARRAYS] = next(iter(message.content.array_records.values()))
+    records[METRICS] = MetricRecord({name: metrics[name] for name in metric_names})
+    message.content = RecordDict(records)
+    return message
+
+
+def screen(
+    replies: Iterable[Message], check: Callable[[Message, str], MetricRecord], roster: Roster, expected: list[str]
+) -> Screened:
+    """Sort out the usable replies, and find the reason for every other.
+
+    Parameters
+    ----------
+    replies : iterable of Message
+    check : callable
+        Gives the metrics of a site's reply; raises BadReplyError when it cannot be used.
+    roster : Roster
+        Tells which site a node is.
+    expected : list of str
+        Sites that were asked; replies of others are ignored, as is a site's second one.
+
+    Returns
+    -------
+    Screened
+    """
+    good: dict[str, tuple[Message, MetricRecord]] = {}
+    reasons: dict[str, str] = {}
+    unsigned = []  # errors that Flower sends in the place of a node that is gone do not carry its id
+    received = 0
+    for message in replies:
+        site = roster.site(message.metadata.src_node_id)
+        if message.has_error():
+            if site is None:
+                unsigned.append(message.error.reason or "error")
+            else:
+                reasons[site] = message.error.reason or "error"
+            continue
+        received += size_of(message)
+        if site is None or site not in expected or site in good:
+            continue
+        try:
+            good[site] = (message, check(message, site))
+        except BadReplyError as error:
+            reasons[site] = str(error)
+    lost = f"no reply ({'; '.join(sorted(set(unsigned)))})" if unsigned else "no reply in time"
+    ordered = sorted(good)
+    return Screened(
+        {site: good[site][0] for site in ordered},
+        {site: good[site][1] for site in ordered},
+        [(site, reasons.get(site, lost)) for site in expected if site not in good],
+        received,
+    )
+
+
+def size_of(message: Message) -> int:
+    """Count the bytes of a message's arrays and metrics; instructions, which name folders, are left out."""
+    arrays = sum(record.count_bytes() for record in message.content.array_records.values())
+    return arrays + sum(record.count_bytes() for record in message.content.metric_records.values())
