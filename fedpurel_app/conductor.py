@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sysconfig
@@ -18,20 +17,17 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from fedpurel_app import __version__
 from fedpurel_app.config import to_toml
 from fedpurel_app.errors import RunError
+from fedpurel_app.processes import ProcessFamily, signals_as_interrupts, signals_held
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _CONNECTION = "fedpurel"
-_TOKEN = "FEDPUREL_CONDUCTOR"  # in the environment of everything that a conductor starts, however far down
 _START_TIMEOUT, _STOP_TIMEOUT = 60.0, 30.0  # seconds
 
 
@@ -54,9 +50,8 @@ class Conductor:
         self._settings, self._folder = settings, folder
         self._federation = f"num-supernodes={sites} client-resources-num-cpus={cpus} client-resources-num-gpus={gpus:g}"
         self._logs = folder / "logs"
-        self._token = uuid.uuid4().hex
         self._run_id = ""
-        self._family: set[psutil.Process] = set()
+        self._family = ProcessFamily()
 
     def run(self, watch: Callable[[RunFolder], None]) -> str:
         """Run to the end.
@@ -82,12 +77,12 @@ class Conductor:
         with tempfile.TemporaryDirectory(prefix="fedpurel-", ignore_cleanup_errors=True) as scratch:
             self._scratch = Path(scratch)
             try:
-                with _signals_as_interrupts():
+                with signals_as_interrupts():
                     self._start_superlink()
                     self._submit()
                     return self._follow(watch)
             finally:
-                with _signals_held():
+                with signals_held():
                     self._stop()
 
     # --- parts ------------------------------------------------------------------------------------------------------
@@ -103,7 +98,7 @@ class Conductor:
             "FLWR_HOME": str(self._scratch / "flwr"),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
-            _TOKEN: self._token,
+            **self._family.mark,
         }
         package = Path(__file__).parent.parent
         if package not in {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}:
@@ -152,7 +147,7 @@ class Conductor:
         log = self._spawn(["flwr", "log", self._run_id, _CONNECTION, "--stream"], "flower.log")
         while log.poll() is None:
             watch(folder)
-            self._note_family()
+            self._family.note()
             time.sleep(0.3)
         while (status := self._status()).startswith(("pending", "starting", "running")):  # the log can end early
             watch(folder)
@@ -165,33 +160,15 @@ class Conductor:
         return str(runs[0]["status"])
 
     def _stop(self) -> None:
-        """Stop the run if it goes on, then every process that carries this conductor's token."""
-        self._note_family()
-        if self._run_id and self._family:
+        """Stop the run if it goes on, then every process that was started."""
+        if self._run_id and self._family.note():
             with contextlib.suppress(RunError, subprocess.TimeoutExpired):
                 if not self._status().startswith("finished"):
                     self._flwr("stop", self._run_id, _CONNECTION)
                     deadline = time.monotonic() + _STOP_TIMEOUT
                     while not self._status().startswith("finished") and time.monotonic() < deadline:
                         time.sleep(0.5)
-        for kill, patience in ((False, 5.0), (True, 10.0)):
-            self._note_family()
-            found = [process for process in self._family if process.is_running()]
-            for process in found:
-                with contextlib.suppress(psutil.Error):
-                    process.kill() if kill else process.terminate()
-            psutil.wait_procs(found, timeout=patience)
-
-    def _note_family(self) -> None:
-        """Note all processes that were started, directly or not.
-
-        By the token in their environment, and as descendants of those: Ray's agents overwrite their environment, and
-        lose their parent when the run is stopped.
-        """
-        for process in _processes(self._token):
-            self._family.add(process)
-            with contextlib.suppress(psutil.Error):
-                self._family.update(process.children(recursive=True))
+        self._family.stop()
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         """Run a ``flwr`` command that answers in JSON."""
@@ -233,49 +210,3 @@ def _is_healthy(port: int) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _processes(token: str) -> list[psutil.Process]:
-    """Find all processes that were started, directly or not, with a token in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(_TOKEN) == token:
-                found.append(process)
-    return found
-
-
-@contextlib.contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """Treat termination and hang-up like Ctrl-C, so that they too leave nothing behind."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let an impatient second Ctrl-C not cut the clean-up short."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def count_gpus() -> int:
-    """Count GPUs without loading torch."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return 0
-    result = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30)
-    return sum(line.startswith("GPU ") for line in result.stdout.splitlines()) if result.returncode == 0 else 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import traceback
 import uuid
-from importlib.metadata import PackageNotFoundError, version
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,19 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from fedpurel_app import __version__
-from fedpurel_app.config import RunConfig, differences, load_config
-from fedpurel_app.errors import RunError, StateError
+from fedpurel_app.config import RunConfig, load_config, require_same
+from fedpurel_app.errors import RunError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
 from fedpurel_app.metrics import ClassCounts, summarize
 from fedpurel_app.models.peft import load_parameters, parameters_of
 from fedpurel_app.records import to_array_record, to_arrays
 from fedpurel_app.reporting.console import summary_lines
+from fedpurel_app.reporting.provenance import process_start, provenance
 from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.summary import summarize_run
+from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, class_rows, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
 from fedpurel_app.strategies import FedPuReL, RoundReport, Schedule, SiteScores, pool_sites
 from fedpurel_app.training.evaluation import Scores, evaluate
@@ -49,11 +48,11 @@ class Server:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self._process_started = _process_start()
+        self._process_started = process_start()
         resume = Path(config.resume_from) if config.resume_from else None
         if resume is not None:
             self.folder = RunFolder.open(resume)
-            _check_same(config, self.folder)
+            require_same(load_config(self.folder.read_json("config.json")["config"]), config, resume)
             self._arrays, self._state = self.folder.read_checkpoint()
         else:
             path = new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
@@ -122,7 +121,7 @@ class Server:
         settings = self.config.model_dump(by_alias=True)
         if not self._resumed:
             data = f"{self.experiment.source.train.fingerprint}+{self.experiment.source.test.fingerprint}"
-            self.folder.write_json("config.json", {"config": settings, "data": data, **_versions()})
+            self.folder.write_json("config.json", {"config": settings, "data": data, **provenance()})
         trackers = open_trackers(self.config.tracker, self.folder.path, settings)
         earlier = float(self._state["seconds"]) if self._resumed else 0.0
         return Recorder(self.folder, trackers, self._process_started, earlier)
@@ -202,7 +201,8 @@ class Server:
             seconds["start_up"] = time.time() - self._process_started - sum(seconds.values())
         elif report.scores:
             line["sites"] = self._pooled(report.scores)
-            self._write_tables(report.scores)
+            self.folder.write_csv("sites.csv", SITE_COLUMNS, site_rows(report.scores))
+            self.folder.write_csv("classes.csv", CLASS_COLUMNS, self._class_rows(report.scores))
         now = time.monotonic()
         line["seconds"] = {**seconds, "total": now - self._clock}
         self._clock = now
@@ -235,33 +235,10 @@ class Server:
         self._arrays = arrays
         self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": self._recorder.seconds})
 
-    def _write_tables(self, scores: dict[str, SiteScores]) -> None:
-        """Write ``sites.csv`` and ``classes.csv`` of the last evaluation."""
-        rows = []
-        for site, one in sorted(scores.items()):
-            zero_shot, ours, personal = one.counts.get("zero-shot"), one.counts["global"], one.personalized
-            accuracies = [
-                None if c is None or c.accuracy is None else 100 * c.accuracy for c in (zero_shot, ours, personal)
-            ]
-            gain = None if None in accuracies[1:] else accuracies[2] - accuracies[1]  # type: ignore[operator]
-            cells = ["" if value is None else f"{value:.4f}" for value in (*accuracies, gain)]
-            rows.append([site, int(ours.total.sum()), *cells, int(one.has_private_branch)])
-        header = ["site", "test_images", "zero_shot", "global", "personalized", "gain", "has_private_branch"]
-        self.folder.write_csv("sites.csv", header, rows)
-        if self._scores is None:
-            return
-        columns = [self._scores.zero_shot.per_class, self._scores.global_model.per_class]
-        pooled = [one.personalized for one in scores.values()]
-        known = all(len(one.total) == len(columns[0]) for one in pooled)
-        columns.append(sum(pooled[1:], pooled[0]).per_class if known else np.full(len(columns[0]), np.nan))
-        group = {int(label): name for name, members in self.experiment.groups.items() for label in members}
-        table = [
-            [label, name, group[label], int(self.experiment.train_counts[label])]
-            + ["" if np.isnan(column[label]) else f"{100 * column[label]:.4f}" for column in columns]
-            for label, name in enumerate(self.experiment.source.class_names)
-        ]
-        header = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]
-        self.folder.write_csv("classes.csv", header, table)
+    def _class_rows(self, scores: dict[str, SiteScores]) -> list[list[Any]]:
+        experiment = self.experiment
+        here = None if self._scores is None else (self._scores.zero_shot, self._scores.global_model)
+        return class_rows(experiment.source.class_names, experiment.train_counts, experiment.groups, here, scores)
 
     # --- after ------------------------------------------------------------------------------------------------------
 
@@ -311,19 +288,6 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
     }
 
 
-def _check_same(config: RunConfig, folder: RunFolder) -> None:
-    """Refuse to resume a run under other settings."""
-    old = load_config(folder.read_json("config.json")["config"])
-    changed = differences(old, config)
-    if changed:
-        lines = [f"  {key}: the run has {ours!r}, now asked for {theirs!r}" for key, ours, theirs in changed]
-        raise StateError(
-            "\n".join(
-                [f"{folder.path} was made with other settings:", *lines, "Start a new run, or drop these settings."]
-            )
-        )
-
-
 def _federation_hint(sites: int) -> str:
     """Give the command that makes a simulation with enough sites, with the GPU where there is one."""
     gpus = 0.25 if torch.cuda.is_available() else 0
@@ -331,20 +295,3 @@ def _federation_hint(sites: int) -> str:
         f"In a simulation: flwr run . --stream --federation-config 'num-supernodes={sites} "
         f"client-resources-num-cpus=1 client-resources-num-gpus={gpus:g}'"
     )
-
-
-def _versions() -> dict[str, Any]:
-    found = {"fedpurel-app": __version__, "python": platform.python_version()}
-    for name in ("flwr", "torch", "open_clip_torch", "peft", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {"versions": found, "host": platform.node(), "code": str(Path(__file__).parent)}
-
-
-def _process_start() -> float:
-    """Tell when this process began, ``time.time()``."""
-    import psutil
-
-    return float(psutil.Process().create_time())

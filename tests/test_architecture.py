@@ -19,7 +19,7 @@ RULES = {
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
     "data": (set(), {"datasets", "flwr_datasets", "PIL"}),
     "strategies": ({"records"}, {"flwr"}),
-    "reporting": (set(), {"rich", "matplotlib"}),
+    "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil"}),
     "records": (set(), {"flwr"}),
     "config": (set(), {"pydantic", "pydantic_core"}),
     "presets": (set(), set()),
@@ -29,7 +29,9 @@ RULES = {
     "files": (set(), set()),
     "tensor_file": (set(), {"safetensors"}),
     "errors": (set(), set()),
-    "conductor": ({"config", "reporting"}, {"psutil"}),
+    "processes": (set(), {"psutil"}),
+    "conductor": ({"config", "reporting", "processes"}, set()),
+    "run_command": ({"config", "presets", "reporting", "data", "conductor", "processes"}, {"rich"}),
 }
 ENDS = {"client_app", "server_app", "cli"}  # import what they like; nobody imports them
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fedpurel_app import cli, conductor
+from fedpurel_app import cli, conductor, run_command
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import run_tiny, tiny_config, tiny_features
 
@@ -101,7 +101,7 @@ def test_a_run_of_another_federation_is_resumed_there(capsys, tmp_path):
 def test_relative_paths_are_the_callers(monkeypatch, tmp_path):
     tiny_features(tmp_path / "f.npz")
     monkeypatch.chdir(tmp_path)
-    assert cli._assignments(
+    assert run_command._assignments(
         ["dataset-path=f.npz", "seed=3", "alpha=0.5", "peft=adapter", "share-class-counts=true"]
     ) == {
         "dataset-path": str(tmp_path / "f.npz"),
@@ -165,8 +165,8 @@ def test_reading_commands(capsys, tmp_path):
 
 def test_outcomes_written_by_the_server_are_not_overwritten(tmp_path):
     folder = run_tiny(tmp_path)
-    cli._mark(folder, "failed", "too late")
+    run_command._mark(folder, "failed", "too late")
     assert folder.summary()["outcome"] == "completed"
     other = RunFolder.create(tmp_path / "other")
-    cli._mark(other, "stopped", "interrupted by the user")
+    run_command._mark(other, "stopped", "interrupted by the user")
     assert other.summary()["outcome"] == "stopped"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fedpurel_app.algorithms import ALGORITHMS
-from fedpurel_app.config import RunConfig, differences, known_keys, load_config, run_config_table, to_toml
+from fedpurel_app.config import RunConfig, known_keys, load_config, require_same, run_config_table, to_toml
 from fedpurel_app.data.catalog import DATASETS
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.errors import ConfigError, StateError
 from fedpurel_app.models.backbone import NAMES
 from fedpurel_app.models.peft import FAMILIES
 from fedpurel_app.presets import load_preset, preset_names
@@ -101,9 +101,11 @@ def test_total_rounds_spell_out_as_many():
     assert load_config({"global-rounds": 7, "schedule": "interleaved"}).total_rounds == (7, 7)
 
 
-def test_differences_ignore_where_a_run_runs():
-    one, other = load_config({"out": "/a", "seed": 1}), load_config({"out": "/b", "seed": 2})
-    assert differences(one, other) == [("seed", 1, 2)]
+def test_resumed_settings_must_be_the_same_but_for_the_place():
+    one, elsewhere = load_config({"out": "/a", "seed": 1}), load_config({"out": "/b", "seed": 1})
+    require_same(one, elsewhere, Path("/a"))
+    with pytest.raises(StateError, match=r"/a was made with other settings:\n  seed: the run has 1, now asked for 2\nDrop"):
+        require_same(one, load_config({"out": "/b", "seed": 2}), Path("/a"))
 
 
 def test_values_survive_toml():

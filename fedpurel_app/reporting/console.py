@@ -92,6 +92,12 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def show(folder: RunFolder) -> None:
+    """Print to the terminal what a run was and how it ended."""
+    for line in show_lines(folder):
+        print(line)
+
+
 def show_lines(folder: RunFolder) -> list[str]:
     """Print what a run was, how it ended, and where its time went."""
     config, summary, rounds = folder.read_json("config.json")["config"], folder.summary(), folder.rounds()

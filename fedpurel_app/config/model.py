@@ -1,19 +1,11 @@
-"""Settings of a run: every key with its meaning, range and default, checked before any work starts.
-
-:class:`RunConfig` is the only source of defaults. ``python -m fedpurel_app.config`` prints the run-config table that
-stands in ``pyproject.toml``.
-"""
+"""Every key of a run with its meaning, range and default, and the rules that join several keys."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpurel_app.errors import ConfigError
 
@@ -25,11 +17,9 @@ Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[int, Field(ge=0)]
 
-# Keys that say where and on what a run runs, not what it computes: they may differ between a run and its resumption.
-PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker"})
 
-
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """Turn an attribute's name into its key."""
     return name.replace("_", "-")
 
 
@@ -41,7 +31,7 @@ def _field(default: Any, meaning: str, section: str = "") -> Any:
 class RunConfig(BaseModel):
     """Checked settings. Attributes are the keys with underscores for hyphens; their meaning is in the descriptions."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=_key)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=key_of)
 
     algorithm: Literal["fedpurel", "fedavg", "fedavg-kl", "prograd"] = _field(
         "fedpurel", "fedpurel | fedavg | fedavg-kl | prograd", "Method"
@@ -177,94 +167,3 @@ def _cross_checks(config: RunConfig) -> list[tuple[bool, str]]:
             for key, path in paths.items()
         ),
     ]
-
-
-def load_config(values: Mapping[str, Any]) -> RunConfig:
-    """Check settings.
-
-    Parameters
-    ----------
-    values : mapping of str to bool, int, float or str
-        Kebab-case keys; what is absent takes its default.
-
-    Returns
-    -------
-    RunConfig
-
-    Raises
-    ------
-    ConfigError
-        Naming every problem: what was given, what is allowed, and the nearest name for a misspelt key.
-    """
-    try:
-        return RunConfig.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(_explain(error.errors(include_url=False), values)) from None
-
-
-def known_keys() -> list[str]:
-    """List all keys, in the order of the table."""
-    return [_key(name) for name in RunConfig.model_fields]
-
-
-def describe_keys() -> list[tuple[str, str, str, str]]:
-    """List section, key, default (as TOML) and meaning of every key."""
-    rows, section = [], ""
-    for name, field in RunConfig.model_fields.items():
-        extra = field.json_schema_extra
-        section = str(extra["section"]) if isinstance(extra, dict) else section
-        rows.append((section, _key(name), to_toml(field.default), field.description or ""))
-    return rows
-
-
-def run_config_table() -> str:
-    """Print the table that stands in ``pyproject.toml`` under ``[tool.flwr.app.config]``."""
-    lines, current = [], ""
-    for section, key, default, meaning in describe_keys():
-        if section != current:
-            lines.append(f"# {section}")
-            current = section
-        lines.append(f"{key} = {default}  # {meaning}")
-    return "\n".join(lines) + "\n"
-
-
-def to_toml(value: bool | int | float | str) -> str:
-    """Write one value as TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return repr(value)
-
-
-def differences(first: RunConfig, second: RunConfig) -> list[tuple[str, Any, Any]]:
-    """List keys, other than those of place, in which two settings differ, with both values."""
-    left, right = first.model_dump(by_alias=True), second.model_dump(by_alias=True)
-    return [(key, left[key], right[key]) for key in left if key not in PLACE_KEYS and left[key] != right[key]]
-
-
-def _explain(details: list[ErrorDetails], values: Mapping[str, Any]) -> list[str]:
-    """Turn pydantic's findings into one line per key: given, allowed, meaning, and the nearest name."""
-    expected: dict[str, list[str]] = {}
-    for detail in details:  # a key of several types has one finding for each
-        expected.setdefault(str(detail["loc"][0]), []).append(detail["msg"].replace("Input should be ", ""))
-    lines = []
-    for key, allowed in expected.items():
-        if key not in known_keys():
-            hint = _nearest(key, known_keys()) or " fedpurel run --list-keys lists all keys."
-            lines.append(f'unknown key "{key}".{hint}')
-            continue
-        field = RunConfig.model_fields[key.replace("-", "_")]
-        given = to_toml(values[key]) if isinstance(values[key], bool | int | float | str) else repr(values[key])
-        hint = _nearest(str(values[key]), re.findall(r"'([^']+)'", " ".join(allowed)))
-        lines.append(f"{key} = {given}: should be {' or '.join(allowed)} ({field.description}).{hint}")
-    return lines
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), 1)
-    return f' Did you mean "{near[0]}"?' if near else ""
-
-
-if __name__ == "__main__":
-    print(run_config_table(), end="")

@@ -1,0 +1,19 @@
+"""Settings of a run, checked before any work starts. :class:`RunConfig` is the only source of defaults.
+
+``python -m fedpurel_app.config`` prints the run-config table that stands in ``pyproject.toml``.
+"""
+
+from fedpurel_app.config.checking import PLACE_KEYS, load_config, require_same
+from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.text import describe_keys, known_keys, run_config_table, to_toml
+
+__all__ = [
+    "PLACE_KEYS",
+    "RunConfig",
+    "describe_keys",
+    "known_keys",
+    "load_config",
+    "require_same",
+    "run_config_table",
+    "to_toml",
+]

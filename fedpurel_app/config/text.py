@@ -1,0 +1,40 @@
+"""The keys as text: for the command line, for ``pyproject.toml`` and for messages."""
+
+from __future__ import annotations
+
+from fedpurel_app.config.model import RunConfig, key_of
+
+
+def known_keys() -> list[str]:
+    """List all keys, in the order of the table."""
+    return [key_of(name) for name in RunConfig.model_fields]
+
+
+def describe_keys() -> list[tuple[str, str, str, str]]:
+    """List section, key, default (as TOML) and meaning of every key."""
+    rows, section = [], ""
+    for name, field in RunConfig.model_fields.items():
+        extra = field.json_schema_extra
+        section = str(extra["section"]) if isinstance(extra, dict) else section
+        rows.append((section, key_of(name), to_toml(field.default), field.description or ""))
+    return rows
+
+
+def run_config_table() -> str:
+    """Print the table that stands in ``pyproject.toml`` under ``[tool.flwr.app.config]``."""
+    lines, current = [], ""
+    for section, key, default, meaning in describe_keys():
+        if section != current:
+            lines.append(f"# {section}")
+            current = section
+        lines.append(f"{key} = {default}  # {meaning}")
+    return "\n".join(lines) + "\n"
+
+
+def to_toml(value: bool | int | float | str) -> str:
+    """Write one value as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

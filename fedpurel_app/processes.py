@@ -1,0 +1,87 @@
+"""Signals, and the processes that a command started, however far down: so that none outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+
+import psutil
+
+_MARK = "FEDPUREL_CONDUCTOR"
+
+
+class ProcessFamily:
+    """All processes started, directly or not, with :attr:`mark` in their environment.
+
+    They are found by the mark, and as descendants of those: Ray's agents overwrite their environment, and lose their
+    parent when a run is stopped, so the family must be noted while it is whole.
+    """
+
+    def __init__(self) -> None:
+        self._token = uuid.uuid4().hex
+        self._known: set[psutil.Process] = set()
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What the environment of a process must hold to belong here."""
+        return {_MARK: self._token}
+
+    def note(self) -> int:
+        """Look for new members; gives the number of all known so far."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and process.environ().get(_MARK) == self._token:
+                    self._known.add(process)
+                    self._known.update(process.children(recursive=True))
+        return len(self._known)
+
+    def stop(self) -> None:
+        """Terminate all, then kill those that stay."""
+        for kill, patience in ((False, 5.0), (True, 10.0)):
+            self.note()
+            found = [process for process in self._known if process.is_running()]
+            for process in found:
+                with contextlib.suppress(psutil.Error):
+                    process.kill() if kill else process.terminate()
+            psutil.wait_procs(found, timeout=patience)
+
+
+@contextlib.contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """Treat termination and hang-up like Ctrl-C, so that they too leave nothing behind."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let an impatient second Ctrl-C not cut the clean-up short."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def count_gpus() -> int:
+    """Count GPUs without loading torch."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    result = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30)
+    return sum(line.startswith("GPU ") for line in result.stdout.splitlines()) if result.returncode == 0 else 0

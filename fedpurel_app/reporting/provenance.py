@@ -1,0 +1,28 @@
+"""Where a run's numbers come from: versions, machine, code, and when its process began."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import fedpurel_app
+
+
+def provenance() -> dict[str, Any]:
+    """Give the versions of what computes, the host's name and the folder of the code."""
+    found = {"fedpurel-app": fedpurel_app.__version__, "python": platform.python_version()}
+    for name in ("flwr", "torch", "open_clip_torch", "peft", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"versions": found, "host": platform.node(), "code": str(Path(fedpurel_app.__file__).parent)}
+
+
+def process_start() -> float:
+    """Tell when this process began, as ``time.time()`` counts."""
+    return float(psutil.Process().create_time())

@@ -1,0 +1,63 @@
+"""The tables of the last evaluation: ``sites.csv`` and ``classes.csv``; accuracies in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpurel_app.metrics import ClassCounts, pool
+from fedpurel_app.strategies import SiteScores
+
+SITE_COLUMNS = ["site", "test_images", "zero_shot", "global", "personalized", "gain", "has_private_branch"]
+CLASS_COLUMNS = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]
+
+
+def site_rows(scores: Mapping[str, SiteScores]) -> list[list[Any]]:
+    """Make one row per site; a cell is empty where a site has no number."""
+    rows = []
+    for site, one in sorted(scores.items()):
+        models = (one.counts.get("zero-shot"), one.counts["global"], one.personalized)
+        zero_shot, ours, personal = (np.nan if c is None or c.accuracy is None else c.accuracy for c in models)
+        cells = [_percent(value) for value in (zero_shot, ours, personal, personal - ours)]
+        rows.append([site, int(one.counts["global"].total.sum()), *cells, int(one.has_private_branch)])
+    return rows
+
+
+def class_rows(
+    names: Sequence[str],
+    train_counts: npt.NDArray[np.int64],
+    groups: Mapping[str, npt.NDArray[np.int64]],
+    at_server: tuple[ClassCounts, ClassCounts] | None,
+    scores: Mapping[str, SiteScores],
+) -> list[list[Any]]:
+    """Make one row per class.
+
+    Parameters
+    ----------
+    names : sequence of str
+    train_counts : ndarray of int, shape (C,)
+    groups : mapping of str to ndarray of int
+        Classes of "many", "medium" and "few".
+    at_server : (ClassCounts, ClassCounts), optional
+        Zero-shot and global model on the balanced test set; None where the server has none.
+    scores : mapping of str to SiteScores
+        Personalized models are pooled over sites, where all sent class counts.
+    """
+    unknown = np.full(len(names), np.nan)
+    columns = [unknown, unknown] if at_server is None else [counts.per_class for counts in at_server]
+    pooled = None
+    if all(len(one.personalized.total) == len(names) for one in scores.values()):
+        pooled = pool(one.personalized for one in scores.values())
+    columns.append(unknown if pooled is None else pooled.per_class)
+    group = {int(label): name for name, members in groups.items() for label in members}
+    return [
+        [label, name, group[label], int(train_counts[label]), *(_percent(column[label]) for column in columns)]
+        for label, name in enumerate(names)
+    ]
+
+
+def _percent(value: float) -> str:
+    return "" if np.isnan(value) else f"{100 * value:.4f}"
