@@ -41,13 +41,19 @@ def _parser() -> argparse.ArgumentParser:
         help=f"settings to start from (default: {run_command.DEFAULT_PRESET}), or a TOML file",
     )
     run.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting; repeatable")
-    run.add_argument("--out", metavar="DIR", type=Path, help="run folder (default: a dated one under ~/fedpurel/runs)")
-    run.add_argument("--resume", metavar="DIR", type=Path, help="continue the run in this folder")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument(
+        "--out", metavar="DIR", type=Path, help="run folder (default: a dated one under ~/fedpurel/runs)"
+    )
+    where.add_argument("--resume", metavar="DIR", type=Path, help="continue the run in this folder")
     run.add_argument(
-        "--cpus-per-site", metavar="N", type=int, default=1, help="CPUs for each site at work (default: 1)"
+        "--cpus-per-site", metavar="N", type=run_command.cpus, help="CPUs for each site at work (default: 1)"
     )
     run.add_argument(
-        "--gpus-per-site", metavar="X", type=float, help="GPU share of each (default: 0.25 with a GPU, else 0)"
+        "--gpus-per-site",
+        metavar="X",
+        type=run_command.gpus,
+        help="GPU share of each (default: 0.25 with a GPU, else 0)",
     )
     run.add_argument("--list-presets", action="store_true", help="list presets and exit")
     run.add_argument("--list-keys", action="store_true", help="list all settings with defaults and exit")
@@ -102,7 +108,7 @@ def _watch(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.compare import compare
 
-    for line in compare([RunFolder.open(path.absolute()) for path in options.run], options.out):
+    for line in compare([path.absolute() for path in options.run], options.out.absolute()):
         print(line)
     return 0
 

@@ -1,25 +1,32 @@
 """The ClientApp: each message to a :class:`~fedpurel_app.site.Site`, its answer into a reply."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import getLogger
+
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpurel_app.records import ARRAYS, CONFIG, METRICS, Arrays, Instruction, to_array_record, to_arrays
-from fedpurel_app.site import Site
+from fedpurel_app.site import Site, is_simulated
 
 app = ClientApp()
+logger = getLogger("flwr.fedpurel.client")
 
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """Say who this site is."""
-    description = Site(context.run_config, context.node_config).describe()
+    with _site(context) as site:
+        description = site.describe()
     return Message(RecordDict({CONFIG: description.to_config()}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the shared parameters (phase 1)."""
-    arrays, metrics = Site(context.run_config, context.node_config).train_global(*_unpack(message))
+    with _site(context) as site:
+        arrays, metrics = site.train_global(*_unpack(message))
     content = RecordDict({ARRAYS: to_array_record(arrays), METRICS: MetricRecord(metrics)})
     return Message(content, reply_to=message)
 
@@ -27,15 +34,29 @@ def train(message: Message, context: Context) -> Message:
 @app.train("personalize")
 def personalize(message: Message, context: Context) -> Message:
     """Train this site's private branch (phase 2); the reply carries numbers alone."""
-    metrics = Site(context.run_config, context.node_config).train_private(*_unpack(message))
+    with _site(context) as site:
+        metrics = site.train_private(*_unpack(message))
     return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the models on this site's test part."""
-    metrics = Site(context.run_config, context.node_config).evaluate(*_unpack(message))
+    with _site(context) as site:
+        metrics = site.evaluate(*_unpack(message))
     return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
+
+
+@contextmanager
+def _site(context: Context) -> Iterator[Site]:
+    """Make the site; at a real one, keep the text of errors here: Flower sends it to the server, and it names paths."""
+    try:
+        yield Site(context.run_config, context.node_config)
+    except Exception as error:
+        if is_simulated(context.node_config):
+            raise
+        logger.exception("This site could not answer.")
+        raise RuntimeError(f"{type(error).__name__} at the site; its own log says more") from None
 
 
 def _unpack(message: Message) -> tuple[Arrays, Instruction]:

@@ -24,10 +24,12 @@ from typing import Any
 from fedpurel_app import __version__
 from fedpurel_app.config import to_toml
 from fedpurel_app.errors import RunError
+from fedpurel_app.files import home
 from fedpurel_app.processes import ProcessFamily, signals_as_interrupts, signals_held
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _CONNECTION = "fedpurel"
+_NO_PROXY = ("NO_PROXY", "no_proxy")
 _START_TIMEOUT, _STOP_TIMEOUT = 60.0, 30.0  # seconds
 
 
@@ -94,6 +96,9 @@ class Conductor:
             "FLWR_TELEMETRY_ENABLED": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             **os.environ,
+            # Everything that is started talks to this machine alone: no proxy may come in between.
+            **{name: ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"])) for name in _NO_PROXY},
+            "FEDPUREL_HOME": str(home()),
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
             "FLWR_HOME": str(self._scratch / "flwr"),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -110,9 +115,9 @@ class Conductor:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        home = self._scratch / "flwr"
-        home.mkdir()
-        (home / "config.toml").write_text(
+        flower = self._scratch / "flwr"
+        flower.mkdir()
+        (flower / "config.toml").write_text(
             f'[superlink]\ndefault = "{_CONNECTION}"\n[superlink.{_CONNECTION}]\n'
             f'address = "127.0.0.1:{port}"\ninsecure = true\n'
         )
@@ -206,7 +211,8 @@ class Conductor:
 
 def _is_healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -67,6 +67,8 @@ class Experiment:
     def source(self) -> Source:
         """The data set."""
         source = DATASETS[self.config.dataset].load(self.config.dataset_path, self.config.max_per_class)
+        if self.family.needs_text_tower and source.classifier is not None:
+            raise ConfigError(f'peft = "{self.family.name}" needs a text tower, and "{source.name}" has features only.')
         if self.config.partition == "pachinko" and source.superclass is None:
             raise ConfigError(f'partition = "pachinko" needs superclasses; {source.name} has none: use "dirichlet".')
         return source

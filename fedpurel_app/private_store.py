@@ -18,6 +18,7 @@ from fedpurel_app.files import write_atomically
 from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
+_FILE = re.compile(r"private-([0-9]{6,})\.safetensors")  # other files in the folder are not ours
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -46,7 +47,8 @@ class PrivateStore:
 
     def stamps(self) -> list[int]:
         """List the rounds of the generations on disk, ascending."""
-        return sorted(int(path.stem.removeprefix("private-")) for path in self._folder.glob("private-*.safetensors"))
+        found = (_FILE.fullmatch(path.name) for path in self._folder.glob("private-*"))
+        return sorted(int(match[1]) for match in found if match)
 
     def load(self, stamp: int) -> dict[str, npt.NDArray[np.float32]]:
         """Read one generation.
@@ -97,6 +99,8 @@ class PrivateStore:
         for folder in (self._folder.parent.parent, self._folder.parent, self._folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(self._path(stamp), dump(tensors, {**self._identity, "round": stamp}), mode=0o600)
+        for leftover in self._folder.glob(".private-*.tmp"):  # of a crash while writing
+            leftover.unlink(missing_ok=True)
         for old in self.stamps():
             if old not in (stamp, previous):
                 self._path(old).unlink(missing_ok=True)

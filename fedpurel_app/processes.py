@@ -79,9 +79,13 @@ def signals_held() -> Iterator[None]:
 
 
 def count_gpus() -> int:
-    """Count GPUs without loading torch."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    """Count the GPUs that this process may use, without loading torch."""
+    tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if tool is None or visible in ("", "-1"):
         return 0
-    result = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30)
-    return sum(line.startswith("GPU ") for line in result.stdout.splitlines()) if result.returncode == 0 else 0
+    try:
+        result = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30)
+    except (subprocess.TimeoutExpired, OSError):
+        return 0
+    found = sum(line.startswith("GPU ") for line in result.stdout.splitlines()) if result.returncode == 0 else 0
+    return found if visible is None else min(found, len(visible.split(",")))

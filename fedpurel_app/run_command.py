@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
+import os
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -12,15 +15,17 @@ from typing import Any
 from rich.console import Console
 
 from fedpurel_app import __version__
-from fedpurel_app.config import RunConfig, describe_keys, load_config, require_same
+from fedpurel_app.config import RunConfig, describe_keys, load_config, require_same, to_run_config
 from fedpurel_app.errors import ConfigError, StateError
-from fedpurel_app.presets import load_preset, preset_names
+from fedpurel_app.presets import PATH_KEYS, load_preset, preset_names
+from fedpurel_app.processes import count_gpus
 from fedpurel_app.reporting.console import show
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+from fedpurel_app.reporting.summary import summarize_run
 
 DEFAULT_PRESET = "shapes"
+_LAUNCH = "launch.json"  # in the run folder: what a resumed run must have, too
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
-_PATH_KEYS = ("dataset-path", "state-dir")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,22 +63,23 @@ def _new(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
 
 
 def _resume(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
-    """Take the settings of an earlier run; refuse any that differ."""
+    """Take the settings of an earlier run; only where and on what it runs may be changed."""
     path = options.resume.absolute()
     folder = RunFolder.open(path)
-    stored = folder.read_json("config.json")["config"]
+    stored = load_config(folder.read_json("config.json")["config"])
     asked = {**(load_preset(options.preset).values if options.preset else {}), **_assignments(options.set)}
-    config = load_config({**stored, "resume-from": str(path)})
-    require_same(config, load_config({**stored, **asked}), path)
+    wanted = load_config({**stored.model_dump(by_alias=True), **asked, "resume-from": str(path)})
+    require_same(stored, wanted, path)
     if (summary := folder.summary()) and summary["outcome"] == "completed":
         raise StateError(f"{path} is complete; there is nothing to resume.")
-    if not config.num_sites:
-        sites = len(folder.read_checkpoint()[1]["roster"])
+    _, state = folder.read_checkpoint()
+    if not (folder.path / _LAUNCH).exists():
         raise StateError(
-            f"{path} was run on a federation of its own with {sites} sites. Resume it there: flwr run . --stream "
-            f"--run-config 'resume-from=\"{path}\"'"
+            f"{path} was not begun by fedpurel run. Resume it where it was: flwr run . --stream "
+            f"--federation-config 'num-supernodes={len(state['roster'])}' --run-config '{to_run_config(wanted)}'"
         )
-    return config, path, ""
+    folder.lock().release()  # nobody else is at it
+    return wanted, path, ""
 
 
 def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -89,51 +95,101 @@ def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
             values[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             values[key] = text
-        if key in _PATH_KEYS and text:
+        if key in PATH_KEYS and values[key]:
             values[key] = str(Path(str(values[key])).expanduser().absolute())
     return values
 
 
-def _preflight(config: RunConfig, folder: Path) -> None:
-    """Meet bad data and a bad folder here, before Flower starts."""
-    from fedpurel_app.data.catalog import DATASETS
+def cpus(text: str) -> int:
+    """Read ``--cpus-per-site``."""
+    most = os.cpu_count() or 1
+    if not text.isdigit() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text}: choose 1 to {most}, what this machine has")
+    return int(text)
 
+
+def gpus(text: str) -> float:
+    """Read ``--gpus-per-site``."""
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 <= value < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: choose a number of at least 0; 0.25 lets four sites share one GPU")
+
+
+def _preflight(config: RunConfig, folder: Path) -> None:
+    """Meet bad data, a missing package and a bad folder here, before Flower starts."""
+    from fedpurel_app.data.catalog import DATASETS
+    from fedpurel_app.reporting.trackers import require_tracker
+
+    require_tracker(config.tracker)
     DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
     if not config.resume_from:
         RunFolder.create(folder)
 
 
+def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder) -> tuple[int, float]:
+    """Settle what a site takes: as asked, else as in the run that is resumed, else the default.
+
+    The number of CPUs is the number of threads, which decides the last bits of the result.
+    """
+    before = folder.read_json(_LAUNCH) if (folder.path / _LAUNCH).exists() else {}
+    number = options.cpus_per_site or before.get("cpus-per-site", 1)
+    share = options.gpus_per_site
+    if share is None:
+        share = before.get("gpus-per-site") if count_gpus() else 0.0
+    if share is None:
+        share = 0.25 if config.device != "cpu" else 0.0
+    folder.write_json(_LAUNCH, {"cpus-per-site": number, "gpus-per-site": share})
+    return number, share
+
+
 def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect: str) -> int:
     from fedpurel_app.conductor import Conductor
-    from fedpurel_app.processes import count_gpus
     from fedpurel_app.reporting.live import LiveView
 
-    folder, gpus = RunFolder(path), options.gpus_per_site
-    if gpus is None:
-        gpus = 0.25 if config.device != "cpu" and count_gpus() else 0.0
+    folder = RunFolder(path)
+    number, share = _resources(options, config, folder)
     print(f"fedpurel {__version__}: run folder {path}")
-    print(f"Flower is starting with {config.num_sites} sites; each takes {options.cpus_per_site} CPU, {gpus:g} GPU ...")
-    settings = config.model_dump(by_alias=True)
-    conductor = Conductor(settings, path, config.num_sites, options.cpus_per_site, gpus)
-    status = ""
+    print(f"Flower is starting with {config.num_sites} sites; each takes {number} CPU, {share:g} GPU ...", flush=True)
+    folder.forget_outcome()
+    status = "it did not start"
     try:
+        conductor = Conductor(config.model_dump(by_alias=True), path, config.num_sites, number, share)
         with LiveView(Console()) as view:
             status = conductor.run(view.update)
     except KeyboardInterrupt:
-        _mark(folder, "stopped", "interrupted by the user")
+        _mark(folder, config, "stopped", "interrupted by the user")
         if (folder.summary() or {})["outcome"] == "completed":  # it was quicker
             return _outcome(folder, "finished:completed", expect)
-        print(f"\nstopped. Continue with: fedpurel run --resume {path}", file=sys.stderr)
+        print("\nstopped. ", file=sys.stderr, end="")
+        _say_how_to_go_on(folder)
         return INTERRUPTED
+    except Exception as error:
+        status = str(error)
+        raise
     finally:
-        _mark(folder, "failed", f"Flower ended the run: {status or 'it did not start'}")
+        _mark(folder, config, "failed", f"Flower ended the run: {status}")
     return _outcome(folder, status, expect)
 
 
-def _mark(folder: RunFolder, outcome: str, error: str) -> None:
+def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
     """Write an outcome where the server could not."""
-    if folder.summary() is None:
-        folder.write_json("summary.json", {"outcome": outcome, "error": error, "rounds": len(folder.rounds())})
+    if folder.summary() is not None:
+        return
+    from fedpurel_app.algorithms import ALGORITHMS  # loads torch, which a run that went well never needs here
+
+    rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
+    spent = sum(line["seconds"]["total"] for line in rounds)
+    has_private_part = ALGORITHMS[config.algorithm].personalization is not None
+    folder.write_json("summary.json", summarize_run(rounds, settings, outcome, error, has_private_part, spent))
+
+
+def _say_how_to_go_on(folder: RunFolder) -> None:
+    if (folder.path / "state.json").exists():
+        print(f"Continue with: fedpurel run --resume {folder.path}", file=sys.stderr)
+    else:
+        print("No round was finished: start it anew.", file=sys.stderr)
 
 
 def _outcome(folder: RunFolder, status: str, expect: str) -> int:
@@ -145,6 +201,5 @@ def _outcome(folder: RunFolder, status: str, expect: str) -> int:
         return 0
     print(f"error: the run {summary.get('outcome', 'failed')}: {summary.get('error')}", file=sys.stderr)
     print(f"logs: {folder.path / 'logs' / 'flower.log'}", file=sys.stderr)
-    if (folder.path / "state.json").exists():
-        print(f"continue with: fedpurel run --resume {folder.path}", file=sys.stderr)
+    _say_how_to_go_on(folder)
     return FAILED

@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedpurel_app.config import RunConfig, load_config, require_same
-from fedpurel_app.errors import RunError
+from fedpurel_app.errors import RunError, StateError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
 from fedpurel_app.metrics import ClassCounts, summarize
@@ -54,13 +54,17 @@ class Server:
             self.folder = RunFolder.open(resume)
             require_same(load_config(self.folder.read_json("config.json")["config"]), config, resume)
             self._arrays, self._state = self.folder.read_checkpoint()
+            self._lock = self.folder.lock()
+            self.folder.forget_outcome()
         else:
             path = new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
             self.folder = RunFolder.create(Path(config.out) if config.out else path)
+            self._lock = self.folder.lock()
         self.config = config
         self.experiment = Experiment(config, home() / "cache")
         self._resumed = resume is not None
-        self._scores: Scores | None = None  # of the last evaluation here
+        self._scores: Scores | None = None  # of the last evaluation here,
+        self._scored: dict[str, np.ndarray] | None = None  # and the parameters it was of
         self._clock = time.monotonic()
 
     def run(self, grid: Grid) -> None:
@@ -70,13 +74,10 @@ class Server:
         ----------
         grid : Grid
         """
+        self._recorder: Recorder | None = None
         try:
             strategy = self._strategy()
-            self._recorder = self._open_recorder(strategy)
-        except Exception as error:
-            self._fail(error, None)
-            raise
-        try:
+            self._recorder = self._open_recorder()
             self._begin(strategy, grid)
             left = strategy.schedule.total - strategy.round_offset
             strategy.start(
@@ -86,10 +87,12 @@ class Server:
                 timeout=self.config.round_timeout,
                 evaluate_fn=lambda number, arrays: self._after_round(strategy, number, arrays),
             )
-            self._finish(strategy, "completed", None)
+            self._finish("completed", None)
         except Exception as error:
-            self._fail(error, strategy)
+            self._fail(error)
             raise
+        finally:
+            self._lock.release()
 
     # --- before -----------------------------------------------------------------------------------------------------
 
@@ -110,6 +113,7 @@ class Server:
             max_failed_rounds=config.max_failed_rounds,
             evaluate_every=config.evaluate_every,
             num_sites=config.num_sites,
+            num_classes=len(self.experiment.source.class_names),
             experiment_id=config.experiment_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
             simulation_dir=str(self.folder.path / "private"),
         )
@@ -117,10 +121,17 @@ class Server:
             strategy.restore(self._state)
         return strategy
 
-    def _open_recorder(self, strategy: FedPuReL) -> Recorder:
+    def _open_recorder(self) -> Recorder:
         settings = self.config.model_dump(by_alias=True)
-        if not self._resumed:
-            data = f"{self.experiment.source.train.fingerprint}+{self.experiment.source.test.fingerprint}"
+        data = f"{self.experiment.source.train.fingerprint}+{self.experiment.source.test.fingerprint}"
+        if self._resumed:
+            if self.folder.read_json("config.json")["data"] != data:
+                raise StateError(
+                    f"{self.folder.path} was made with other data than those that dataset = "
+                    f'"{self.config.dataset}", dataset-path = "{self.config.dataset_path}" give now. Bring the old '
+                    "data back, or start a new run."
+                )
+        else:
             self.folder.write_json("config.json", {"config": settings, "data": data, **provenance()})
         trackers = open_trackers(self.config.tracker, self.folder.path, settings)
         earlier = float(self._state["seconds"]) if self._resumed else 0.0
@@ -206,18 +217,23 @@ class Server:
         now = time.monotonic()
         line["seconds"] = {**seconds, "total": now - self._clock}
         self._clock = now
-        self._recorder.record(line, lambda: self._checkpoint(strategy, named))
+        if (recorder := self._recorder) is not None:
+            recorder.record(line, lambda: self._checkpoint(strategy, named, recorder.seconds))
         return MetricRecord({"accuracy": line["global"]["all"]}) if line.get("global") else None
 
     def _score(self, arrays: dict[str, np.ndarray]) -> None:
-        """Score zero-shot and the global model on the balanced test set."""
-        started, before = time.monotonic(), self.experiment.feature_seconds
+        """Score zero-shot and the global model on the balanced test set, unless nothing changed since the last time."""
+        self._server_seconds = self._feature_seconds = 0.0
+        before = self._scored
+        if before is not None and all(np.array_equal(value, before[name]) for name, value in arrays.items()):
+            return
+        started, encoding = time.monotonic(), self.experiment.feature_seconds
         module = self.experiment.new_branch("global")
         load_parameters(module, {name: torch.from_numpy(value) for name, value in arrays.items()})
         rows = np.arange(len(self.experiment.source.test.labels))
         inputs, labels = self.experiment.tensors("test", rows)
-        self._scores = evaluate(self.experiment.host, module, inputs, labels)
-        self._feature_seconds = self.experiment.feature_seconds - before
+        self._scores, self._scored = evaluate(self.experiment.host, module, inputs, labels), arrays
+        self._feature_seconds = self.experiment.feature_seconds - encoding
         self._server_seconds = time.monotonic() - started - self._feature_seconds
 
     def _summary_of(self, model: str) -> dict[str, float | None] | None:
@@ -231,9 +247,9 @@ class Server:
         classes = len(self.experiment.source.class_names)
         return pool_sites(scores, self.experiment.groups, config.balancedness_power, config.balancedness_sigma, classes)
 
-    def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray]) -> None:
+    def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray], seconds: float) -> None:
         self._arrays = arrays
-        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": self._recorder.seconds})
+        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": seconds})
 
     def _class_rows(self, scores: dict[str, SiteScores]) -> list[list[Any]]:
         experiment = self.experiment
@@ -242,36 +258,26 @@ class Server:
 
     # --- after ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, strategy: FedPuReL, outcome: str, error: str | None) -> None:
-        summary = self._summary(outcome, error)
-        self._recorder.finish(summary)
-        for line in summary_lines(summary):
-            logger.log(INFO, line)
+    def _finish(self, outcome: str, error: str | None) -> None:
+        settings = self.config.model_dump(by_alias=True)
+        has_private_part = self.experiment.algorithm.personalization is not None
+        recorder = self._recorder
+        seconds = recorder.seconds if recorder else 0.0
+        summary = summarize_run(self.folder.rounds(), settings, outcome, error, has_private_part, seconds)
+        if recorder:
+            recorder.finish(summary)
+        else:
+            self.folder.write_json("summary.json", summary)
+        if outcome == "completed":
+            for line in summary_lines(summary):
+                logger.log(INFO, line)
 
-    def _fail(self, error: Exception, strategy: FedPuReL | None) -> None:
+    def _fail(self, error: Exception) -> None:
         """Write down why the run ended; what was reached stays on disk and can be resumed."""
         text = str(error) or type(error).__name__
         logger.error("the run failed: %s", text)
         (self.folder.path / "error.txt").write_text("".join(traceback.format_exception(error)), "utf-8")
-        summary = self._summary("failed", text)
-        if strategy is not None:
-            self._recorder.finish(summary)
-        else:
-            self.folder.write_json("summary.json", summary)
-
-    def _summary(self, outcome: str, error: str | None) -> dict[str, Any]:
-        facts = {
-            "outcome": outcome,
-            "error": error,
-            "algorithm": self.config.algorithm,
-            "peft": self.config.peft,
-            "dataset": self.config.dataset,
-            "seed": self.config.seed,
-        }
-        sigma = {"power": self.config.balancedness_power, "sigma": self.config.balancedness_sigma}
-        return summarize_run(
-            self.folder.rounds(), facts, sigma, has_private_part=self.experiment.algorithm.personalization is not None
-        )
+        self._finish("failed", text)
 
 
 def _round_facts(report: RoundReport) -> dict[str, Any]:

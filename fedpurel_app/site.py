@@ -43,7 +43,8 @@ class Site:
     run_config : mapping
         Settings of the run.
     node_config : mapping
-        Settings of this node: ``partition-id`` and ``num-partitions`` (a simulation sets them), ``state-dir``.
+        Settings of this node: ``partition-id`` and ``num-partitions`` (a simulation sets them), ``state-dir``,
+        ``dataset-path``, and ``share-class-counts = false``, which no run config overrules.
 
     Raises
     ------
@@ -57,14 +58,16 @@ class Site:
         # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
         self._started = time.monotonic()
-        self.config = load_config(run_config)
         self._node_config = node_config
+        self.config = self._own_paths(load_config(run_config))
         if not {"partition-id", "num-partitions"} <= set(node_config):
             raise DataError(
                 "This node has no part in the data: start it with --node-config 'partition-id=0 num-partitions=3' "
                 "(its number, and how many there are)."
             )
         self.index, self.sites = int(node_config["partition-id"]), int(node_config["num-partitions"])
+        if not 0 <= self.index < self.sites:
+            raise DataError(f"partition-id = {self.index}: must be 0 to num-partitions - 1 = {self.sites - 1}.")
         self.sites = self.config.num_sites or self.sites
         self.name = f"site-{self.index:0{len(str(self.sites - 1))}d}"
         self.experiment = _experiment(self.config, home() / "cache")
@@ -86,8 +89,7 @@ class Site:
         data = LocalData(inputs, labels, experiment.host.zero_shot_logits(inputs))
         step = global_step(experiment.algorithm, experiment.options)
         metrics = train(module, data, step, experiment.sgd("global"), self._order(instruction))
-        shared = {name: value for name, value in _numpy(module).items() if experiment.algorithm.shares(name)}
-        return shared, self._reply(metrics, len(labels))
+        return _numpy(module), self._reply(metrics, len(labels))
 
     def train_private(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Train this site's private branch on top of the frozen global model, and keep it here."""
@@ -115,9 +117,10 @@ class Site:
         inputs, labels = experiment.tensors("test", self._rows("test"))
         scores = evaluate(experiment.host, self._global_branch(arrays), inputs, labels, private)
         share = self.config.share_class_counts
-        by_class = self.simulated if share == "auto" else share
-        metrics: Metrics = {"tkl": scores.tkl}
-        metrics |= counts_to_metrics("zero-shot", scores.zero_shot, by_class)
+        by_class = (self.simulated if share == "auto" else share) and bool(
+            self._node_config.get("share-class-counts", True)
+        )
+        metrics: Metrics = dict(counts_to_metrics("zero-shot", scores.zero_shot, by_class))
         metrics |= counts_to_metrics("global", scores.global_model, by_class)
         if scores.personalized is not None:
             metrics |= counts_to_metrics("personalized", scores.personalized, by_class)
@@ -131,8 +134,13 @@ class Site:
 
         True in one of Ray's processes, or where the node itself says so; never because a server says so.
         """
-        ray = sys.modules.get("ray")
-        return bool(self._node_config.get("simulation")) or (ray is not None and ray.is_initialized())
+        return is_simulated(self._node_config)
+
+    def _own_paths(self, config: RunConfig) -> RunConfig:
+        """Read data from where this node says, not from where the server says; in a simulation both are the same."""
+        if self.simulated:
+            return config
+        return config.model_copy(update={"dataset_path": str(self._node_config.get("dataset-path", ""))})
 
     def _rows(self, split: str) -> npt.NDArray[np.int64]:
         partition = self.experiment.partition(self.sites)
@@ -159,7 +167,8 @@ class Site:
         folder = self._node_config.get("state-dir")
         if not folder and self.simulated:
             folder = self.config.state_dir or instruction.simulation_dir
-        return PrivateStore(Path(str(folder)) if folder else home() / "private", instruction.experiment_id, self.name)
+        root = Path(str(folder)).expanduser() if folder else home() / "private"
+        return PrivateStore(root, instruction.experiment_id, self.name)
 
     def _order(self, instruction: Instruction) -> torch.Generator:
         """Seed the order of this visit's batches."""
@@ -172,6 +181,12 @@ class Site:
         if self.simulated:
             reply["worker"] = os.getpid()
         return reply
+
+
+def is_simulated(node_config: Mapping[str, Any]) -> bool:
+    """Tell whether a node exists inside a simulation: see :attr:`Site.simulated`."""
+    ray = sys.modules.get("ray")
+    return bool(node_config.get("simulation")) or (ray is not None and ray.is_initialized())
 
 
 def _numpy(module: PeftModule) -> Named:

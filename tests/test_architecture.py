@@ -19,7 +19,7 @@ RULES = {
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
     "data": (set(), {"datasets", "flwr_datasets", "PIL"}),
     "strategies": ({"records"}, {"flwr"}),
-    "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil"}),
+    "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil", "filelock"}),
     "records": (set(), {"flwr"}),
     "config": (set(), {"pydantic", "pydantic_core"}),
     "presets": (set(), set()),
@@ -31,7 +31,7 @@ RULES = {
     "errors": (set(), set()),
     "processes": (set(), {"psutil"}),
     "conductor": ({"config", "reporting", "processes"}, set()),
-    "run_command": ({"config", "presets", "reporting", "data", "conductor", "processes"}, {"rich"}),
+    "run_command": ({"config", "presets", "reporting", "data", "algorithms", "conductor", "processes"}, {"rich"}),
 }
 ENDS = {"client_app", "server_app", "cli"}  # import what they like; nobody imports them
 

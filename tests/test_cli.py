@@ -1,6 +1,10 @@
+import sys
+
 import pytest
 
 from fedpurel_app import cli, conductor, run_command
+from fedpurel_app.config import load_config
+from fedpurel_app.errors import RunError
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import run_tiny, tiny_config, tiny_features
 
@@ -89,13 +93,38 @@ def test_a_complete_run_is_not_resumed(capsys, tmp_path):
 
 
 def test_a_run_of_another_federation_is_resumed_there(capsys, tmp_path):
-    folder = run_tiny(tmp_path)
-    config = folder.read_json("config.json")
-    config["config"]["num-sites"] = 0
-    folder.write_json("config.json", config)
+    folder = run_tiny(tmp_path, algorithm="fedavg", seed=3)
     (folder.path / "summary.json").unlink()
     code, _, err = call(capsys, "run", "--resume", folder.path)
-    assert code == 2 and "with 5 sites" in err and "flwr run . --stream" in err
+    assert code == 2 and "was not begun by fedpurel run" in err
+    assert "flwr run . --stream --federation-config 'num-supernodes=5' --run-config '" in err
+    assert 'algorithm="fedavg"' in err and "seed=3" in err and f'resume-from="{folder.path}"' in err
+
+
+def test_a_folder_in_use_is_not_resumed(capsys, tmp_path):
+    folder = stopped_run(tmp_path)
+    lock = folder.lock()
+    code, _, err = call(capsys, "run", "--resume", folder.path)
+    assert code == 2 and "a run is going on in" in err
+    assert "running: 6 rounds so far" in call(capsys, "show", folder.path)[1]
+    lock.release()
+    assert "cut off after 6 rounds" in call(capsys, "show", folder.path)[1]
+
+
+def test_a_run_without_a_checkpoint_is_not_resumed(capsys, tmp_path):
+    folder = stopped_run(tmp_path)
+    (folder.path / "state.json").unlink()
+    code, _, err = call(capsys, "run", "--resume", folder.path)
+    assert code == 2 and "no checkpoint yet" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--cpus-per-site", "0"), ("--cpus-per-site", "9999"), ("--gpus-per-site", "nan")]
+)
+def test_impossible_resources_are_refused(capsys, option, value):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", option, value])
+    assert caught.value.code == 2 and f"argument {option}: {value}: choose" in capsys.readouterr().err
 
 
 def test_relative_paths_are_the_callers(monkeypatch, tmp_path):
@@ -112,16 +141,28 @@ def test_relative_paths_are_the_callers(monkeypatch, tmp_path):
     }
 
 
+def stopped_run(tmp_path, **changes):
+    """A run that fedpurel run began, and that has no outcome."""
+    folder = run_tiny(tmp_path, **changes)
+    folder.write_json("launch.json", {"cpus-per-site": 1, "gpus-per-site": 0.0})
+    folder.forget_outcome()
+    return folder
+
+
+class CaughtError(BaseException):
+    """Instead of starting Flower."""
+
+
 def settings_of(monkeypatch, *arguments):
     """Give what would be submitted to Flower."""
     caught = {}
 
     def catch(self, settings, folder, sites, cpus, gpus):
         caught.update(settings=settings, folder=folder, sites=sites, cpus=cpus, gpus=gpus)
-        raise KeyboardInterrupt
+        raise CaughtError
 
     monkeypatch.setattr(conductor.Conductor, "__init__", catch)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CaughtError):
         cli.main([str(argument) for argument in ("run", *arguments)])
     return caught
 
@@ -139,11 +180,61 @@ def test_the_default_is_twenty_sites(monkeypatch, tmp_path):
 
 
 def test_resuming_takes_the_settings_of_the_run(monkeypatch, tmp_path):
-    folder = run_tiny(tmp_path)
-    (folder.path / "summary.json").unlink()
-    caught = settings_of(monkeypatch, "--resume", folder.path)
-    expected = tiny_config(tmp_path) | {"resume-from": str(folder.path)}
+    folder = stopped_run(tmp_path)
+    folder.write_json("launch.json", {"cpus-per-site": 2, "gpus-per-site": 0.0})
+    caught = settings_of(monkeypatch, "--resume", folder.path, "--set", "device=cpu", "--set", "console=flower")
+    expected = tiny_config(tmp_path) | {"resume-from": str(folder.path), "device": "cpu", "console": "flower"}
     assert {key: caught["settings"][key] for key in expected} == expected
+    assert caught["cpus"] == 2, "the number of threads decides the last bits: it is that of the run"
+
+
+def test_a_resumed_run_never_shows_the_outcome_of_the_one_before(monkeypatch, capsys, tmp_path):
+    folder = stopped_run(tmp_path)
+    folder.write_json("summary.json", {"outcome": "stopped", "error": "interrupted by the user"})
+
+    def fail(self, watch):
+        raise RunError("Flower's SuperLink did not start")
+
+    monkeypatch.setattr(conductor.Conductor, "run", fail)
+    code, _, err = call(capsys, "run", "--resume", folder.path)
+    assert code == 1 and "SuperLink did not start" in err
+    assert folder.summary()["outcome"] == "failed" and "SuperLink did not start" in folder.summary()["error"]
+
+
+def test_an_interrupted_run_has_a_whole_summary(monkeypatch, capsys, tmp_path):
+    def interrupt(self, watch):
+        raise KeyboardInterrupt
+
+    folder = stopped_run(tmp_path)
+    whole = set(run_tiny(tmp_path, out=str(tmp_path / "other")).summary())
+    monkeypatch.setattr(conductor.Conductor, "run", interrupt)
+    code, _, err = call(capsys, "run", "--resume", folder.path)
+    assert code == 130 and f"Continue with: fedpurel run --resume {folder.path}" in err
+    assert set(folder.summary()) == whole and folder.summary()["outcome"] == "stopped"
+    code, _, err = call(capsys, "run", "--out", tmp_path / "new")
+    assert code == 130 and "start it anew" in err
+
+
+def test_paths_in_a_preset_are_relative_to_it(monkeypatch, tmp_path):
+    tiny_features(tmp_path / "f.npz")
+    (tmp_path / "mine.toml").write_text('dataset = "features"\ndataset-path = "f.npz"\npeft = "adapter"\n')
+    monkeypatch.chdir("/")
+    caught = settings_of(monkeypatch, "--preset", tmp_path / "mine.toml", "--out", tmp_path / "run")
+    assert caught["settings"]["dataset-path"] == str(tmp_path / "f.npz")
+
+
+def test_a_preset_names_no_run_folder(capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text('resume-from = "/somewhere"\n')
+    code, _, err = call(capsys, "run", "--preset", tmp_path / "mine.toml")
+    assert code == 2 and "resume-from belong on the command line" in err
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    assert "not a readable TOML file" in call(capsys, "run", "--preset", tmp_path / "mine.toml")[2]
+
+
+def test_a_tracker_that_is_not_installed_is_met_at_once(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    code, _, err = call(capsys, "run", "--set", "tracker=mlflow", "--out", tmp_path / "run")
+    assert code == 2 and 'pip install "fedpurel-app[mlflow]"' in err and not (tmp_path / "run").exists()
 
 
 def test_lists(capsys):
@@ -165,8 +256,9 @@ def test_reading_commands(capsys, tmp_path):
 
 def test_outcomes_written_by_the_server_are_not_overwritten(tmp_path):
     folder = run_tiny(tmp_path)
-    run_command._mark(folder, "failed", "too late")
+    config = load_config(tiny_config(tmp_path))
+    run_command._mark(folder, config, "failed", "too late")
     assert folder.summary()["outcome"] == "completed"
     other = RunFolder.create(tmp_path / "other")
-    run_command._mark(other, "stopped", "interrupted by the user")
+    run_command._mark(other, config, "stopped", "interrupted by the user")
     assert other.summary()["outcome"] == "stopped"

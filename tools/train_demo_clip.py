@@ -1,6 +1,6 @@
 """Make the demo CLIP: train it on captioned shapes of the easy domain and write ``fedpurel_demo/``.
 
-    python tools/train_demo_clip.py                  # 4,500 steps, about 45 minutes on 2 CPU cores
+    python tools/train_demo_clip.py                  # 4,500 steps, about an hour on 2 CPU cores
     python tools/train_demo_clip.py --steps 50 --out /tmp/try
 
 The captions name the style ("a very dark noisy photo of a red circle.") in three of four cases, so that words for

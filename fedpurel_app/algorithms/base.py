@@ -71,8 +71,6 @@ class Algorithm:
         Whether the regulariser's gradient is added to the task gradient, or only used to purify it.
     personalization : {"residual"} or None
         What clients train privately in personal rounds; None for a method without a private part.
-    shares : callable
-        Which of the global module's parameters, by name, a client sends.
     """
 
     name: str
@@ -81,4 +79,3 @@ class Algorithm:
     regulariser: Callable[[Tensor, Tensor, Options], Regulariser] | None = None
     gradient_rule: Literal["add", "purify"] = "add"
     personalization: Literal["residual"] | None = None
-    shares: Callable[[str], bool] = lambda name: True

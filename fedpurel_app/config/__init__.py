@@ -5,7 +5,7 @@
 
 from fedpurel_app.config.checking import PLACE_KEYS, load_config, require_same
 from fedpurel_app.config.model import RunConfig
-from fedpurel_app.config.text import describe_keys, known_keys, run_config_table, to_toml
+from fedpurel_app.config.text import describe_keys, known_keys, run_config_table, to_run_config, to_toml
 
 __all__ = [
     "PLACE_KEYS",
@@ -15,5 +15,6 @@ __all__ = [
     "load_config",
     "require_same",
     "run_config_table",
+    "to_run_config",
     "to_toml",
 ]

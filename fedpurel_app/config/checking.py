@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.rules import broken_rules
 from fedpurel_app.config.text import known_keys, to_toml
 from fedpurel_app.errors import ConfigError, StateError
 
 # Keys that say where and on what a run runs, not what it computes: they may differ between a run and its resumption.
-PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker"})
+PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker", "dataset-path"})
 
 
 def load_config(values: Mapping[str, Any]) -> RunConfig:
@@ -36,10 +37,18 @@ def load_config(values: Mapping[str, Any]) -> RunConfig:
     ConfigError
         Naming every problem: what was given, what is allowed, and the nearest name for a misspelt key.
     """
+    problems: list[str] = []
+    wrong: set[str] = set()
     try:
-        return RunConfig.model_validate(dict(values))
+        config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_explain(error.errors(include_url=False), values)) from None
+        details = error.errors(include_url=False)
+        problems, wrong = _explain(details, values), {str(detail["loc"][0]) for detail in details}
+        config = RunConfig.model_validate({key: value for key, value in values.items() if key not in wrong})
+    problems += [rule.message for rule in broken_rules(config) if not rule.keys & wrong]
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
 def require_same(old: RunConfig, new: RunConfig, path: Path) -> None:

@@ -1,13 +1,10 @@
-"""Every key of a run with its meaning, range and default, and the rules that join several keys."""
+"""Every key of a run with its meaning, range and default."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from fedpurel_app.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -113,57 +110,3 @@ class RunConfig(BaseModel):
         if self.schedule == "interleaved" or self.personal_rounds < 0:
             return self.global_rounds, self.global_rounds
         return self.global_rounds, self.personal_rounds
-
-    @model_validator(mode="after")
-    def _check_together(self) -> RunConfig:
-        problems = [message for wrong, message in _cross_checks(self) if wrong]
-        if problems:
-            raise ConfigError(problems)
-        return self
-
-
-def _cross_checks(config: RunConfig) -> list[tuple[bool, str]]:
-    """Pair every rule that joins several keys with what to say when it is broken."""
-    features = config.dataset == "features"
-    paths = {"out": config.out, "resume-from": config.resume_from, "state-dir": config.state_dir}
-    return [
-        (
-            features and config.peft == "prompt",
-            'peft = "prompt" needs a text tower, and dataset = "features" has precomputed features only: '
-            'use peft = "adapter" or "text-residual", or an image data set.',
-        ),
-        (
-            features and not config.dataset_path,
-            'dataset = "features" needs dataset-path: an .npz file of precomputed features.',
-        ),
-        (
-            config.dataset == "shapes" and bool(config.dataset_path),
-            f'dataset-path = "{config.dataset_path}" has no use with dataset = "shapes", which is rendered: drop it, '
-            'or choose dataset = "cifar100" or "features".',
-        ),
-        (
-            features and config.partition == "pachinko",
-            'partition = "pachinko" needs superclasses, and dataset = "features" has none: use "dirichlet" or "iid".',
-        ),
-        (
-            config.imbalance_factor == 1 and config.max_per_class > 0 and config.dataset != "shapes",
-            f"max-per-class = {config.max_per_class} has no use with imbalance-factor = 1, which keeps the split as it "
-            "is: drop one of them.",
-        ),
-        (
-            config.schedule == "interleaved" and config.personal_rounds not in (-1, config.global_rounds),
-            f'personal-rounds = {config.personal_rounds}: schedule = "interleaved" has one personal round for each '
-            f"global one ({config.global_rounds}); leave it at -1.",
-        ),
-        (
-            config.global_rounds + max(0, config.personal_rounds) == 0,
-            "global-rounds = 0 and no personal-rounds: there is nothing to do.",
-        ),
-        *(
-            (
-                bool(path) and not Path(path).is_absolute(),
-                f'{key} = "{path}" must be an absolute path: the server resolves it, not your shell.',
-            )
-            for key, path in paths.items()
-        ),
-    ]

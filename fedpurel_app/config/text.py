@@ -38,3 +38,10 @@ def to_toml(value: bool | int | float | str) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return repr(value)
+
+
+def to_run_config(config: RunConfig) -> str:
+    """Write what differs from the defaults as Flower's ``--run-config`` takes it."""
+    default = RunConfig.model_validate({}).model_dump(by_alias=True)
+    chosen = config.model_dump(by_alias=True)
+    return " ".join(f"{key}={to_toml(value)}" for key, value in chosen.items() if value != default[key])

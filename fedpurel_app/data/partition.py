@@ -75,7 +75,7 @@ def dirichlet(
     for _ in range(_DRAWS):
         shares = rng.dirichlet(np.full(sites, alpha), classes)
         local = np.full_like(shares, 1 / sites) if uniform_test else shares
-        train_parts, test_parts = _deal(train_rows, shares), _deal(test_rows, local)
+        train_parts, test_parts = _deal(train_rows, shares, rng), _deal(test_rows, local, rng)
         if all(len(rows) for part in (train_parts, test_parts) for rows in part):
             return Partition(train_parts, test_parts)
     raise DataError(
@@ -184,15 +184,20 @@ def _by_class(rows: Ints, labels: Ints, classes: int, rng: np.random.Generator) 
     return [rng.permutation(rows[labels == label]) for label in range(classes)]
 
 
-def _deal(rows_by_class: Sequence[Ints], shares: npt.NDArray[np.float64]) -> tuple[Ints, ...]:
-    """Cut every class's rows at the cumulated shares, shape (C, sites); every row is given to one site."""
+def _deal(rows_by_class: Sequence[Ints], shares: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[Ints, ...]:
+    """Deal every class's rows out by shares, shape (C, sites); every row is given to one site.
+
+    Systematic sampling with a random start: a site gets its share of n rows rounded down or up, and n times its share
+    in expectation. Cutting at the rounded-down cumulated shares instead would give the last row of every class, and so
+    every class of one image, to the last site.
+    """
     sites = shares.shape[1]
-    pieces: list[list[Ints]] = [[] for _ in range(sites)]
+    owners = []
     for rows, share in zip(rows_by_class, shares, strict=True):
-        cuts = (np.cumsum(share)[:-1] * len(rows)).astype(int)
-        for site, piece in enumerate(np.split(rows, cuts)):
-            pieces[site].append(piece)
-    return tuple(np.sort(np.concatenate(piece)).astype(np.int64) for piece in pieces)
+        position = (np.arange(len(rows)) + rng.random()) / max(1, len(rows))
+        owners.append(np.minimum(np.searchsorted(np.cumsum(share), position, side="right"), sites - 1))
+    owner, dealt = np.concatenate(owners), np.concatenate(rows_by_class)
+    return tuple(np.sort(dealt[owner == site]).astype(np.int64) for site in range(sites))
 
 
 def _urn(

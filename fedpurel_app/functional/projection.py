@@ -100,7 +100,7 @@ def purify_with_statistics(
             (align_gradients, align_gradients),
         )
     )
-    norms = (task_square.sum() * align_square.sum()).sqrt()
+    norms = task_square.sum().sqrt() * align_square.sum().sqrt()  # the product of the squares could underflow
     cosine = torch.where(norms > 0, dot.sum() / norms, torch.zeros_like(norms)).clamp(-1, 1)
     if scope == "global":
         dot, task_square, align_square = (values.sum(0, keepdim=True) for values in (dot, task_square, align_square))
@@ -108,7 +108,7 @@ def purify_with_statistics(
     # The divisor is replaced where it is unused, so that a vanishing alignment gradient cannot make 0 / 0.
     factor = torch.where(opposed, dot / torch.where(opposed, align_square, torch.ones_like(align_square)), 0.0)
     gradients = [
-        (task - share * align).to(task.dtype)
+        (task.to(share.dtype) - share * align.to(share.dtype)).to(task.dtype)
         for task, align, share in zip(task_gradients, align_gradients, factor.expand(len(task_gradients)), strict=True)
     ]
     return Purification(gradients, opposed.to(dot.dtype).mean(), cosine)

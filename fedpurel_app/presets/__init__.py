@@ -11,6 +11,8 @@ from typing import Any
 
 from fedpurel_app.errors import ConfigError
 
+PATH_KEYS = frozenset({"dataset-path", "state-dir"})
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -40,7 +42,11 @@ def load_preset(name: str) -> Preset:
     Raises
     ------
     ConfigError
-        When there is none of that name, or it is not valid TOML.
+        When there is none of that name, or it is not valid TOML, or names a run folder.
+
+    Notes
+    -----
+    Relative paths in a preset are relative to its file.
     """
     path = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
     if not path.is_file():
@@ -48,11 +54,17 @@ def load_preset(name: str) -> Preset:
         near = difflib.get_close_matches(name, known, 1)
         hint = f' Did you mean "{near[0]}"?' if near else ""
         raise ConfigError(f'no preset "{name}": choose one of {", ".join(known)}, or the path of a TOML file.{hint}')
-    text = path.read_text("utf-8")
     try:
+        text = path.read_text("utf-8")
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
+    misplaced = sorted({"out", "resume-from"} & set(values))
+    if misplaced:
+        raise ConfigError(f"{path}: {', '.join(misplaced)} belong on the command line (--out, --resume), not here.")
+    for key in PATH_KEYS & set(values):
+        if isinstance(values[key], str) and values[key]:
+            values[key] = str(path.absolute().parent / Path(values[key]).expanduser())
     comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     expect = " ".join(line.removeprefix("expect:").strip() for line in comment if line.startswith("expect:"))
     return Preset(name, comment[0] if comment else "", expect, values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,30 +18,45 @@ _MODELS = {"global": "GM", "global_at_sites": "GM at sites", "personalized": "PM
 # Keys in which runs of one setting may differ.
 _FREE = frozenset({"seed", "out", "resume-from", "experiment-id", "state-dir", "device", "console", "tracker"})
 _NAMING = ("algorithm", "peft", "dataset")
+# Keys that make data and class groups, and so the zero-shot row.
+_TAIL = (
+    "dataset",
+    "dataset-path",
+    "backbone",
+    "imbalance-factor",
+    "max-per-class",
+    "class-order",
+    "keep-empty-classes",
+    "group-by",
+)
 
+Run = tuple[dict[str, Any], dict[str, Any]]  # settings and summary
 Row = tuple[str, dict[str, dict[str, list[float]]], list[int]]
 
 
-def compare(folders: Sequence[RunFolder], stem: Path) -> list[str]:
+def compare(paths: Sequence[Path], stem: Path) -> list[str]:
     """Compare completed runs.
 
     Parameters
     ----------
-    folders : sequence of RunFolder
+    paths : sequence of Path
+        Folders; those that hold no completed run are left out with a note.
     stem : Path
-        The table is written to ``stem.csv`` and ``stem.md``.
+        The table is written to ``<stem>.csv`` and ``<stem>.md``.
 
     Returns
     -------
     list of str
-        The Markdown table, then notes on runs that were left out.
+        The Markdown table, then notes on what was left out and written.
+
+    Raises
+    ------
+    StateError
+        When no run is completed, or the table cannot be written.
     """
-    runs = [(_settings(folder), folder.summary(), folder) for folder in folders]
-    _name_data(settings for settings, _, _ in runs)
-    done = [(config, summary) for config, summary, _ in runs if summary and summary["outcome"] == "completed"]
+    done, notes = _completed(paths)
     if not done:
-        raise StateError("none of these runs is completed; there is nothing to compare.")
-    left_out = [folder.path for _, summary, folder in runs if not summary or summary["outcome"] != "completed"]
+        raise StateError("\n".join(["none of these is a completed run; there is nothing to compare.", *notes]))
     rows = _rows(done)
     header = ["method", "seeds", *(f"{title} {column}" for title in _MODELS.values() for column in COLUMNS)]
     markdown = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
@@ -49,12 +64,45 @@ def compare(folders: Sequence[RunFolder], stem: Path) -> list[str]:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "seeds", *(f"{name} {part}" for name in header[2:] for part in ("mean", "sd"))])
     for name, table, seeds in rows:
-        cells = [table[model][column] for model in ("zero_shot", *_MODELS) if model in _MODELS for column in COLUMNS]
+        cells = [table[model][column] for model in _MODELS for column in COLUMNS]
         markdown.append(f"| {name} | {len(seeds)} | {' | '.join(_mean_sd(values) for values in cells)} |")
         writer.writerow([name, " ".join(map(str, seeds)), *(part for values in cells for part in _numbers(values))])
-    write_atomically(stem.with_suffix(".csv").absolute(), text.getvalue().encode())
-    write_atomically(stem.with_suffix(".md").absolute(), ("\n".join(markdown) + "\n").encode())
-    return [*markdown, *(f"left out, not completed: {path}" for path in left_out)]
+    files = {f"{stem}.csv": text.getvalue(), f"{stem}.md": "\n".join(markdown) + "\n"}
+    for name, content in files.items():
+        try:
+            write_atomically(Path(name), content.encode())
+        except OSError as error:
+            raise StateError(f"{name} cannot be written ({error.strerror}): choose another --out.") from error
+    return [*markdown, *notes, f"written: {', '.join(files)}"]
+
+
+def _completed(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Read settings and summary of all completed runs, the last of each seed and setting; note the others."""
+    found: dict[tuple[Any, ...], tuple[Run, Path]] = {}
+    notes, data_paths = [], dict[str, str]()
+    for path in paths:
+        try:
+            folder = RunFolder.open(path)
+            config, summary = _settings(folder), folder.summary()
+        except StateError as error:
+            notes.append(f"left out: {error}")
+            continue
+        if not summary or summary["outcome"] != "completed":
+            notes.append(f"left out, not completed: {path}")
+            continue
+        # The same data in two places are no difference.
+        config["dataset-path"] = data_paths.setdefault(config.pop("data"), config["dataset-path"])
+        key = (config["seed"], *_setting(config))
+        if key in found:
+            notes.append(f"left out, a later run has the same settings and seed: {found[key][1]}")
+        found[key] = ((config, summary), path)
+    return [run for run, _ in found.values()], notes
+
+
+def _setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
+    """Give what makes runs comparable: all keys that are not free, or some of them."""
+    chosen = sorted(config if keys is None else keys)
+    return tuple((key, str(config.get(key))) for key in chosen if key not in _FREE)
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:
@@ -63,41 +111,38 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
     return {**content["config"], "data": content.get("data", "")}
 
 
-def _name_data(settings: Iterable[dict[str, Any]]) -> None:
-    """Give equal data one path, so that the same file in two places is no difference."""
-    paths: dict[str, str] = {}
-    for one in settings:
-        one["dataset-path"] = paths.setdefault(one.pop("data"), one["dataset-path"])
-
-
-def _rows(done: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
-    """Group runs that differ in free keys only; zero-shot is a row of its own for each data set."""
-    groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for config, summary in done:
-        key = tuple(sorted((name, value) for name, value in config.items() if name not in _FREE))
-        groups.setdefault(key, []).append((config, summary))
-    names = _names([members[0][0] for members in groups.values()])
+def _rows(done: Sequence[Run]) -> list[Row]:
+    """Group runs that differ in free keys only; zero-shot has a row for each data set and long tail."""
     rows: list[Row] = []
-    for dataset in dict.fromkeys(config["dataset"] for config, _ in done):
-        one = {summary["seed"]: summary for config, summary in done if config["dataset"] == dataset}
+    tails = _groups(done, _TAIL)
+    for name, members in zip(_names([members[0][0] for members in tails], ("dataset",), _TAIL), tails, strict=True):
+        one = {summary["seed"]: summary for _, summary in members}
         zero_shot = {"global": _columns([summary.get("zero_shot") for summary in one.values()])}
         empty = {model: _columns([]) for model in _MODELS}
-        rows.append((f"zero-shot, {dataset}", {**empty, **zero_shot}, sorted(one)))
-    for name, members in zip(names, groups.values(), strict=True):
+        rows.append((f"zero-shot, {name}", {**empty, **zero_shot}, sorted(one)))
+    groups = _groups(done, None)
+    for name, members in zip(_names([members[0][0] for members in groups], _NAMING, None), groups, strict=True):
         table = {model: _columns([summary.get(model) for _, summary in members]) for model in _MODELS}
         rows.append((name, table, sorted(summary["seed"] for _, summary in members)))
     return rows
 
 
-def _names(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """Name settings by what tells them apart."""
+def _groups(done: Sequence[Run], keys: Iterable[str] | None) -> list[list[Run]]:
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in done:
+        groups.setdefault(_setting(run[0], keys), []).append(run)
+    return list(groups.values())
+
+
+def _names(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
+    """Name settings by what they are called after, and by what tells them apart."""
     varying = [
         key
-        for key in configs[0]
-        if key not in _FREE and key not in _NAMING and len({str(config.get(key)) for config in configs}) > 1
+        for key in (configs[0] if among is None else among)
+        if key not in _FREE and key not in naming and len({str(config.get(key)) for config in configs}) > 1
     ]
     return [
-        ", ".join([*(str(config[key]) for key in _NAMING), *(f"{key} {config.get(key)}" for key in varying)])
+        ", ".join([*(str(config[key]) for key in naming), *(f"{key} {config.get(key)}" for key in varying)])
         for config in configs
     ]
 

@@ -107,10 +107,9 @@ def show_lines(folder: RunFolder) -> list[str]:
     ]
     if summary is None:
         done = rounds[-1]["round"] if rounds else 0
-        return [
-            *lines,
-            f"not finished: {done} rounds so far, or cut off. Continue: fedpurel run --resume {folder.path}",
-        ]
+        if folder.is_running:
+            return [*lines, f"running: {done} rounds so far. Follow it: fedpurel watch {folder.path}"]
+        return [*lines, f"cut off after {done} rounds. Continue: fedpurel run --resume {folder.path}"]
     lines.append(
         f"{summary['outcome']}, {summary['rounds']} rounds" + (f": {summary['error']}" if summary["error"] else "")
     )

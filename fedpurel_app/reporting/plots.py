@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.errors import StateError
+from fedpurel_app.files import write_atomically
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
@@ -25,7 +26,7 @@ def draw(folder: RunFolder) -> list[Path]:
     Raises
     ------
     StateError
-        When the run has not been evaluated yet.
+        When the run has not been evaluated yet, or its folder cannot be written.
     """
     import matplotlib
 
@@ -34,7 +35,12 @@ def draw(folder: RunFolder) -> list[Path]:
 
     if not any(line.get("global") or line.get("sites") for line in folder.rounds()):
         raise StateError(f"{folder.path} has no evaluated round yet; there is nothing to draw.")
-    (folder.path / "plots").mkdir(exist_ok=True)
+    try:
+        (folder.path / "plots").mkdir(exist_ok=True)
+        write_atomically(folder.path / "plots" / ".writable", b"")
+        (folder.path / "plots" / ".writable").unlink()
+    except OSError as error:
+        raise StateError(f"{folder.path / 'plots'} cannot be written ({error.strerror}).") from error
     written = []
     pictures: dict[str, Callable[[RunFolder, Any], bool]] = {"curves": _curves, "classes": _classes, "sites": _sites}
     for name, paint in pictures.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from logging import INFO, getLogger
+from logging import INFO, WARNING, getLogger
 from typing import Any
 
 from fedpurel_app.reporting.console import duration, round_line
@@ -13,8 +13,6 @@ from fedpurel_app.reporting.trackers import Tracker
 
 logger = getLogger("flwr.fedpurel")
 Scores = Mapping[str, float | None]
-
-_PARTS = ("start_up", "features", "training", "evaluation", "flower", "other")
 
 
 class Recorder:
@@ -37,7 +35,7 @@ class Recorder:
         started: float,
         earlier_seconds: float = 0.0,
     ) -> None:
-        self.folder, self._trackers = folder, trackers
+        self.folder, self._trackers = folder, list(trackers)
         self._started, self._earlier = started, earlier_seconds
         self._first_round = time.time()
         self._rounds_here = 0
@@ -67,16 +65,22 @@ class Recorder:
         else:
             self._first_round = time.time()
         logger.log(INFO, round_line(line, eta))
-        for tracker in self._trackers:
-            tracker.log(flat_numbers(line), line["round"])
+        self._track(lambda tracker: tracker.log(flat_numbers(line), line["round"]))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the outcome and let go of the trackers."""
-        summary["seconds"] = {**time_by_part(self.folder.rounds(), self.seconds), "total": self.seconds}
+        self._track(lambda tracker: tracker.close())
         self.folder.write_json("summary.json", summary)
-        for tracker in self._trackers:
-            tracker.close()
         logger.log(INFO, "%s in %s. Run folder: %s", summary["outcome"], duration(self.seconds), self.folder.path)
+
+    def _track(self, use: Callable[[Tracker], None]) -> None:
+        """Use the trackers; one that fails (its server is gone) is dropped, and the run goes on."""
+        for tracker in list(self._trackers):
+            try:
+                use(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                logger.log(WARNING, "%s is not used any more: %s", type(tracker).__name__, error)
 
 
 def flat_numbers(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -88,28 +92,3 @@ def flat_numbers(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[prefix + key] = float(value)
     return flat
-
-
-def time_by_part(rounds: Sequence[Mapping[str, Any]], total: float) -> dict[str, float]:
-    """Split a run's wall time into parts.
-
-    Returns
-    -------
-    dict of str to float
-        ``start_up`` (until the first evaluation), ``features`` (encoding images, at the server and at sites),
-        ``training`` and ``evaluation`` (work of the busiest process of the sites, and of the server), ``flower`` (the
-        rest of each round: messages, waiting) and ``other``, in seconds.
-    """
-    parts = dict.fromkeys(_PARTS, 0.0)
-    for line in rounds:
-        seconds = line["seconds"]
-        parts["start_up"] += seconds.get("start_up", 0.0)
-        parts["features"] += seconds.get("server_features", 0.0)
-        parts["evaluation"] += seconds.get("server", 0.0)
-        for part in ("training", "evaluation"):
-            encoding = seconds.get(f"{part}_features", 0.0)
-            parts["features"] += encoding
-            parts[part] += seconds.get(f"{part}_at_sites", 0.0) - encoding
-            parts["flower"] += seconds.get(part, 0.0) - seconds.get(f"{part}_at_sites", 0.0)
-    parts["other"] = max(0.0, total - sum(parts.values()))
-    return parts

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import re
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
 from fedpurel_app.errors import StateError
 from fedpurel_app.files import home, write_atomically
@@ -54,6 +56,7 @@ class RunFolder:
                 )
             write_atomically(path / ".writable", b"")
             (path / ".writable").unlink()
+            cls(path).forget_outcome()  # of a run that ended before it began
         except OSError as error:
             raise StateError(f'out = "{path}" cannot be written ({error.strerror}). Choose another folder.') from error
         return cls(path)
@@ -65,11 +68,42 @@ class RunFolder:
             raise StateError(f"{path} is not a run folder: it has no config.json.")
         return cls(path)
 
+    def lock(self) -> FileLock:
+        """Claim the folder for one run, until released or until the process ends.
+
+        Raises
+        ------
+        StateError
+            When another process has it.
+        """
+        lock = FileLock(self.path / "run.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StateError(f"a run is going on in {self.path}: wait for it, or stop it first.") from None
+        return lock
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process has claimed the folder."""
+        if not (self.path / "run.lock").exists():
+            return False
+        try:
+            self.lock().release()
+        except StateError:
+            return True
+        return False
+
+    def forget_outcome(self) -> None:
+        """Remove the outcome of an earlier attempt, so that none is taken for that of the next."""
+        for name in ("summary.json", "error.txt"):
+            (self.path / name).unlink(missing_ok=True)
+
     # --- JSON -------------------------------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
-        text = json.dumps({"schema": SCHEMA, **content}, indent=2, allow_nan=False) + "\n"
+        text = json.dumps({"schema": SCHEMA, **_finite(content)}, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, text.encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -91,7 +125,7 @@ class RunFolder:
     def append_round(self, line: Mapping[str, Any]) -> None:
         """Append one round to ``rounds.jsonl``."""
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -132,8 +166,10 @@ class RunFolder:
         The checkpoint before is kept until the state that names the new one is on disk.
         """
         current, previous = self.path / "checkpoint.safetensors", self.path / "checkpoint.previous.safetensors"
-        if current.exists():
-            current.replace(previous)
+        with contextlib.suppress(StateError):
+            # Only a file that the state names may push the one before out: one left over by a crash is overwritten.
+            if read(current)[1]["round"] == self.read_json("state.json")["round"]:
+                current.replace(previous)
         write_atomically(current, dump(arrays, {"schema": SCHEMA, "round": state["round"]}))
         self.write_json("state.json", state)
 
@@ -154,6 +190,15 @@ class RunFolder:
                 if facts["round"] == state["round"]:
                     return arrays, state
         raise StateError(f"{self.path} has no readable checkpoint of round {state['round']}.")
+
+
+def _finite(value: Any) -> Any:
+    """Put null in the place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_run_path(algorithm: str, peft: str, dataset: str, seed: int) -> Path:

@@ -7,14 +7,18 @@ from statistics import fmean
 from typing import Any
 
 MODELS = ("zero_shot", "global", "global_at_sites", "personalized")
-_WINDOW = 10  # evaluations in a mean of the last ones
+_WINDOW = 10  # rounds in the mean of the last ones
+
+Series = list[tuple[Mapping[str, Any], dict[str, Any]]]  # a round's line, and the scores of a model in it
 
 
 def summarize_run(
     rounds: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, Any],
-    balancedness_is: Mapping[str, float],
+    settings: Mapping[str, Any],
+    outcome: str,
+    error: str | None,
     has_private_part: bool,
+    seconds: float,
 ) -> dict[str, Any]:
     """Summarise a run.
 
@@ -22,36 +26,48 @@ def summarize_run(
     ----------
     rounds : sequence of mapping
         Objects of ``rounds.jsonl``.
-    facts : mapping
-        Outcome and settings to be repeated.
-    balancedness_is : mapping
-        ``power`` and ``sigma``.
+    settings : mapping
+        The run's settings by key.
+    outcome : {"completed", "failed", "stopped"}
+    error : str or None
+        Why the run did not complete.
     has_private_part : bool
         Whether the algorithm trains private branches.
+    seconds : float
+        Time spent in all.
 
     Returns
     -------
     dict
         ``zero_shot`` and ``global`` on the server's balanced test set, ``global_at_sites`` and ``personalized`` on the
         sites' own test parts, each with ``all``, ``many``, ``medium``, ``few``, ``balancedness`` in percent or null;
-        ``reasons`` for what is null; ``best`` and ``mean_of_last_10``; sums over the rounds.
+        ``reasons`` for what is null; ``best`` and ``mean_of_last_10`` over the evaluated rounds, and those among the
+        last ten, of the phase that trains the model; ``seconds`` by part; sums over the rounds.
     """
     played = [line for line in rounds if line["round"]]
-    series: dict[str, list[tuple[int, dict[str, Any]]]] = {
-        "global": [(line["round"], line["global"]) for line in rounds if line.get("global")],
+    series: dict[str, Series] = {
+        "global": [(line, line["global"]) for line in rounds if line.get("global")],
         "global_at_sites": _at_sites(played, "global"),
         "personalized": _at_sites(played, "personalized") if has_private_part else [],
     }
     last = {name: values[-1][1] if values else None for name, values in series.items()}
     last["zero_shot"] = next((line["zero_shot"] for line in rounds if line.get("zero_shot")), None)
+    # The global model changes in global rounds alone; personal rounds score it again and again.
+    trained = {
+        name: [(line, scores) for line, scores in values if line["phase"] == phase]
+        for (name, values), phase in zip(series.items(), ("global", "global", "personal"), strict=True)
+    }
     return {
-        **facts,
+        "outcome": outcome,
+        "error": error,
+        **{key: settings[key] for key in ("algorithm", "peft", "dataset", "seed")},
         "rounds": len(played),
         **{name: last[name] for name in MODELS},
         "reasons": _reasons(last, has_private_part),
-        "balancedness_is": dict(balancedness_is),
-        "best": {name: _best(values) for name, values in series.items() if values},
-        "mean_of_last_10": {name: _mean(values[-_WINDOW:]) for name, values in series.items() if values},
+        "balancedness_is": {"power": settings["balancedness-power"], "sigma": settings["balancedness-sigma"]},
+        "best": {name: _best(values) for name, values in trained.items() if values},
+        "mean_of_last_10": {name: _mean(values, played) for name, values in trained.items() if values},
+        "seconds": {**time_by_part(rounds, seconds), "total": seconds},
         "train": _last_train(played),
         "bytes_up": sum(line["bytes_up"] for line in played),
         "bytes_down": sum(line["bytes_down"] for line in played),
@@ -60,18 +76,21 @@ def summarize_run(
     }
 
 
-def _at_sites(rounds: Sequence[Mapping[str, Any]], model: str) -> list[tuple[int, dict[str, Any]]]:
-    return [(line["round"], line["sites"][model]) for line in rounds if (line.get("sites") or {}).get(model)]
+def _at_sites(rounds: Sequence[Mapping[str, Any]], model: str) -> Series:
+    return [(line, line["sites"][model]) for line in rounds if (line.get("sites") or {}).get(model)]
 
 
-def _best(values: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    number, scores = max(values, key=lambda pair: pair[1]["all"] if pair[1]["all"] is not None else -1.0)
-    return {"round": number, **scores}
+def _best(values: Series) -> dict[str, Any]:
+    line, scores = max(values, key=lambda pair: pair[1]["all"] if pair[1]["all"] is not None else -1.0)
+    return {"round": line["round"], **scores}
 
 
-def _mean(values: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, float | None]:
-    names = values[0][1].keys()
-    columns = {name: [scores[name] for _, scores in values if scores.get(name) is not None] for name in names}
+def _mean(values: Series, played: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Average over the evaluated ones among the last ten rounds of the phase."""
+    phase = [line["round"] for line in played if line["phase"] == values[-1][0]["phase"]]
+    recent = [scores for line, scores in values if line["round"] in phase[-_WINDOW:]] or [values[-1][1]]
+    names = recent[0].keys()
+    columns = {name: [scores[name] for scores in recent if scores.get(name) is not None] for name in names}
     return {name: fmean(column) if column else None for name, column in columns.items()}
 
 
@@ -90,6 +109,35 @@ def _reasons(last: Mapping[str, Any], has_private_part: bool) -> dict[str, str]:
                 reasons[name] = "the server evaluated no test set"
             else:
                 reasons[name] = "no evaluation at the sites was completed"
-        elif last[name]["many"] is None and last[name]["few"] is None:
+        elif last[name]["balancedness"] is None:
             reasons[f"{name}.groups"] = "the sites shared totals, not class counts"
+        else:
+            for group in ("many", "medium", "few"):
+                if last[name][group] is None:
+                    reasons[f"{name}.{group}"] = "no class of this group has a test image"
     return reasons
+
+
+def time_by_part(rounds: Sequence[Mapping[str, Any]], total: float) -> dict[str, float]:
+    """Split a run's wall time into parts.
+
+    Returns
+    -------
+    dict of str to float
+        ``start_up`` (until the first evaluation), ``features`` (encoding images, at the server and at sites),
+        ``training`` and ``evaluation`` (work of the busiest process of the sites, and of the server), ``flower`` (the
+        rest of each round: messages, waiting) and ``other``, in seconds.
+    """
+    parts = dict.fromkeys(("start_up", "features", "training", "evaluation", "flower", "other"), 0.0)
+    for line in rounds:
+        seconds = line["seconds"]
+        parts["start_up"] += seconds.get("start_up", 0.0)
+        parts["features"] += seconds.get("server_features", 0.0)
+        parts["evaluation"] += seconds.get("server", 0.0)
+        for part in ("training", "evaluation"):
+            encoding = seconds.get(f"{part}_features", 0.0)
+            parts["features"] += encoding
+            parts[part] += seconds.get(f"{part}_at_sites", 0.0) - encoding
+            parts["flower"] += seconds.get(part, 0.0) - seconds.get(f"{part}_at_sites", 0.0)
+    parts["other"] = max(0.0, total - sum(parts.values()))
+    return parts

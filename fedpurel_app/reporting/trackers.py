@@ -26,7 +26,7 @@ class TensorBoard:
     """Event files under ``tensorboard/`` in the run folder."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._writer = _require("tensorboard.summary", "tensorboard").Writer(str(folder / "tensorboard"))
+        self._writer = require_tracker("tensorboard").Writer(str(folder / "tensorboard"))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write scalars."""
@@ -42,7 +42,7 @@ class Wandb:
     """A Weights & Biases run; ``WANDB_MODE=offline`` keeps it on this machine."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._run = _require("wandb", "wandb").init(
+        self._run = require_tracker("wandb").init(
             project="fedpurel", name=folder.name, dir=str(folder), config=dict(settings)
         )
 
@@ -59,7 +59,7 @@ class Mlflow:
     """An MLflow run; ``MLFLOW_TRACKING_URI`` says where, by default a database in the run folder."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._mlflow = _require("mlflow", "mlflow")
+        self._mlflow = require_tracker("mlflow")
         import os
 
         if not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -77,6 +77,7 @@ class Mlflow:
         self._mlflow.end_run()
 
 
+_PACKAGES: Mapping[str, str] = {"tensorboard": "tensorboard.summary", "wandb": "wandb", "mlflow": "mlflow"}
 _TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
@@ -95,8 +96,11 @@ def open_trackers(name: str, folder: Path, settings: Mapping[str, Any]) -> list[
     return [] if name == "none" else [_TRACKERS[name](folder, settings)]
 
 
-def _require(module: str, extra: str) -> Any:
+def require_tracker(name: str) -> Any:
+    """Import a tracker's package; None for "none". Raises ConfigError with what to install when it is absent."""
+    if name == "none":
+        return None
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(_PACKAGES[name])
     except ModuleNotFoundError as error:
-        raise ConfigError(f'tracker = "{extra}" needs: pip install "fedpurel-app[{extra}]"') from error
+        raise ConfigError(f'tracker = "{name}" needs: pip install "fedpurel-app[{name}]"') from error

@@ -13,11 +13,12 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedpurel_app.errors import RunError
 from fedpurel_app.metrics import pool
-from fedpurel_app.records import ARRAYS, CONFIG, NUM_EXAMPLES, PERSONALIZE, Instruction
+from fedpurel_app.records import ARRAYS, CONFIG, NUM_EXAMPLES, PERSONALIZE, Description, Instruction
 from fedpurel_app.strategies.inner import refuse_sampling, refuse_waiting
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.replies import (
     BadReplyError,
+    as_sent,
     check_arrays,
     check_metrics,
     check_scores,
@@ -54,7 +55,8 @@ class FedPuReL(Strategy):
     full_first_round : bool
         Let all sites train in the first round of each phase.
     min_replies : int
-        Usable replies below which a round changes nothing.
+        Usable replies below which a global round keeps the old model. A personal round below it counts as failed, too,
+        but what its sites wrote stays theirs.
     max_failed_rounds : int
         Such rounds in a row that end the run.
     evaluate_every : int
@@ -71,6 +73,8 @@ class FedPuReL(Strategy):
         Folder for private branches that simulated sites use; real sites never obey it.
     weighted_by_key : str
         Metric with a reply's number of examples.
+    num_classes : int
+        Length that lists of counts by class must have; 0 = any.
 
     Notes
     -----
@@ -116,6 +120,7 @@ class FedPuReL(Strategy):
         experiment_id: str = "experiment",
         simulation_dir: str = "",
         weighted_by_key: str = NUM_EXAMPLES,
+        num_classes: int = 0,
     ) -> None:
         if not 0 < fraction_train <= 1:
             raise ValueError(f"fraction_train = {fraction_train}: must lie in (0, 1].")
@@ -129,8 +134,9 @@ class FedPuReL(Strategy):
         self.evaluate_every, self.num_sites = evaluate_every, num_sites
         self.connect_timeout, self.query_timeout = connect_timeout, query_timeout
         self.experiment_id, self.simulation_dir = experiment_id, simulation_dir
-        self.weighted_by_key = weighted_by_key
+        self.weighted_by_key, self.num_classes = weighted_by_key, num_classes
         self.roster = Roster()
+        self._restored: dict[str, Description | None] = {}
         self.private_rounds: dict[str, int] = {}
         self.round_offset = 0
         self.report: RoundReport | None = None
@@ -154,26 +160,48 @@ class FedPuReL(Strategy):
             When fewer than ``num_sites`` sites (or none) are there in time.
         """
         deadline = time.monotonic() + self.connect_timeout
-        before = -1
+        wanted, before = max(1, self.num_sites), -1
         while True:
             there = len(list(grid.get_node_ids()))
+            late = time.monotonic() > deadline
             settled = there == before and there > 0 and not self.num_sites
-            if settled or (self.num_sites and there >= self.num_sites) or time.monotonic() > deadline:
-                break
+            if settled or (self.num_sites and there >= wanted) or late:
+                self._refresh(grid, patient=False)
+                if len(self.roster.present) >= wanted or late:
+                    break
             before = there
             time.sleep(1.0)
-        self._refresh(grid)
+        self._refuse_other_parts()
         present = len(self.roster.present)
-        if present < max(1, self.num_sites):
+        if present < wanted:
             raise RunError(
-                f"{present} of {max(1, self.num_sites)} sites connected within {self.connect_timeout:g} s."
+                f"{present} of {wanted} sites connected within {self.connect_timeout:g} s."
                 + ("" if present == there else f" {there - present} connected nodes were left out, see above.")
+            )
+        cohort = len(self.roster.draw(self.seed, 1, self.fraction_train))
+        if cohort < self.min_replies:
+            raise RunError(
+                f"min_replies = {self.min_replies}, but a cohort has {cohort} of {present} sites (fraction_train = "
+                f"{self.fraction_train:g}): no round could ever have enough."
             )
         if self.num_sites and present > self.num_sites:
             logger.log(INFO, "%d sites are connected, %d were asked for: all take part.", present, self.num_sites)
 
-    def _refresh(self, grid: Grid) -> None:
-        for note in self.roster.refresh(grid, self.query_timeout):
+    def _refuse_other_parts(self) -> None:
+        """Refuse to resume where data dealt out to sites are now dealt out in another way."""
+        for name in self.roster.present:
+            old, new = self._restored.get(name), self.roster.descriptions[name]
+            if not old or not new or not old.partitions:
+                continue
+            was, now = ((one.num_examples, one.partitions) for one in (old, new))
+            if was != now:
+                raise RunError(
+                    f"{name} had {was[0]} images of data dealt out to {was[1]} sites, now {now[0]} and {now[1]}. "
+                    "Resume with as many sites as the run began with."
+                )
+
+    def _refresh(self, grid: Grid, patient: bool = True) -> None:
+        for note in self.roster.refresh(grid, self.query_timeout, patient):
             logger.log(WARNING, note)
 
     # --- training ---------------------------------------------------------------------------------------------------
@@ -270,13 +298,13 @@ class FedPuReL(Strategy):
 
         def check(message: Message, site: str) -> MetricRecord:
             metrics = check_metrics(message.content, self.weighted_by_key, None)
-            check_scores(metrics)
+            check_scores(metrics, self.num_classes)
             return metrics
 
         screened = screen(replies, check, self.roster, self._expected)
         report.take(screened)
         report.keep_time("evaluation", time.monotonic() - self._clock, screened.metrics)
-        report.scores = {site: check_scores(record) for site, record in screened.metrics.items()}
+        report.scores = {site: check_scores(record, self.num_classes) for site, record in screened.metrics.items()}
         if not report.scores:
             return None
         pooled = {
@@ -288,7 +316,10 @@ class FedPuReL(Strategy):
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Give everything, beside the arrays, that a resumed run needs, as JSON."""
+        """Give what a resumed run needs beside the arrays, as JSON.
+
+        What an inner strategy keeps to itself (moments of FedAdam, a privacy accountant) is not in it.
+        """
         return {
             "round": self.report.round if self.report else self.round_offset,
             "roster": self.roster.state(),
@@ -310,6 +341,7 @@ class FedPuReL(Strategy):
         self._failed_in_a_row = int(state["failed_in_a_row"])
         self.experiment_id = str(state["experiment_id"])
         self.roster.restore(state["roster"])
+        self._restored = dict(self.roster.descriptions)
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -354,6 +386,7 @@ class FedPuReL(Strategy):
         report = self._current()
         try:
             arrays, _ = self.inner.aggregate_train(report.round, replies)
+            arrays = None if arrays is None else as_sent(arrays, self._sent)
         except Exception as error:
             logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
             report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))

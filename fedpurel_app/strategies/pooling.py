@@ -26,12 +26,13 @@ def shared_numbers(metrics: Iterable[MetricRecord]) -> list[str]:
 
 def weighted_means(metrics: list[MetricRecord], key: str) -> dict[str, float]:
     """Average the metrics that all replies share, weighted by their numbers of examples, in the given order."""
-    total = math.fsum(float(record[key]) for record in metrics)  # type: ignore[arg-type]
-    return {
-        name: math.fsum(float(record[name]) * float(record[key]) for record in metrics) / total  # type: ignore[arg-type]
+    weights = np.array([float(record[key]) for record in metrics])  # type: ignore[arg-type]
+    means = {
+        name: math.fsum(weights / weights.sum() * [float(record[name]) for record in metrics])  # type: ignore[arg-type]
         for name in shared_numbers(metrics)
         if name != key
     }
+    return {name: value for name, value in means.items() if math.isfinite(value)}
 
 
 def pool_sites(

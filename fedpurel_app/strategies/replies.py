@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedpurel_app.metrics import ClassCounts
-from fedpurel_app.records import ARRAYS, METRICS, counts_from_metrics, to_arrays
+from fedpurel_app.records import ARRAYS, METRICS, MODELS, counts_from_metrics, to_array_record, to_arrays
 from fedpurel_app.strategies.roster import Roster
 
 MOST_EXAMPLES = 100_000_000
@@ -104,15 +104,43 @@ def check_metrics(content: RecordDict, key: str, described: int | None) -> Metri
     return metrics
 
 
-def check_scores(metrics: MetricRecord) -> SiteScores:
-    """Give a site's scores; raises BadReplyError when they are impossible."""
+def as_sent(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
+    """Give an aggregate the types of what was sent: some strategies compute in another one.
+
+    Raises
+    ------
+    ValueError
+        When names or shapes differ, or a value is not finite.
+    """
+    found, wanted = to_arrays(arrays), to_arrays(sent)
+    if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise ValueError("its arrays differ in name or shape from those that were sent")
+    if not all(np.isfinite(value).all() for value in found.values()):
+        raise ValueError("its arrays hold NaN or Inf")
+    return to_array_record({name: found[name].astype(wanted[name].dtype, copy=False) for name in wanted})
+
+
+def check_scores(metrics: MetricRecord, num_classes: int = 0) -> SiteScores:
+    """Give a site's scores.
+
+    Raises
+    ------
+    BadReplyError
+        When they are impossible, or lists by class have another length than ``num_classes`` (0: any).
+    """
     try:
-        found = {model: counts_from_metrics(model, metrics) for model in ("zero-shot", "global", "personalized")}
+        found = {model: counts_from_metrics(model, metrics) for model in MODELS}
     except (ValueError, TypeError) as error:
         raise BadReplyError(f"impossible class counts: {error}") from error
     counts = {model: one for model, one in found.items() if one is not None}
     if "global" not in counts:
         raise BadReplyError("no score of the global model")
+    lengths = {len(one.total) for one in counts.values()}
+    if len(lengths) > 1 or (num_classes and not lengths <= {1, num_classes}):
+        raise BadReplyError(f"counts of {sorted(lengths)} classes, expected {num_classes or 'as many for each model'}")
+    most = max(sum(one.total.tolist()) for one in counts.values())
+    if most > MOST_EXAMPLES:
+        raise BadReplyError(f"{most} scored images: expected at most {MOST_EXAMPLES}")
     return SiteScores(counts, "personalized" in counts)
 
 

@@ -27,11 +27,13 @@ class Roster:
 
     def __init__(self) -> None:
         self.descriptions: dict[str, Description | None] = {}
-        self._node_of: dict[str, int] = {}
-        self._seen: dict[int, str] = {}  # node id -> site name, or "" for a node that is left out
+        self._nodes_of: dict[str, list[int]] = {}  # in the order in which they introduced themselves
+        self._name_of: dict[int, str] = {}
+        self._failures: dict[int, tuple[int, int]] = {}  # how often a node did not say who it is, and when it last did
+        self._refreshes = 0
         self.connected: set[int] = set()
 
-    def refresh(self, grid: Grid, timeout: float) -> list[str]:
+    def refresh(self, grid: Grid, timeout: float, patient: bool = True) -> list[str]:
         """Ask every node not yet known who it is.
 
         Parameters
@@ -39,6 +41,9 @@ class Roster:
         grid : Grid
         timeout : float
             Seconds to wait for the answers.
+        patient : bool
+            Ask a node that failed to answer again only after 1, 2, 4, ... further calls, so that one broken node does
+            not hold up every round; False: ask it now.
 
         Returns
         -------
@@ -46,17 +51,30 @@ class Roster:
             A line for everything that a user should know.
         """
         self.connected = set(grid.get_node_ids())
-        unknown = sorted(self.connected - set(self._seen))
+        self._refreshes += 1
+        unknown = sorted(node for node in self.connected - set(self._name_of) if not patient or self._is_due(node))
         if not unknown:
             return []
         messages = [Message(RecordDict({CONFIG: ConfigRecord()}), node, DESCRIBE) for node in unknown]
-        notes = []
+        notes, silent = [], set(unknown)
         for reply in grid.send_and_receive(messages, timeout=timeout):
             node = reply.metadata.src_node_id
-            if node not in unknown:
-                continue  # an error that Flower sends in the place of a node that left; it is asked again
-            notes += self._introduce(node, reply)
+            if node in silent:  # else an error that Flower sends in the place of a node that left
+                silent.discard(node)
+                notes += self._introduce(node, reply)
+        for node in sorted(silent):
+            notes += self._leave_out(node, "no answer")
         return notes
+
+    def _is_due(self, node: int) -> bool:
+        failures, last = self._failures.get(node, (0, 0))
+        return not failures or self._refreshes >= last + 2 ** (failures - 1)
+
+    def _leave_out(self, node: int, reason: str) -> list[str]:
+        """Note that a node did not say who it is; worth a line the first time."""
+        failures, _ = self._failures.get(node, (0, 0))
+        self._failures[node] = (failures + 1, self._refreshes)
+        return [] if failures else [f"node {node} is left out for now: {reason}"]
 
     def _introduce(self, node: int, reply: Message) -> list[str]:
         if reply.has_error():
@@ -64,26 +82,23 @@ class Roster:
                 name = f"node-{node}"
                 self._admit(node, name, None)
                 return [f"{name} has no {DESCRIBE}: it is known by its node id, which no restart keeps"]
-            self._seen[node] = ""
-            return [f"node {node} is left out: {reply.error.reason}"]
+            return self._leave_out(node, reply.error.reason or "error")
         try:
             description = Description.from_config(reply.content[CONFIG])
         except (KeyError, ValueError) as error:
-            self._seen[node] = ""
-            return [f"node {node} is left out: {error}"]
+            return self._leave_out(node, str(error))
         if description.num_examples <= 0:
-            self._seen[node] = ""
-            return [f"{description.site} (node {node}) is left out: it has no training images"]
+            return self._leave_out(node, f"{description.site} has no training images")
         notes = []
-        old = self._node_of.get(description.site)
-        if old in self.connected:
+        old = self.node(description.site)
+        if old is not None:
             notes.append(f"{description.site}: node {node} takes the place of node {old}, which has the same name")
         self._admit(node, description.site, description)
         return notes
 
     def _admit(self, node: int, name: str, description: Description | None) -> None:
-        self._seen[node] = name
-        self._node_of[name] = node  # of two nodes with one name, the newest wins
+        self._name_of[node] = name
+        self._nodes_of.setdefault(name, []).append(node)
         self.descriptions[name] = description
 
     @property
@@ -97,14 +112,13 @@ class Roster:
         return [name for name in self.names if self.node(name) is not None]
 
     def node(self, name: str) -> int | None:
-        """Give the node at which a site is reached now; None when it is not connected."""
-        node = self._node_of.get(name)
-        return node if node in self.connected else None
+        """Give the node at which a site is reached now, of several the newest; None when it is not connected."""
+        return next((node for node in reversed(self._nodes_of.get(name, [])) if node in self.connected), None)
 
     def site(self, node: int) -> str | None:
         """Give the site that a node speaks for; None for a stranger or a node that was replaced."""
-        name = self._seen.get(node)
-        return name if name and self._node_of.get(name) == node else None
+        name = self._name_of.get(node)
+        return name if name is not None and self.node(name) in (node, None) else None
 
     def draw(self, seed: int, draw: int, fraction: float) -> list[str]:
         """Draw a cohort over all sites ever met, connected or not, so that absence changes no other draw.

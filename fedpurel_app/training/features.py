@@ -1,7 +1,8 @@
 """Image features of a frozen tower: encoded once per source split, kept on disk, mapped into memory.
 
-The file's name is a hash of the backbone's weights, the split's content and the transform, so a cached feature is
-never stale. A split is encoded whole, in one order and one batch size, so rows do not depend on which site asked first.
+The file's name is a hash of the backbone's weights, the split's content, the transform and the kind of device, so a
+cached feature is never stale. A split is encoded whole, in one order and one batch size, so rows do not depend on which
+site asked first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,11 +66,12 @@ def image_features(split: Images, backbone: Backbone, folder: Path) -> npt.NDArr
     ndarray of float32, shape (N, D)
         Not normalised. Mapped read-only: memory is shared by the processes that use it.
     """
-    key = f"{_FORMAT}|{backbone.fingerprint}|{split.fingerprint}|clip-evaluation-transform|fp32"
+    key = f"{_FORMAT}|{backbone.fingerprint}|{split.fingerprint}|clip-evaluation-transform|{backbone.device.type}|fp32"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     features = _open(path, len(split.labels))
     if features is None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
         with FileLock(f"{path}.lock", mode=0o600):
             features = _open(path, len(split.labels))  # another process may have been first
             if features is None:
@@ -94,7 +97,11 @@ def _open(path: Path, rows: int) -> npt.NDArray[np.float32] | None:
 def _encode(split: Images, backbone: Backbone, path: Path) -> None:
     count = len(split.labels)
     logger.info("Encoding %d images once with %s ...", count, backbone.name)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    for leftover in path.parent.glob(f"{path.stem}.*.tmp"):  # of a crash; the lock is ours
+        leftover.unlink(missing_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".tmp", dir=path.parent)  # mode 0600
+    os.close(descriptor)
+    scratch = Path(name)
     target: np.memmap | None = None
     try:
         with _all_threads():
@@ -102,7 +109,6 @@ def _encode(split: Images, backbone: Backbone, path: Path) -> None:
                 rows = np.arange(start, min(start + _BATCH, count))
                 features = backbone.encode_images(split.images(rows)).numpy()
                 if target is None:
-                    os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
                     target = np.lib.format.open_memmap(scratch, "w+", np.float32, (count, features.shape[1]))
                 target[rows] = features
         if target is not None:

@@ -51,6 +51,20 @@ def test_dirichlet_test_parts_match_the_training_parts(splits):
     assert distance.max() <= 1 / 40 + 1 / 80  # rounding of 40 test images and of at least 80 training images
 
 
+def test_no_site_is_favoured():
+    """Over many seeds every site has as many images of the smallest classes, and as many classes, as any other."""
+    labels = np.repeat(np.arange(40), [60] * 10 + [1] * 30)
+    test = (np.arange(1000), np.repeat(np.arange(40), 25))
+    images, classes = np.zeros(5), np.zeros(5)
+    for seed in range(300):
+        split = dirichlet((np.arange(len(labels)), labels), test, 5, 1.0, np.random.default_rng(seed))
+        images += [(labels[part] >= 10).sum() for part in split.train]
+        classes += [len(np.unique(labels[part])) for part in split.train]
+    # Of 9,000 single images each site expects 1,800, standard deviation about 38.
+    assert np.abs(images - 1800).max() < 4 * 38
+    assert classes.max() / classes.min() < 1.1
+
+
 def test_uniform_test_parts_hold_all_classes_alike(splits):
     split = dirichlet(*splits, SITES, 0.1, np.random.default_rng(0), uniform_test=True)
     counts = np.array([np.bincount(splits[1][1][part], minlength=CLASSES) for part in split.test])

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft import FAMILIES, Host, load_parameters, parameters_of
 
@@ -88,8 +89,26 @@ def test_what_a_family_says_of_towers_is_true(name, host):
             value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(3)))
     changed = not torch.equal(before, module.class_features())
     assert changed == (name != "adapter")
-    assert "image" in FAMILIES[name].frozen_towers
-    assert FAMILIES[name].needs_text_tower == ("text" not in FAMILIES[name].frozen_towers)
+
+
+@families
+def test_a_family_that_claims_to_need_no_text_tower_is_built_where_there_is_none(name, host):
+    bare = Host(host.zero_shot_text, host.logit_scale, host.class_names, None)
+    if FAMILIES[name].needs_text_tower:
+        with pytest.raises(ConfigError, match="needs a text tower"):
+            build(name, bare)
+    else:
+        images = torch.ones(2, bare.zero_shot_text.shape[1])
+        assert build(name, bare).logits(images).isfinite().all()
+
+
+def test_a_context_that_does_not_fit_says_what_does(host):
+    with pytest.raises(ConfigError, match=r"context-length = 60: .* use at most (\d+)") as caught:
+        FAMILIES["prompt"].build(host, OPTIONS | {"context-length": 60}, torch.Generator())
+    most = int(str(caught.value).rstrip(".").split()[-1])
+    FAMILIES["prompt"].build(host, OPTIONS | {"context-length": most}, torch.Generator())
+    with pytest.raises(ConfigError):
+        FAMILIES["prompt"].build(host, OPTIONS | {"context-length": most + 1}, torch.Generator())
 
 
 def test_a_prompt_of_the_templates_own_words_is_zero_shot(host):
@@ -119,9 +138,3 @@ def test_adapter_by_hand(host):
     expected = host.logit_scale * functional.normalize(attention * x, dim=-1) @ host.zero_shot_text.T
     assert torch.allclose(module.logits(x), expected, atol=1e-4)
     assert not torch.allclose(module.logits(x), module.logits(0.1 * x), atol=1e-2)
-
-
-def test_a_prompt_needs_a_text_tower(host):
-    bare = Host(host.zero_shot_text, 100.0, NAMES, None)
-    with pytest.raises(ValueError, match="needs a text tower"):
-        build("prompt", bare)

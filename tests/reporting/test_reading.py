@@ -11,9 +11,9 @@ from fedpurel_app.reporting.compare import compare
 from fedpurel_app.reporting.console import duration, number, round_line, show_lines
 from fedpurel_app.reporting.live import LiveView
 from fedpurel_app.reporting.plots import draw
-from fedpurel_app.reporting.recorder import flat_numbers, time_by_part
+from fedpurel_app.reporting.recorder import flat_numbers
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.reporting.summary import summarize_run
+from fedpurel_app.reporting.summary import summarize_run, time_by_part
 from tests.support import run_tiny
 
 
@@ -68,13 +68,39 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
+SETTINGS = {
+    "algorithm": "fedpurel",
+    "peft": "prompt",
+    "dataset": "shapes",
+    "seed": 1,
+    "balancedness-power": 1.0,
+    "balancedness-sigma": 0.1,
+}
+
+
+def summarize(rounds):
+    return summarize_run(rounds, SETTINGS, "completed", None, has_private_part=True, seconds=10.0)
+
+
 def test_summary_takes_last_best_and_mean():
-    rounds = [line(0, "start", zero_shot=scores(50.0)), line(1, value=60.0), line(2, value=80.0), line(3, value=70.0)]
-    found = summarize_run(rounds, {"outcome": "completed"}, {"power": 1, "sigma": 0.1}, has_private_part=True)
-    assert found["zero_shot"]["all"] == 50 and found["global"]["all"] == 70 and found["personalized"]["all"] == 71
-    assert found["best"]["global"] == {"round": 2, **scores(80.0)}
-    assert found["mean_of_last_10"]["global"]["all"] == 70
-    assert (found["rounds"], found["dropped_replies"], found["bytes_up"], found["bytes_down"]) == (3, 3, 30, 60)
+    """The mean is over the last ten rounds of the phase that trains a model: no start, no repeats."""
+    values = {1: 90.0, 5: 60.0, 10: 80.0, 12: 70.0}
+    rounds = [line(0, "start", value=99.0, zero_shot=scores(50.0))]
+    rounds += [line(number, value=values.get(number)) for number in range(1, 13)]
+    rounds += [line(13, "personal", value=70.0), line(14, "personal", value=74.0)]
+    found = summarize(rounds)
+    assert found["zero_shot"]["all"] == 50 and found["global"]["all"] == 74 and found["personalized"]["all"] == 75
+    assert found["best"]["global"] == {"round": 1, **scores(90.0)}
+    assert found["mean_of_last_10"]["global"]["all"] == 70  # of 60, 80 and 70
+    assert found["mean_of_last_10"]["personalized"]["all"] == 73
+    assert (found["rounds"], found["dropped_replies"], found["bytes_up"], found["bytes_down"]) == (14, 14, 140, 280)
+    assert found["seconds"]["total"] == 10 and found["algorithm"] == "fedpurel" and found["outcome"] == "completed"
+
+
+def test_groups_without_a_class_have_a_reason():
+    found = summarize([line(1, value=60.0, **{"global": scores(60.0) | {"many": None}})])
+    assert found["reasons"]["global.many"] == "no class of this group has a test image"
+    assert "no evaluation" not in str(found["reasons"].get("global_at_sites"))
 
 
 def test_time_by_part_adds_up():
@@ -89,12 +115,13 @@ def test_numbers_for_trackers_are_flat():
 
 
 def test_compare_averages_seeds_and_writes_the_table(runs, tmp_path):
-    lines = compare(list(runs.values()), tmp_path / "table")
+    lines = compare([run.path for run in runs.values()], tmp_path / "table")
     zero_shot, ours, average = lines[2:5]
     assert zero_shot.startswith("| zero-shot, features | 2 |")
     assert ours.startswith("| fedpurel, text-residual, features | 2 |") and " ± " in ours
     assert average.split("|")[-2].strip() == "–"
-    assert (tmp_path / "table.md").read_text().splitlines() == lines
+    assert (tmp_path / "table.md").read_text().splitlines() == lines[:-1]
+    assert lines[-1] == f"written: {tmp_path}/table.csv, {tmp_path}/table.md"
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     values = [runs["fedavg", seed].summary()["global"]["few"] for seed in (0, 1)]
@@ -105,17 +132,35 @@ def test_compare_averages_seeds_and_writes_the_table(runs, tmp_path):
 
 def test_compare_keeps_settings_apart_and_names_what_differs(runs, tmp_path):
     other = run_tiny(tmp_path, algorithm="fedpurel", imbalance_factor=4, momentum=0.5)
-    lines = compare([*runs.values(), other], tmp_path / "table")
+    lines = compare([*(run.path for run in runs.values()), other.path], tmp_path / "table")
     assert any("momentum 0.5 | 1 |" in line for line in lines) and any("momentum 0.9 | 2 |" in line for line in lines)
 
 
 def test_compare_leaves_out_what_is_not_completed(runs, tmp_path):
     cut = RunFolder.create(tmp_path / "cut")
     cut.write_json("config.json", runs["fedavg", 0].read_json("config.json"))
-    lines = compare([runs["fedavg", 0], cut], tmp_path / "table")
-    assert lines[-1] == f"left out, not completed: {cut.path}"
+    lines = compare([runs["fedavg", 0].path, cut.path, tmp_path], tmp_path / "table")
+    assert f"left out, not completed: {cut.path}" in lines
+    assert f"left out: {tmp_path} is not a run folder: it has no config.json." in lines
     with pytest.raises(StateError, match="nothing to compare"):
-        compare([cut], tmp_path / "table")
+        compare([cut.path], tmp_path / "table")
+    with pytest.raises(StateError, match=r"table.csv cannot be written .* choose another --out"):
+        compare([runs["fedavg", 0].path], tmp_path / "absent" / "table")
+
+
+def test_compare_counts_a_seed_once_and_a_long_tail_by_itself(runs, tmp_path):
+    (tmp_path / "again").mkdir()
+    (tmp_path / "milder").mkdir()
+    again = run_tiny(tmp_path / "again", algorithm="fedavg", seed=0, imbalance_factor=4)
+    milder = run_tiny(tmp_path / "milder", algorithm="fedavg", seed=0, imbalance_factor=2)
+    lines = compare([runs["fedavg", 0].path, again.path, milder.path], tmp_path / "table")
+    assert f"left out, a later run has the same settings and seed: {runs['fedavg', 0].path}" in lines
+    titles = [row.split("|")[1].strip() for row in lines if row.startswith("| ")][1:]
+    assert titles == [
+        f"{name}, imbalance-factor {factor:.1f}"
+        for name in ("zero-shot, features", "fedavg, text-residual, features")
+        for factor in (4, 2)
+    ]
 
 
 def test_all_pictures_are_drawn(runs):

@@ -50,8 +50,37 @@ def test_rounds_after_a_checkpoint_are_forgotten(folder):
 
 
 def test_nan_never_reaches_a_file(folder):
-    with pytest.raises(ValueError):
-        folder.append_round({"round": 1, "loss": float("nan")})
+    folder.append_round({"round": 1, "loss": float("nan"), "train": {"norms": [1.0, float("inf")]}})
+    folder.write_json("summary.json", {"best": {"few": float("-inf")}})
+    assert folder.rounds() == [{"round": 1, "loss": None, "train": {"norms": [1.0, None]}}]
+    assert folder.summary()["best"] == {"few": None}
+    assert "NaN" not in (folder.path / "rounds.jsonl").read_text()
+
+
+def test_a_folder_is_for_one_run_at_a_time(folder):
+    assert not folder.is_running
+    lock = folder.lock()
+    with pytest.raises(StateError, match="a run is going on in"):
+        RunFolder(folder.path).lock()
+    assert RunFolder(folder.path).is_running
+    lock.release()
+    assert not folder.is_running
+
+
+def test_a_crash_twice_at_the_same_point_leaves_the_old_pair(folder, monkeypatch):
+    folder.write_checkpoint(arrays(1), {"round": 1})
+    write_json = RunFolder.write_json
+
+    def full_disk(self, name, content):
+        raise OSError("no space left on device")
+
+    for value in (2, 3):  # each dies after the arrays, before the state
+        monkeypatch.setattr(RunFolder, "write_json", full_disk)
+        with pytest.raises(OSError):
+            folder.write_checkpoint(arrays(value), {"round": value})
+        monkeypatch.setattr(RunFolder, "write_json", write_json)
+        found, state = folder.read_checkpoint()
+        assert state["round"] == 1 and (found["w"] == arrays(1)["w"]).all()
 
 
 def test_the_checkpoint_comes_back(folder):

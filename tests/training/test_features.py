@@ -24,7 +24,7 @@ class Numbers:
 class Counting:
     """A backbone that notes in a file how many images it encoded, in whatever process."""
 
-    name, fingerprint = "counting", "weights"
+    name, fingerprint, device = "counting", "weights", torch.device("cpu")
 
     def __init__(self, log):
         self.log = log
@@ -83,7 +83,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, backbone):
     def fail(images):
         raise RuntimeError("out of memory")
 
-    broken = SimpleNamespace(name="broken", fingerprint="weights", encode_images=fail)
+    broken = SimpleNamespace(name="broken", fingerprint="weights", device=torch.device("cpu"), encode_images=fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         image_features(Numbers(10), broken, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]

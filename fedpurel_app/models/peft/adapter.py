@@ -63,7 +63,6 @@ FAMILY = Family(
     build=_build,
     learning_rate=0.1,
     private_learning_rate=0.1,
-    frozen_towers=frozenset({"image", "text"}),
     needs_text_tower=False,
     paper="FedCLIP, Lu et al., IEEE Data Engineering Bulletin 2023",
 )

@@ -80,8 +80,6 @@ class Family:
         From the host, the family's options and a seeded generator to a freshly initialised module.
     learning_rate, private_learning_rate : float
         What "auto" means for the shared and for the private parameters.
-    frozen_towers : frozenset of {"image", "text"}
-        Towers whose outputs do not depend on the trained parameters, and may be cached.
     needs_text_tower : bool
         Whether the module runs the text tower, so that precomputed features are not enough.
     paper : str
@@ -91,7 +89,6 @@ class Family:
     build: Callable[[Host, Mapping[str, float | int], torch.Generator], PeftModule]
     learning_rate: float
     private_learning_rate: float
-    frozen_towers: frozenset[str]
     needs_text_tower: bool
     paper: str
 

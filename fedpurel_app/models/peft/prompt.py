@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import pad_tokens
 from fedpurel_app.models.peft.base import Family, Host, cosine_logits
 
@@ -41,7 +42,7 @@ class TextPrompt(nn.Module):
     def __init__(self, host: Host, length: int, generator: torch.Generator) -> None:
         super().__init__()
         if host.backbone is None:
-            raise ValueError("a text prompt needs a text tower, and precomputed features have none")
+            raise ConfigError('peft = "prompt" needs a text tower, and precomputed features come with none.')
         self._tower = [host.backbone.text]  # in a list, so that the frozen tower is no submodule of this one
         self._scale = host.logit_scale
         tokenizer, tower = host.backbone.tokenizer, host.backbone.text
@@ -49,6 +50,12 @@ class TextPrompt(nn.Module):
         tokens, ends = pad_tokens(
             [[*tokenizer.encode(f"{name}."), tokenizer.end] for name in names], host.backbone.device
         )
+        if (needed := 1 + length + tokens.shape[1]) > len(tower.positions):
+            most = length - needed + len(tower.positions)
+            raise ConfigError(
+                f"context-length = {length}: with the longest class name that is {needed} tokens, and this text tower "
+                f"takes {len(tower.positions)}: use at most {most}."
+            )
         start = torch.tensor([[tokenizer.start]], device=host.backbone.device)
         self.register_buffer("_start", tower.embed(start), persistent=False)
         self.register_buffer("_names", tower.embed(tokens), persistent=False)
@@ -78,7 +85,6 @@ FAMILY = Family(
     build=_build,
     learning_rate=0.1,
     private_learning_rate=0.1,
-    frozen_towers=frozenset({"image"}),
     needs_text_tower=True,
     paper="CoOp, Zhou et al., IJCV 2022; PromptFL, Guo et al., IEEE TMC 2023",
 )

@@ -51,7 +51,6 @@ FAMILY = Family(
     build=_build,
     learning_rate=0.1,
     private_learning_rate=0.03,
-    frozen_towers=frozenset({"image", "text"}),
     needs_text_tower=False,
     paper="TaskRes, Yu et al., CVPR 2023",
 )

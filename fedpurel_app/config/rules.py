@@ -1,0 +1,104 @@
+"""Rules that join several keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fedpurel_app.config.model import RunConfig
+
+
+class Rule(NamedTuple):
+    """A rule, the keys it joins, and what to say when it is broken."""
+
+    keys: frozenset[str]
+    is_broken: bool
+    message: str
+
+
+def broken_rules(config: RunConfig) -> list[Rule]:
+    """List the rules that settings break, each valid by itself."""
+    return [rule for rule in [*_data_rules(config), *_round_rules(config), *_path_rules(config)] if rule.is_broken]
+
+
+def _rule(keys: str, is_broken: bool, message: str) -> Rule:
+    return Rule(frozenset(keys.split()), is_broken, message)
+
+
+def _data_rules(config: RunConfig) -> list[Rule]:
+    features = config.dataset == "features"
+    return [
+        _rule(
+            "peft dataset",
+            features and config.peft == "prompt",
+            'peft = "prompt" needs a text tower, and dataset = "features" has precomputed features only: '
+            'use peft = "adapter" or "text-residual", or an image data set.',
+        ),
+        _rule(
+            "dataset dataset-path",
+            features and not config.dataset_path,
+            'dataset = "features" needs dataset-path: an .npz file of precomputed features.',
+        ),
+        _rule(
+            "dataset dataset-path",
+            config.dataset == "shapes" and bool(config.dataset_path),
+            f'dataset-path = "{config.dataset_path}" has no use with dataset = "shapes", which is rendered: drop it, '
+            'or choose dataset = "cifar100" or "features".',
+        ),
+        _rule(
+            "dataset partition",
+            features and config.partition == "pachinko",
+            'partition = "pachinko" needs superclasses, and dataset = "features" has none: use "dirichlet" or "iid".',
+        ),
+        _rule(
+            "dataset imbalance-factor max-per-class",
+            config.imbalance_factor == 1 and config.max_per_class > 0 and config.dataset != "shapes",
+            f"max-per-class = {config.max_per_class} has no use with imbalance-factor = 1, which keeps the split as it "
+            "is: drop one of them.",
+        ),
+        _rule(
+            "local-test partition",
+            config.local_test == "uniform" and config.partition != "dirichlet",
+            f'local-test = "uniform" works with partition = "dirichlet" only, not with "{config.partition}".',
+        ),
+    ]
+
+
+def _round_rules(config: RunConfig) -> list[Rule]:
+    cohort = max(1, int(config.fraction_train * config.num_sites))
+    return [
+        _rule(
+            "schedule global-rounds personal-rounds",
+            config.schedule == "interleaved" and config.personal_rounds not in (-1, config.global_rounds),
+            f'personal-rounds = {config.personal_rounds}: schedule = "interleaved" has one personal round for each '
+            f"global one ({config.global_rounds}); leave it at -1.",
+        ),
+        _rule(
+            "global-rounds personal-rounds",
+            config.global_rounds + max(0, config.personal_rounds) == 0,
+            "global-rounds = 0 and no personal-rounds: there is nothing to do.",
+        ),
+        _rule(
+            "min-replies num-sites fraction-train",
+            config.num_sites > 0 and cohort < config.min_replies,
+            f"min-replies = {config.min_replies}, but fraction-train = {config.fraction_train:g} of num-sites = "
+            f"{config.num_sites} is {cohort}: no round could ever have enough.",
+        ),
+    ]
+
+
+def _path_rules(config: RunConfig) -> list[Rule]:
+    paths = {
+        "out": config.out,
+        "resume-from": config.resume_from,
+        "state-dir": config.state_dir,
+        "dataset-path": config.dataset_path,
+    }
+    return [
+        _rule(
+            key,
+            bool(path) and not Path(path).is_absolute(),
+            f'{key} = "{path}" must be an absolute path: the processes that read it have folders of their own.',
+        )
+        for key, path in paths.items()
+    ]
