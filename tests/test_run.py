@@ -8,12 +8,14 @@ import pytest
 from flwr.app import ArrayRecord
 
 from fedpurel_app import site
-from fedpurel_app.errors import ConfigError, FedPurelError, RunError, StateError
+from fedpurel_app.client_app import app as client_app
+from fedpurel_app.errors import ConfigError, DataError, FedPurelError, RunError, StateError
 from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.server_app import app as server_app
 from fedpurel_app.training.local import train
-from tests.support import SHARED, private_files, run_tiny, timeless
+from tests.support import SHARED, private_files, run_app, run_tiny, timeless, tiny_config, tiny_features
 
 PARTS = ("all", "many", "medium", "few", "balancedness")
 MODELS = ("zero_shot", "global", "global_at_sites", "personalized")
@@ -131,47 +133,165 @@ def test_same_seed_same_run_other_seed_other_cohorts(tmp_path):
 # --- privacy ------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_private_is_in_any_reply(tmp_path, monkeypatch):
-    """Walk all messages of a run, and look for every private tensor ever stored: by name, by value, in any bytes."""
+def numbers_in(value):
+    """All numbers in a value of a record, lists included."""
+    if isinstance(value, list):
+        return [number for part in value for number in numbers_in(part)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def leaks(kind, reply, stored):
+    """Find private tensors in a reply: in any array, in other bytes, among the metrics, in the text of an error."""
+    found = []
+    rows = [row for tensor in stored for row in tensor.reshape(-1, tensor.shape[-1]) if np.abs(row).max() > 0]
+    if reply.has_error():
+        text = reply.error.reason or ""
+        return ["text"] if any(repr(float(row[0])) in text for row in rows) else []
+    for record in reply.content.values():
+        if isinstance(record, ArrayRecord):
+            found += ["arrays"] if kind != "train" else []
+            values = [array.numpy().astype(np.float32).ravel() for array in record.values()]
+            haystack = np.concatenate([*values, [np.nan]]).astype(np.float32).tobytes()
+        else:
+            metrics = [number for value in record.values() for number in numbers_in(value)]
+            haystack = np.array(metrics, np.float32).tobytes() + record.deflate()
+        found += ["values"] if any(row.astype(np.float32).tobytes() in haystack for row in rows) else []
+        names = [name for name in record if "residual" in name or "private/" in name]
+        found += ["names"] if names and kind != "train" else []
+    return found
+
+
+def walked_run(tmp_path, monkeypatch):
+    """Run both phases; give every reply, and every private tensor that was ever stored."""
     stored, replies = [], []
     save = PrivateStore.save
 
     def watched(self, tensors, stamp, previous):
-        stored.extend(tensors.values())
+        stored.extend(value.copy() for value in tensors.values())
         save(self, tensors, stamp, previous)
 
     monkeypatch.setattr(PrivateStore, "save", watched)
     run_tiny(tmp_path, grid={"spy": lambda message, reply: replies.append((message.metadata.message_type, reply))})
-    kinds = {kind for kind, _ in replies}
-    assert kinds == {"query.describe", "train", "train.personalize", "evaluate"} and len(stored) == 6
-    needles = {row.tobytes() for tensor in stored for row in tensor if np.abs(row).max() > 0}
-    assert len(needles) > 20
-    for kind, reply in replies:
-        content = reply.content
-        assert kind == "train" or not content.array_records
-        for record in content.values():
-            blob = b"".join(a.data for a in record.values()) if isinstance(record, ArrayRecord) else record.deflate()
-            assert not any(needle in blob for needle in needles)
-            numbers = [v for value in record.values() if isinstance(value, list) for v in value]
-            assert all(isinstance(number, int) for number in numbers), "lists in replies are counts, never values"
-    shared = [a for kind, reply in replies if kind == "train" for a in reply.content["arrays"].values()]
-    assert any(np.load(__import__("io").BytesIO(a.data)).any() for a in shared), "the walk did see arrays"
+    assert {kind for kind, _ in replies} == {"query.describe", "train", "train.personalize", "evaluate"}
+    assert len(stored) == 6 and all(np.abs(tensor).max() > 0 for tensor in stored)
+    return replies, stored
 
 
-def test_the_walk_would_find_a_leak(tmp_path, monkeypatch):
-    """The test above must be able to fail: let the client send its branch, and see the server refuse the reply."""
-    from fedpurel_app import client_app as module
+def test_nothing_private_is_in_any_reply(tmp_path, monkeypatch):
+    """Walk all messages of a run, and look for every private tensor ever stored: by name and by value."""
+    replies, stored = walked_run(tmp_path, monkeypatch)
+    assert not [(kind, found) for kind, reply in replies if (found := leaks(kind, reply, stored))]
+
+
+def test_the_walk_finds_what_is_planted(tmp_path, monkeypatch):
+    """The test above can fail: a real private tensor is found in whatever form it is sent."""
+    from flwr.app import Error, Message, MetricRecord, RecordDict
+
+    from fedpurel_app.records import to_array_record
+
+    replies, stored = walked_run(tmp_path, monkeypatch)
+    tensor = next(value for value in stored if np.abs(value[0]).max() > 0)
+    _, request = next((kind, reply) for kind, reply in replies if kind == "train")
+    row = tensor[0].tolist()
+    planted = {
+        "float32": RecordDict({"arrays": to_array_record({"w": tensor})}),
+        "float64": RecordDict({"arrays": to_array_record({"w": tensor.astype(float)})}),
+        "list": RecordDict({"metrics": MetricRecord({"loss": 1.0, "odd": row})}),
+        "scalars": RecordDict({"metrics": MetricRecord({f"m{i:03d}": value for i, value in enumerate(row)})}),
+    }
+    for name, content in planted.items():
+        assert "values" in leaks("train", Message(content, reply_to=request), stored), name
+    error = Message(Error(code=2, reason=f"diverged at {row}"), reply_to=request)
+    assert leaks("train", error, stored) == ["text"]
+    arrays = Message(RecordDict({"arrays": to_array_record({"w": np.ones(3, np.float32)})}), reply_to=request)
+    assert leaks("train.personalize", arrays, stored) == ["arrays"]
+
+
+def test_the_server_refuses_arrays_in_a_personal_round(tmp_path):
+    from fedpurel_app.client_app import _unpack
     from fedpurel_app.records import ARRAYS, to_array_record
-
-    unpacked = module._unpack
 
     def spy(message, reply):
         if message.metadata.message_type == "train.personalize":
-            reply.content[ARRAYS] = to_array_record(unpacked(message)[0])
+            reply.content[ARRAYS] = to_array_record(_unpack(message)[0])
         return reply
 
     with pytest.raises(RunError, match="private branches stay at their site"):
         run_tiny(tmp_path, grid={"spy": spy})
+
+
+def test_a_real_site_keeps_the_text_of_its_errors(tmp_path, caplog):
+    """Flower sends an exception's text to the server, and ours name paths."""
+    from flwr.app import Context, Message, RecordDict
+
+    from fedpurel_app.client_app import app
+    from tests.support import LocalGrid
+
+    LocalGrid(app, 1, {})  # sets the identity that messages need
+    message = Message(RecordDict(), 1, "query.describe")
+    message.metadata.__dict__["_message_id"] = "1"
+    secret = tmp_path / "patients.npz"
+    node = {"partition-id": 0, "num-partitions": 5, "dataset-path": str(secret)}
+    config = tiny_config(tmp_path)
+    context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=config)
+    with pytest.raises(RuntimeError) as caught:
+        app(message, context)
+    assert str(caught.value) == "DataError at the site; its own log says more"
+    assert str(secret) in caplog.text and "patients" not in str(caught.value.__cause__)
+
+
+def test_a_real_site_reads_the_data_that_it_names_itself(tmp_path):
+    config = tiny_config(tmp_path)
+    node = {"partition-id": 0, "num-partitions": 5}
+    assert site.Site(config, node).config.dataset_path == ""
+    assert site.Site(config, node | {"dataset-path": "/own.npz"}).config.dataset_path == "/own.npz"
+    assert site.Site(config, node | {"simulation": True}).config.dataset_path == config["dataset-path"]
+
+
+def test_a_site_may_keep_its_class_counts(tmp_path):
+    from fedpurel_app.records import Instruction
+
+    config = tiny_config(tmp_path, share_class_counts=True)
+    node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
+    arrays = {"residual": np.zeros((6, 8), np.float32)}
+    scores = {}
+    for veto in ({}, {"share-class-counts": False}):
+        reply = site.Site(config, node | veto).evaluate(arrays, Instruction("global", 1, "e"))
+        scores[bool(veto)] = reply["global/total"]
+    assert len(scores[False]) == 6 and scores[True] == sum(scores[False])
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_a_part_that_does_not_exist_is_refused(tmp_path, index):
+    with pytest.raises(DataError, match=r"must be 0 to num-partitions - 1 = 4"):
+        site.Site(tiny_config(tmp_path), {"partition-id": index, "num-partitions": 5, "simulation": True})
+
+
+@pytest.mark.parametrize("init", ["independent", "global"])
+def test_the_first_private_branch_is_what_was_asked_for(tmp_path, init):
+    from fedpurel_app.models.peft import parameters_of
+    from fedpurel_app.records import Instruction
+
+    node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
+    one = site.Site(tiny_config(tmp_path, private_init=init, peft="adapter"), node)
+    shared = {name: value.numpy() + 1 for name, value in parameters_of(one.experiment.new_branch("global")).items()}
+    branch = parameters_of(one._private_branch(shared, Instruction("personal", 1, "e")))
+    own = parameters_of(one.experiment.new_branch("private"))
+    assert any(not np.array_equal(own[name], shared[name]) for name in own)
+    for name, value in branch.items():
+        assert np.array_equal(value, shared[name] if init == "global" else own[name])
+
+
+def test_the_optimisers_are_those_of_the_settings(tmp_path):
+    from fedpurel_app.config import load_config
+    from fedpurel_app.experiment import Experiment
+    from fedpurel_app.models.peft import FAMILIES
+
+    config = load_config(tiny_config(tmp_path, momentum=0.5, weight_decay=0.1, learning_rate=0.7))
+    shared, private = (Experiment(config, tmp_path).sgd(role) for role in ("global", "private"))
+    assert (shared.learning_rate, shared.momentum, shared.weight_decay) == (0.7, 0.5, 0.1)
+    family = FAMILIES["text-residual"]
+    assert (private.learning_rate, private.momentum, private.weight_decay) == (family.private_learning_rate, 0.0, 0.0)
 
 
 def test_a_real_site_never_obeys_a_path_from_the_server(tmp_path, home):
@@ -256,6 +376,49 @@ def test_resuming_under_other_settings_is_refused_and_changes_nothing(tmp_path):
     with pytest.raises(StateError, match=r"momentum: the run has 0.9, now asked for 0.5"):
         run_tiny(tmp_path, momentum=0.5, resume_from=str(folder.path))
     assert before == {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+
+
+def test_resuming_on_other_data_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, 3, "state.json")
+        with pytest.raises(Killed):
+            run_tiny(tmp_path)
+    old, path = tmp_path / "features.npz", str(tmp_path / "run")
+    before = old.read_bytes()
+    tiny_features(old, seed=1)
+    with pytest.raises(StateError, match="was made with other data"):
+        run_tiny(tmp_path, resume_from=path)
+    moved = tmp_path / "moved.npz"
+    moved.write_bytes(before)
+    assert run_tiny(tmp_path, resume_from=path, dataset_path=str(moved)).summary()["outcome"] == "completed"
+
+
+def test_resuming_on_fewer_nodes_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, 3, "state.json")
+        with pytest.raises(Killed):
+            run_app(server_app, client_app, 6, tiny_config(tmp_path, num_sites=0))
+    config = tiny_config(tmp_path, num_sites=0, resume_from=str(tmp_path / "run"))
+    with pytest.raises(RunError, match=r"dealt out to 6 sites, now \d+ and 4"):
+        run_app(server_app, client_app, 4, config)
+    run_app(server_app, client_app, 6, config)
+    assert RunFolder(tmp_path / "run").summary()["outcome"] == "completed"
+    assert not (tmp_path / "run" / "error.txt").exists()
+
+
+def test_a_tracker_that_fails_costs_no_run(tmp_path, monkeypatch, caplog):
+    from fedpurel_app import server
+
+    class Broken:
+        def log(self, metrics, step):
+            raise ConnectionError("tracking server is gone")
+
+        def close(self):
+            raise AssertionError("it was dropped")
+
+    monkeypatch.setattr(server, "open_trackers", lambda *arguments: [Broken()])
+    assert run_tiny(tmp_path).summary()["outcome"] == "completed"
+    assert "Broken is not used any more: tracking server is gone" in caplog.text
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path):

@@ -31,7 +31,7 @@ def _pixelated(media: tuple[str, ...] = MEDIA, **effects: tuple[float, float]) -
 
 
 CANDIDATES = {
-    "as it is": shapes.HARD,
+    "warm, dark, mild": _pixelated(warm=(0.3, 0.9), dark=(0.2, 0.6)),
     "warm, dark": _pixelated(warm=STRONG, dark=STRONG),
     "noisy, dark": _pixelated(noisy=MILD, dark=MILD),
     "noisy, warm": _pixelated(noisy=STRONG, warm=STRONG),
@@ -45,6 +45,12 @@ CANDIDATES = {
     "cluttered, warm, dark": _pixelated(cluttered=MILD, warm=STRONG, dark=STRONG),
     "drawing, noisy": _pixelated(("drawing",), noisy=STRONG),
     "drawing, faded, blurry": _pixelated(("drawing",), faded=STRONG, blurry=STRONG),
+    "blurry, warm": _pixelated(blurry=STRONG, warm=STRONG),
+    "blurry, cold": _pixelated(blurry=STRONG, cold=STRONG),
+    "blurry, faded": _pixelated(blurry=STRONG, faded=STRONG),
+    "blurry, dark, warm": _pixelated(blurry=STRONG, dark=STRONG, warm=STRONG),
+    "blurry, dark, cluttered": _pixelated(blurry=STRONG, dark=STRONG, cluttered=MILD),
+    "blurry, dark photos": _pixelated(("photo",), blurry=STRONG, dark=STRONG),
 }
 
 
@@ -88,6 +94,7 @@ def main() -> None:
     parser.add_argument("--train-per-class", type=int, default=40)
     parser.add_argument("--validation-per-class", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--rate", type=float, default=0.1)
     options = parser.parse_args()
     backbone = load_backbone("demo", torch.device("cpu"))
@@ -95,7 +102,8 @@ def main() -> None:
     prompts = [source.template.format(name) for name in source.class_names]
     host = Host(backbone.encode_prompts(prompts), backbone.logit_scale, source.class_names, backbone)
     print(f"{'domain':<24}  zero-shot: all many medium few    balanced prompt: all many medium few")
-    for name, domain in CANDIDATES.items():
+    for name in options.only:
+        domain = CANDIDATES[name]
         features, labels = encode(backbone, domain, "validation", options.validation_per_class)
         before = score(host.zero_shot_logits(features), labels)
         module = tune(host, *encode(backbone, domain, "train", options.train_per_class), options.epochs, options.rate)

@@ -171,7 +171,6 @@ class FedPuReL(Strategy):
                     break
             before = there
             time.sleep(1.0)
-        self._refuse_other_parts()
         present = len(self.roster.present)
         if present < wanted:
             raise RunError(
@@ -203,6 +202,7 @@ class FedPuReL(Strategy):
     def _refresh(self, grid: Grid, patient: bool = True) -> None:
         for note in self.roster.refresh(grid, self.query_timeout, patient):
             logger.log(WARNING, note)
+        self._refuse_other_parts()
 
     # --- training ---------------------------------------------------------------------------------------------------
 

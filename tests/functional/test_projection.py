@@ -85,7 +85,12 @@ def test_half_precision_is_projected_in_single():
     align = [(-task[0].float() + torch.randn(1000, generator=generator)).bfloat16()]
     (ours,) = purify(task, align)
     (exact,) = purify([task[0].double()], [align[0].double()])
-    assert ours.dtype == torch.bfloat16 and torch.allclose(ours.double(), exact, atol=0.02)
+    assert torch.equal(ours, exact.bfloat16()), "rounded once, at the end"
+
+
+def test_the_cosine_of_tiny_gradients_does_not_underflow():
+    statistics = purify_with_statistics([torch.tensor([1e-13, 0.0])], [torch.tensor([-1e-10, 0.0])])
+    assert float(statistics.cosine) == pytest.approx(-1)
 
 
 def test_bad_arguments_are_named():

@@ -1,14 +1,19 @@
 """The strategy under a client of two numbers: no torch, no CLIP."""
 
+import re
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
     FedAvg,
+    FedAvgM,
     FedMedian,
     FedTrimmedAvg,
+    FedYogi,
 )
 
 from fedpurel_app.errors import RunError
@@ -251,6 +256,32 @@ def test_impossible_scores_are_dropped():
     assert "impossible class counts" in report.dropped[0][1]
 
 
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({"global/correct": [1, 0, 0], "global/total": [2, 2, 1]}, r"counts of \[3\] classes, expected 2"),
+        ({"global/correct": [2**62, 2**62], "global/total": [2**62, 2**62]}, "scored images: expected at most"),
+    ],
+)
+def test_counts_that_cannot_be_are_dropped_and_spoil_nothing(metrics, reason):
+    def lie(site, instruction, content):
+        if site == 2 and "global/correct" in content[METRICS]:
+            content[METRICS] = MetricRecord({"num-examples": 4, **metrics})
+
+    _, (report,) = run(strategy(num_classes=2), client(lie))
+    assert sorted(report.scores) == ["s0", "s1", "s3", "s4"]
+    assert report.dropped[0][0] == "s2" and re.search(reason, report.dropped[0][1])
+
+
+def test_a_mean_that_overflows_is_left_out():
+    def boast(site, instruction, content):
+        if ARRAYS in content:
+            content[METRICS] = MetricRecord({"num-examples": site + 1, "loss": 1.0, "odd": 1.7e308})
+
+    _, (report,) = run(strategy(), client(boast))
+    assert report.train["loss"] == pytest.approx(1) and all(np.isfinite(value) for value in report.train.values())
+
+
 def test_silence_is_told_with_what_flower_says_of_lost_nodes():
     """Flower reports a node that is gone from its own id, not from the node's."""
     from flwr.app import Error
@@ -337,6 +368,22 @@ def test_sites_that_are_left_out_do_not_count():
         run(strategy(connect_timeout=0.1), client(examples=lambda site: site))
 
 
+def test_a_quorum_that_no_cohort_can_meet_is_refused_at_once():
+    with pytest.raises(RunError, match=r"min_replies = 4, but a cohort has 2 of 5 sites"):
+        run(strategy(min_replies=4, fraction_train=0.4))
+
+
+def test_other_parts_of_the_data_are_refused_when_resuming():
+    first = strategy(Schedule(2, 0))
+    run(first, rounds=1)
+    state = first.state()
+    state["roster"]["s0"] = {**state["roster"]["s0"], "partitions": 9}
+    second = strategy(Schedule(2, 0))
+    second.restore(state)
+    with pytest.raises(RunError, match=r"s0 had .* dealt out to 9 sites"):
+        run(second, rounds=1)
+
+
 def test_as_many_sites_as_there_are():
     _, (report,) = run(strategy(num_sites=0))
     assert len(report.usable) == SITES
@@ -379,6 +426,24 @@ def inner_options(**more):
 def test_robust_inner_strategies(inner, step):
     arrays, _ = run(strategy(Schedule(1, 1), inner))
     assert arrays["w"] == pytest.approx(START["w"] + step)
+
+
+@pytest.mark.parametrize("inner", [FedAdam, FedYogi, FedAvgM])
+def test_inner_strategies_with_moments_run_for_several_rounds(inner):
+    """Some of them compute in float64; sites go on getting, and so sending, float32."""
+    arrays, reports = run(strategy(Schedule(4, 1), inner(**inner_options())))
+    assert arrays["w"].dtype == np.float32 and not any(report.dropped for report in reports)
+    assert np.isfinite(arrays["w"]).all() and not np.array_equal(arrays["w"], START["w"])
+
+
+def test_an_aggregate_that_cannot_be_is_refused():
+    class Odd(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            return to_array_record({"w": np.full(START["w"].shape, np.nan, np.float32)}), None
+
+    arrays, (report, _) = run(strategy(Schedule(2, 0), Odd(**inner_options())))
+    assert report.kept_old_model and report.dropped == [("server", "Odd: its arrays hold NaN or Inf")]
+    assert np.array_equal(arrays.get("w", START["w"]), START["w"])
 
 
 def test_a_differential_privacy_wrapper_within_bounds_the_step():

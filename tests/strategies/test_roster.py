@@ -87,6 +87,34 @@ def test_nodes_that_fail_or_have_nothing_are_left_out_with_a_reason():
     assert roster.refresh(grid("a boom c", sizes="10 10 0"), 1) == []  # told once
 
 
+def test_a_node_that_failed_is_asked_again_ever_more_rarely():
+    roster, broken, asked = Roster(), grid("a boom"), []
+    send = broken.send_and_receive
+
+    def watched(messages, timeout=None):
+        asked[-1] += 1
+        return send(messages, timeout=timeout)
+
+    broken.send_and_receive = watched
+    for _ in range(20):
+        asked.append(0)
+        roster.refresh(broken, 1)
+    assert [turn for turn, times in enumerate(asked, 1) if times] == [1, 2, 4, 8, 16]
+    mended = grid("a b")
+    assert roster.refresh(mended, 1, patient=False) == [] and roster.names == ["a", "b"]
+
+
+def test_the_older_of_two_nodes_with_one_name_takes_over_when_the_newer_leaves():
+    roster, both = Roster(), grid("a a")
+    first, second = sorted(both.contexts)
+    roster.refresh(both, 1)
+    newest = roster.node("a")
+    del both.contexts[newest]
+    roster.refresh(both, 1)
+    (left,) = {first, second} - {newest}
+    assert roster.node("a") == left and roster.site(left) == "a"
+
+
 def test_a_client_that_cannot_describe_itself_takes_part_under_its_node_id():
     roster, plain = Roster(), grid("a b", client=ClientApp())
     notes = roster.refresh(plain, 1)

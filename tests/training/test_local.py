@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -6,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedpurel_app.algorithms import ALGORITHMS, Options
-from fedpurel_app.functional import alignment_loss, kl_loss, purify, residual_loss
+from fedpurel_app.functional import align, alignment_gradient, alignment_loss, kl_loss, purify, residual_loss
 from fedpurel_app.training.local import LocalData, Sgd, SgdSettings, global_step, residual_step, train
 
 
@@ -74,6 +75,44 @@ def test_one_step_equals_the_definition(name, seed):
     options = Options(penalty_weight=0.7)
     ours, _ = run(weight, data, global_step(ALGORITHMS[name], options), sgd())
     assert torch.allclose(ours, weight - 0.1 * plain_step(name, weight, data, options), atol=1e-6)
+
+
+class Affine(Linear):
+    """x W + b: two tensors, so that the scope of the projection shows."""
+
+    def __init__(self, weight, bias):
+        super().__init__(weight)
+        self.bias = nn.Parameter(bias.clone())
+
+    def logits(self, inputs, class_features=None):
+        return inputs @ self.weight + self.bias
+
+
+def steps_of_all_options(seed):
+    """One step for each scope and variant, held against the definition."""
+    data, weight = setting(seed=seed)
+    results = {}
+    for scope in ("global", "tensor"):
+        for variant in ("frozen", "implicit"):
+            module = Affine(weight, 0.3 * weight[0])
+            parameters = [module.weight, module.bias]
+            logits = module.logits(data.inputs)
+            task = torch.autograd.grad(functional.cross_entropy(logits, data.labels), parameters, retain_graph=True)
+            cotangent = alignment_gradient(align(logits.detach(), data.reference_logits), variant)
+            expected = purify(task, torch.autograd.grad(logits, parameters, cotangent), scope)
+            step = global_step(ALGORITHMS["fedpurel"], Options(projection_scope=scope, align_gradient=variant))
+            before = [value.detach().clone() for value in parameters]
+            train(module, data, step, sgd(), torch.Generator().manual_seed(0))
+            for value, old, gradient in zip(parameters, before, expected, strict=True):
+                assert torch.allclose(value, old - 0.1 * gradient, atol=1e-6), (scope, variant)
+            results[scope, variant] = torch.cat([value.detach().flatten() for value in parameters])
+    return results
+
+
+def test_options_reach_the_step():
+    runs = [steps_of_all_options(seed) for seed in range(6)]
+    for first, second in itertools.combinations(runs[0], 2):
+        assert any(not torch.allclose(run[first], run[second]) for run in runs), (first, second)
 
 
 def test_residual_step_equals_the_definition():
