@@ -83,7 +83,7 @@ class RunConfig(BaseModel):
     private_learning_rate: Auto | Positive = _field("auto", "SGD, private branch; auto = the family's own")
     private_weight: Share = _field(0.9, "lambda, weight of the private branch's own loss, [0, 1]")
     private_init: Literal["independent", "global"] = _field(
-        "independent", "first private branch: a draw of its own | a copy of the global parameters"
+        "global", "first private branch: a draw of its own | a copy of the global parameters"
     )
 
     evaluate_every: Count = _field(10, "rounds between evaluations; the last round of a phase always is", "Reporting")
