@@ -51,7 +51,7 @@ def test_every_preset_loads(name):
     preset = load_preset(name)
     values = {**preset.values, **({"dataset-path": "/f.npz"} if preset.values.get("dataset") == "features" else {})}
     assert load_config(values)
-    assert preset.title, "a preset opens with what it is"
+    assert preset.title and preset.expect, "a preset opens with what it is and what to expect"
 
 
 def test_unknown_preset_is_named_with_a_suggestion():
