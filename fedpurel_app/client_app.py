@@ -49,12 +49,12 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @contextmanager
 def _site(context: Context) -> Iterator[Site]:
-    """Make the site; at a real one, keep the text of errors here: Flower sends it to the server, and it names paths."""
+    """Make the site; Flower sends the text of an error to the server. A real site keeps it: it names paths."""
     try:
         yield Site(context.run_config, context.node_config)
     except Exception as error:
         if is_simulated(context.node_config):
-            raise
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         logger.exception("This site could not answer.")
         raise RuntimeError(f"{type(error).__name__} at the site; its own log says more") from None
 

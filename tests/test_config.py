@@ -80,6 +80,7 @@ def test_all_problems_are_told_at_once():
         ({"schedule": "interleaved", "global_rounds": 4, "personal_rounds": 3}, "one personal round for each"),
         ({"global_rounds": 0, "personal_rounds": 0}, "nothing to do"),
         ({"out": "runs/x"}, "must be an absolute path"),
+        ({"state-dir": __file__}, "is a file: give a folder"),
         ({"experiment_id": "../escape"}, "experiment-id"),
         ({"momentum": 1.0}, "less than 1"),
         ({"fraction_train": 0.0}, "greater than 0"),

@@ -186,9 +186,9 @@ def screen(
         site = roster.site(message.metadata.src_node_id)
         if message.has_error():
             if site is None:
-                unsigned.append(message.error.reason or "error")
+                unsigned.append(brief(message.error.reason))
             else:
-                reasons[site] = message.error.reason or "error"
+                reasons[site] = brief(message.error.reason)
             continue
         received += size_of(message)
         if site is None or site not in expected or site in good:
@@ -205,6 +205,17 @@ def screen(
         [(site, reasons.get(site, lost)) for site in expected if site not in good],
         received,
     )
+
+
+def brief(reason: str | None) -> str:
+    r"""Cut the reason of an error message to its last line, less what Flower and Ray wrap around it: whole tracebacks.
+
+    >>> brief("RayTaskError:<'Traceback ...\nException ClientAppException occurred. Message: ValueError: no data'>")
+    'ValueError: no data'
+    """
+    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
+    last = lines[-1].rpartition("occurred. Message: ")[2] if lines else ""
+    return last.removesuffix("'>") or "error"
 
 
 def size_of(message: Message) -> int:
