@@ -19,6 +19,8 @@ _STEP = 2.0  # largest Newton step in u
 # separates maxima that differ by one fp32 rounding step beside an outlier; its upper end flattens any row to
 # log(C) - MARGIN.
 _BRACKET = (-30.0, 7.0)
+_TIE = 2e-12  # of the spread; maxima closer than that count as tied: the bracket's lower end cannot part them
+_FLAT = 1e-30  # a row of less spread counts as equal logits
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -107,7 +109,9 @@ def entropy_range(rows: Tensor) -> tuple[Tensor, Tensor]:
     low, high : Tensor, shape (N,)
         log m + MARGIN and log C - MARGIN; low > high where all logits of a row are (nearly) equal.
     """
-    ties = (rows == rows.amax(-1, keepdim=True)).sum(-1)
+    most = rows.amax(-1, keepdim=True)
+    gap = (_TIE * (most - rows.amin(-1, keepdim=True))).clamp_min(_FLAT)
+    ties = (rows >= most - gap).sum(-1)
     high = torch.full_like(rows[:, 0], math.log(rows.shape[-1]) - MARGIN)
     return ties.to(rows.dtype).log() + MARGIN, high
 
@@ -126,7 +130,7 @@ def _solve(rows: Tensor, target: Tensor) -> Tensor:
         return h.clamp_min(tiny).log() - (largest - h).clamp_min(tiny).log()
 
     spread = rows.amax(-1) - rows.amin(-1)
-    flat = spread <= 1e-30
+    flat = spread <= _FLAT
     spread = torch.where(flat, torch.ones_like(spread), spread)
     unit = (rows - rows.amax(-1, keepdim=True)) / spread[:, None]  # in [-1, 0]
     low, high = (torch.full_like(target, edge) for edge in _BRACKET)
