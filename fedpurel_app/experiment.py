@@ -15,16 +15,18 @@ from fedpurel_app.algorithms import ALGORITHMS, Algorithm, Options
 from fedpurel_app.config import RunConfig
 from fedpurel_app.data import longtail, partition
 from fedpurel_app.data.catalog import DATASETS
-from fedpurel_app.data.source import FeatureSplit, Source
+from fedpurel_app.data.source import FeatureSplit, Source, Split
 from fedpurel_app.errors import ConfigError, DataError
 from fedpurel_app.metrics import group_by_counts, group_by_terciles
 from fedpurel_app.models.backbone import Backbone, load_backbone
-from fedpurel_app.models.peft import FAMILIES, Family, Host, PeftModule
+from fedpurel_app.models.peft import FAMILIES, Family, Host, PeftModule, Role
 from fedpurel_app.seeding import derive_seed
-from fedpurel_app.training.features import image_features
+from fedpurel_app.training.cache import image_features, image_pixels, text_features
+from fedpurel_app.training.inputs import LocalData, Pixels
 from fedpurel_app.training.local import SgdSettings
 
 Ints = npt.NDArray[np.int64]
+SplitName = Literal["train", "test"]
 
 
 class Experiment:
@@ -50,6 +52,7 @@ class Experiment:
             config.projection_scope, config.align_gradient, config.penalty_weight, config.private_weight
         )
         self._features: dict[str, npt.NDArray[np.float32]] = {}
+        self._pixels: dict[str, npt.NDArray[np.uint8]] = {}
         self.feature_seconds = 0.0  # spent so far on encoding images, or waiting for another process to do it
 
     @cached_property
@@ -67,8 +70,8 @@ class Experiment:
     def source(self) -> Source:
         """The data set."""
         source = DATASETS[self.config.dataset].load(self.config.dataset_path, self.config.max_per_class)
-        if self.family.needs_text_tower and source.classifier is not None:
-            raise ConfigError(f'peft = "{self.family.name}" needs a text tower, and "{source.name}" has features only.')
+        if self.family.needs != "features" and source.classifier is not None:
+            raise ConfigError(f'peft = "{self.family.name}" needs a {self.family.needs}; "{source.name}" has features.')
         if self.config.partition == "pachinko" and source.superclass is None:
             raise ConfigError(f'partition = "pachinko" needs superclasses; {source.name} has none: use "dirichlet".')
         return source
@@ -76,7 +79,10 @@ class Experiment:
     @cached_property
     def backbone(self) -> Backbone | None:
         """The frozen CLIP; None for precomputed features."""
-        return None if self.source.classifier else load_backbone(self.config.backbone, self.device)
+        config = self.config
+        if self.source.classifier:
+            return None
+        return load_backbone(config.backbone, self.device, config.pretrained, config.precision)
 
     @cached_property
     def host(self) -> Host:
@@ -87,8 +93,9 @@ class Experiment:
             return Host(text.to(self.device), classifier.logit_scale, names, None)
         if self.backbone is None:
             raise DataError(f"{self.source.name} has neither images nor features")
-        prompts = [self.source.template.format(name.replace("_", " ")) for name in names]
-        return Host(self.backbone.encode_prompts(prompts), self.backbone.logit_scale, names, self.backbone)
+        prompts = tuple(self.source.template.format(name.replace("_", " ")) for name in names)
+        text = text_features(prompts, self.backbone, self._cache).to(self.device)
+        return Host(text, self.backbone.logit_scale, names, self.backbone, prompts)
 
     @cached_property
     def train_rows(self) -> Ints:
@@ -128,11 +135,11 @@ class Experiment:
             return partition.pachinko(train, test, sites, alpha, self.source.superclass, rng)
         return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")
 
-    def features(self, name: Literal["train", "test"]) -> npt.NDArray[np.float32]:
+    def features(self, name: SplitName) -> npt.NDArray[np.float32]:
         """Give image features of a whole split, shape (N, D), not normalised; encoded once and cached."""
         if name not in self._features:
             started = time.monotonic()
-            split = self.source.train if name == "train" else self.source.test
+            split = self._split(name)
             if isinstance(split, FeatureSplit):
                 self._features[name] = split.features
             elif self.backbone is not None:
@@ -140,19 +147,42 @@ class Experiment:
             self.feature_seconds += time.monotonic() - started
         return self._features[name]
 
-    def tensors(self, name: Literal["train", "test"], rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give features and labels of some rows of a split, on the device."""
-        split = self.source.train if name == "train" else self.source.test
-        inputs = torch.from_numpy(np.array(self.features(name)[rows]))
-        return inputs.to(self.device), torch.from_numpy(split.labels[rows]).to(self.device)
+    def pixels(self, name: SplitName) -> npt.NDArray[np.uint8]:
+        """Give preprocessed images of a whole split, shape (N, 3, H, W); made once and cached."""
+        if name not in self._pixels:
+            started = time.monotonic()
+            if self.backbone is None:
+                raise DataError(f"{self.source.name} holds no images")
+            self._pixels[name] = image_pixels(self._split(name), self.backbone, self._cache)
+            self.feature_seconds += time.monotonic() - started
+        return self._pixels[name]
 
-    def new_branch(self, role: Literal["global", "private"]) -> PeftModule:
+    def data(self, name: SplitName, rows: Ints, pixels: bool) -> LocalData:
+        """Give some rows of a split, on the device.
+
+        Parameters
+        ----------
+        name : {"train", "test"}
+        rows : ndarray of int64
+        pixels : bool
+            For a module that works inside the image tower.
+        """
+        features = torch.from_numpy(np.array(self.features(name)[rows])).to(self.device)
+        labels = torch.from_numpy(self._split(name).labels[rows]).to(self.device)
+        inputs = Pixels(self.pixels(name), rows) if pixels else features
+        return LocalData(inputs, labels, self.host.zero_shot_logits(features))
+
+    def new_branch(self, role: Role) -> PeftModule:
         """Make a freshly initialised module; all processes make the same one."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
-        options = {"context-length": self.config.context_length, "residual-scale": self.config.residual_scale}
-        return self.family.build(self.host, options, generator)
+        settings = self.config.model_dump(by_alias=True)
+        options = {name: settings[name] for name in self.family.options}
+        return self.family.build(self.host, role, options, generator)
 
-    def sgd(self, role: Literal["global", "private"]) -> SgdSettings:
+    def _split(self, name: SplitName) -> Split:
+        return self.source.train if name == "train" else self.source.test
+
+    def sgd(self, role: Role) -> SgdSettings:
         """Give the optimiser's settings, with "auto" resolved."""
         config, family = self.config, self.family
         if role == "private":  # plain SGD, as the reference does

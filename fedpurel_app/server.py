@@ -231,8 +231,8 @@ class Server:
         module = self.experiment.new_branch("global")
         load_parameters(module, {name: torch.from_numpy(value) for name, value in arrays.items()})
         rows = np.arange(len(self.experiment.source.test.labels))
-        inputs, labels = self.experiment.tensors("test", rows)
-        self._scores, self._scored = evaluate(self.experiment.host, module, inputs, labels), arrays
+        data = self.experiment.data("test", rows, module.takes_pixels)
+        self._scores, self._scored = evaluate(data, module), arrays
         self._feature_seconds = self.experiment.feature_seconds - encoding
         self._server_seconds = time.monotonic() - started - self._feature_seconds
 

@@ -23,7 +23,7 @@ from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.records import Arrays, Description, Instruction, counts_to_metrics
 from fedpurel_app.seeding import derive_seed
 from fedpurel_app.training.evaluation import evaluate
-from fedpurel_app.training.local import LocalData, global_step, residual_step, train
+from fedpurel_app.training.local import global_step, residual_step, train
 
 Metrics = dict[str, Any]
 Named = dict[str, npt.NDArray[np.float32]]
@@ -85,11 +85,10 @@ class Site:
         """Train the shared parameters on this site's data; give what may be shared."""
         experiment = self.experiment
         module = self._global_branch(arrays)
-        inputs, labels = experiment.tensors("train", self._rows("train"))
-        data = LocalData(inputs, labels, experiment.host.zero_shot_logits(inputs))
+        data = experiment.data("train", self._rows("train"), module.takes_pixels)
         step = global_step(experiment.algorithm, experiment.options)
         metrics = train(module, data, step, experiment.sgd("global"), self._order(instruction))
-        return _numpy(module), self._reply(metrics, len(labels))
+        return _numpy(module), self._reply(metrics, len(data.labels))
 
     def train_private(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Train this site's private branch on top of the frozen global model, and keep it here."""
@@ -97,9 +96,7 @@ class Site:
         if experiment.algorithm.personalization is None:
             raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
         frozen, private = self._global_branch(arrays), self._private_branch(arrays, instruction)
-        inputs, labels = experiment.tensors("train", self._rows("train"))
-        with torch.no_grad():
-            data = LocalData(inputs, labels, frozen.logits(inputs))
+        data = experiment.data("train", self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
         settings = experiment.sgd("private")
         metrics = train(private, data, residual_step(experiment.options), settings, self._order(instruction))
         tensors = _numpy(private)
@@ -108,14 +105,15 @@ class Site:
         squares = (np.square(value.astype(float) - arrays[name]).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
         self._store(instruction).save(tensors, instruction.round, instruction.private_round)
-        return self._reply(metrics, len(labels))
+        return self._reply(metrics, len(data.labels))
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
         experiment = self.experiment
         private = self._private_branch(arrays, instruction) if instruction.private_round else None
-        inputs, labels = experiment.tensors("test", self._rows("test"))
-        scores = evaluate(experiment.host, self._global_branch(arrays), inputs, labels, private)
+        shared = self._global_branch(arrays)
+        data = experiment.data("test", self._rows("test"), shared.takes_pixels)
+        scores = evaluate(data, shared, private)
         share = self.config.share_class_counts
         by_class = (self.simulated if share == "auto" else share) and bool(
             self._node_config.get("share-class-counts", True)
@@ -124,7 +122,7 @@ class Site:
         metrics |= counts_to_metrics("global", scores.global_model, by_class)
         if scores.personalized is not None:
             metrics |= counts_to_metrics("personalized", scores.personalized, by_class)
-        return self._reply(metrics, len(labels))
+        return self._reply(metrics, len(data.labels))
 
     # --- parts ------------------------------------------------------------------------------------------------------
 

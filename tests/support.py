@@ -116,6 +116,7 @@ def tiny_features(path: Path, classes: int = 6, width: int = 8, per_class: int =
 
 def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
     """Give settings of a run that takes a second."""
+    folder.mkdir(parents=True, exist_ok=True)
     data = folder / "features.npz"
     if not data.exists():
         tiny_features(data)

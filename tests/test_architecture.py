@@ -14,7 +14,7 @@ LEAVES = {"errors", "files", "seeding", "metrics", "tensor_file"}  # without dep
 # What a part may import: siblings by first name, and packages from outside beyond the standard library and numpy.
 RULES = {
     "functional": (set(), {"torch"}),
-    "models": ({"functional"}, {"torch", "open_clip", "peft", "safetensors", "PIL"}),
+    "models": ({"functional"}, {"torch", "torchvision", "open_clip", "peft", "safetensors", "PIL"}),
     "algorithms": ({"functional", "models"}, {"torch"}),
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
     "data": (set(), {"datasets", "flwr_datasets", "PIL"}),
@@ -109,12 +109,13 @@ def test_training_does_not_load_torchs_compiler():
 import torch
 from torch import nn
 from fedpurel_app.algorithms import ALGORITHMS, Options
-from fedpurel_app.training.local import LocalData, SgdSettings, global_step, train
+from fedpurel_app.training.inputs import LocalData
+from fedpurel_app.training.local import SgdSettings, global_step, train
 class Linear(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3, 2))
-    def logits(self, inputs, class_features=None):
+    def logits(self, inputs):
         return inputs @ self.weight
 data = LocalData(torch.ones(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(4, 2))
 step = global_step(ALGORITHMS["fedpurel"], Options())

@@ -7,9 +7,9 @@ import pytest
 
 from fedpurel_app.algorithms import ALGORITHMS
 from fedpurel_app.config import RunConfig, known_keys, load_config, require_same, run_config_table, to_toml
+from fedpurel_app.config.rules import _KEYS_OF_FAMILY
 from fedpurel_app.data.catalog import DATASETS
 from fedpurel_app.errors import ConfigError, StateError
-from fedpurel_app.models.backbone import NAMES
 from fedpurel_app.models.peft import FAMILIES
 from fedpurel_app.presets import load_preset, preset_names
 
@@ -43,7 +43,7 @@ def test_choices_are_what_the_registries_hold():
     assert choices("algorithm") == list(ALGORITHMS)
     assert choices("peft") == list(FAMILIES)
     assert choices("dataset") == list(DATASETS)
-    assert choices("backbone") == list(NAMES)
+    assert _KEYS_OF_FAMILY == {f.name: f.options for f in FAMILIES.values()}
 
 
 @pytest.mark.parametrize("name", preset_names())

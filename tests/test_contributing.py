@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from fedpurel_app.algorithms import Algorithm, Options, Regulariser
-from fedpurel_app.models.peft.base import Family, Host, cosine_logits, parameters_of
+from fedpurel_app.models.peft.base import Branch, Family, Host, parameters_of
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
 
 
 def examples():
     found = {"Algorithm": Algorithm, "Options": Options, "Regulariser": Regulariser, "Family": Family, "Host": Host}
-    found |= {"torch": torch, "nn": nn, "Tensor": Tensor, "cosine_logits": cosine_logits}
+    found |= {"torch": torch, "nn": nn, "Tensor": Tensor, "Branch": Branch}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
         exec(block, found)
     return found
@@ -31,7 +31,7 @@ def test_the_algorithms_gradient_is_that_of_its_loss():
 def test_the_family_starts_at_zero_shot_and_trains():
     text = nn.functional.normalize(torch.randn(7, 4), dim=-1)
     host = Host(text, 10.0, tuple("abcdefg"), None)
-    module = examples()["FAMILY"].build(host, {}, torch.Generator())
+    module = examples()["FAMILY"].build(host, "global", {}, torch.Generator())
     features = torch.randn(5, 4)
     torch.testing.assert_close(module.logits(features), host.zero_shot_logits(features))
     module.logits(features).sum().backward()

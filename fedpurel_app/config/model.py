@@ -33,10 +33,35 @@ class RunConfig(BaseModel):
     algorithm: Literal["fedpurel", "fedavg", "fedavg-kl", "prograd"] = _field(
         "fedpurel", "fedpurel | fedavg | fedavg-kl | prograd", "Method"
     )
-    peft: Literal["prompt", "adapter", "text-residual"] = _field("prompt", "prompt | adapter | text-residual")
-    context_length: Annotated[int, Field(ge=1, le=64)] = _field(4, "context vectors of peft = prompt, 1..64")
-    residual_scale: Positive = _field(0.5, "a in T + a R of peft = text-residual, > 0")
-    backbone: Literal["demo"] = _field("demo", "frozen CLIP: demo = the one that comes with this package")
+    peft: Literal["prompt", "adapter", "text-residual", "lora", "visual-prompt"] = _field(
+        "prompt", "prompt | adapter | text-residual | lora | visual-prompt"
+    )
+    context_length: Annotated[int, Field(ge=1, le=64)] = _field(4, "prompt: context vectors, 1..64")
+    context_position: Literal["end", "middle", "front"] = _field(
+        "end", "prompt: class name at the end | in the middle | in front of the context"
+    )
+    class_specific_context: bool = _field(False, "prompt: a context for each class instead of one for all")
+    context_words: str = _field("", "prompt: initial context, context-length tokens; empty = N(0, 0.02)")
+    residual_scale: Positive = _field(0.5, "text-residual: a in T + a R, > 0")
+    lora_rank: Count = _field(8, "lora: r of the update's factors")
+    lora_alpha: Positive = _field(16.0, "lora: the update's scale is alpha / sqrt(r), > 0")
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = _field(0.25, "lora: of the update's input in training, [0, 1)")
+    lora_tower: Literal["vision", "text", "both"] = _field("vision", "lora: vision | text | both")
+    lora_blocks: str = _field("all", 'lora: all, or numbers and ranges of blocks as "0-5,11"')
+    lora_projections: str = _field("q,k,v", "lora: some of q, k, v and out")
+    prompt_tokens: Count = _field(8, "visual-prompt: learned tokens")
+    prompt_depth: Literal["shallow", "deep"] = _field(
+        "deep", "visual-prompt: tokens before the first block | anew before every block"
+    )
+    backbone: str = _field(
+        "demo", "frozen CLIP: demo (comes with this package) | an open_clip name, as ViT-B-16", "Backbone"
+    )
+    pretrained: str = _field(
+        "openai", "its weights: a checkpoint (.safetensors, .pt), or an open_clip tag; not for demo"
+    )
+    precision: Literal["fp32", "bf16", "fp16-autocast"] = _field(
+        "fp32", "of the frozen towers: fp32 | bf16 | fp16-autocast"
+    )
 
     dataset: Literal["shapes", "cifar100", "features"] = _field("shapes", "shapes | cifar100 | features", "Data")
     dataset_path: str = _field("", "folder (cifar100; empty = from the hub) or .npz file (features)")

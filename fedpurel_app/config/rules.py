@@ -16,22 +16,57 @@ class Rule(NamedTuple):
     message: str
 
 
+# Which keys a family reads; that it is so is tested.
+_KEYS_OF_FAMILY = {
+    "prompt": ("context-length", "context-position", "class-specific-context", "context-words"),
+    "adapter": (),
+    "text-residual": ("residual-scale",),
+    "lora": ("lora-rank", "lora-alpha", "lora-dropout", "lora-tower", "lora-blocks", "lora-projections"),
+    "visual-prompt": ("prompt-tokens", "prompt-depth"),
+}
+
+
 def broken_rules(config: RunConfig) -> list[Rule]:
     """List the rules that settings break, each valid by itself."""
-    return [rule for rule in [*_data_rules(config), *_round_rules(config), *_path_rules(config)] if rule.is_broken]
+    rules = [*_model_rules(config), *_data_rules(config), *_round_rules(config), *_path_rules(config)]
+    return [rule for rule in rules if rule.is_broken]
 
 
 def _rule(keys: str, is_broken: bool, message: str) -> Rule:
     return Rule(frozenset(keys.split()), is_broken, message)
 
 
+def _model_rules(config: RunConfig) -> list[Rule]:
+    values = config.model_dump(by_alias=True)
+    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    unused = [
+        _rule(
+            f"peft {key}",
+            config.peft != family and values[key] != defaults[key],
+            f'{key} belongs to peft = "{family}" and has no use with peft = "{config.peft}": drop it, or change peft.',
+        )
+        for family, keys in _KEYS_OF_FAMILY.items()
+        for key in keys
+    ]
+    return [
+        *unused,
+        _rule(
+            "backbone pretrained",
+            config.backbone == "demo" and config.pretrained != defaults["pretrained"],
+            f'pretrained = "{config.pretrained}" has no use with backbone = "demo", which has one set of weights: drop '
+            'it, or name another backbone, as "ViT-B-16".',
+        ),
+    ]
+
+
 def _data_rules(config: RunConfig) -> list[Rule]:
     features = config.dataset == "features"
+    tower = {"prompt": "a text tower", "lora": "the towers", "visual-prompt": "an image tower"}.get(config.peft, "")
     return [
         _rule(
             "peft dataset",
-            features and config.peft == "prompt",
-            'peft = "prompt" needs a text tower, and dataset = "features" has precomputed features only: '
+            features and bool(tower),
+            f'peft = "{config.peft}" needs {tower}, and dataset = "features" has precomputed features only: '
             'use peft = "adapter" or "text-residual", or an image data set.',
         ),
         _rule(

@@ -3,66 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from fedpurel_app.errors import ConfigError, StateError
-from fedpurel_app.models.text import TextTower
+from fedpurel_app.errors import ConfigError
+from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint
+from fedpurel_app.models.image import ImageTower
+from fedpurel_app.models.text import LaidOut, Layout, TextTower
+from fedpurel_app.models.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NAMES = ("demo",)
-
-
-class Tokenizer(Protocol):
-    """What a prompt learner needs to know of a tokenizer."""
-
-    start: int
-    end: int
-
-    def encode(self, text: str) -> list[int]:
-        """Turn text into token ids, without the start and end tokens."""
-        ...
-
-
-class WordTokenizer:
-    """Tokens are whole words of a closed vocabulary; the last word is the end-of-text token.
-
-    Parameters
-    ----------
-    words : sequence of str
-        The vocabulary, with "<pad>" first, "<start>" second, "<end>" last, and "<spare...>" words that stand in for
-        words it lacks.
-    """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._ids = {word: index for index, word in enumerate(words)}
-        self._spare = [index for word, index in self._ids.items() if word.startswith("<spare")]
-        self.start, self.end = self._ids["<start>"], self._ids["<end>"]
-
-    def encode(self, text: str) -> list[int]:
-        """Turn text into token ids. A word outside the vocabulary becomes a spare one, which means nothing."""
-        return [self._ids.get(word, self._stand_in(word)) for word in text.lower().replace(".", " . ").split()]
-
-    def unknown(self, text: str) -> list[str]:
-        """List the words outside the vocabulary."""
-        return [word for word in text.lower().replace(".", " . ").split() if word not in self._ids]
-
-    def _stand_in(self, word: str) -> int:
-        return self._spare[zlib.crc32(word.encode()) % len(self._spare)]
+Precision = Literal["fp32", "bf16", "fp16-autocast"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16-autocast": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -73,56 +34,104 @@ class Backbone:
     ----------
     name : str
         As in the run config.
-    weights_path : Path
-        The ``.safetensors`` file of an open_clip ``CLIP`` model.
-    architecture : mapping
-        open_clip's model config: ``embed_dim``, ``vision_cfg``, ``text_cfg``.
-    tokenizer : Tokenizer
+    checkpoint : Checkpoint
     device : torch.device
+    precision : {"fp32", "bf16", "fp16-autocast"}
+        Of the towers' matrix products; weights, features and everything after them stay fp32.
+
+    Raises
+    ------
+    ConfigError
+        When the text tower is not of CLIP's causal form.
     """
 
     name: str
-    weights_path: Path
-    architecture: Mapping[str, Any]
-    tokenizer: Tokenizer
+    checkpoint: Checkpoint
     device: torch.device
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        architecture = self.checkpoint.architecture
+        lacks = TextTower.unsupported(architecture["text_cfg"])
+        if lacks or "multimodal_cfg" in architecture:
+            raise ConfigError(
+                f'backbone = "{self.name}" has a text tower of another kind than CLIP\'s causal transformer '
+                f"({', '.join(lacks) or 'multimodal_cfg'}): choose a CLIP model, as ViT-B-16."
+            )
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights file: part of the key of everything that is cached."""
-        with self.weights_path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """SHA-256 of the weights and of how they are used: part of the key of everything that is cached."""
+        with self.checkpoint.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        form = (self.checkpoint.architecture, self.checkpoint.preprocessing, self.device.type, self.precision)
+        digest.update(repr(form).encode())
+        return digest.hexdigest()
 
     @cached_property
     def logit_scale(self) -> float:
         """Scale s = exp(logit_scale) of the cosine logits."""
-        with safe_open(self.weights_path, framework="pt") as file:
-            return float(file.get_tensor("logit_scale").float().exp())
+        return float(self.checkpoint.load("logit_scale")["logit_scale"].exp())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """From text to token ids."""
+        return self.checkpoint.tokenizer
 
     @cached_property
     def text(self) -> TextTower:
         """The text tower, in fp32."""
-        config = self.architecture["text_cfg"]
-        tower = TextTower(self._weights(), config["heads"], bool(self.architecture.get("quick_gelu", False)))
+        architecture = self.checkpoint.architecture
+        weights = self.checkpoint.load(other_than="visual.")
+        tower = TextTower(weights, architecture["text_cfg"], bool(architecture.get("quick_gelu")))
         return tower.to(self.device)
 
     @cached_property
-    def _image_tower(self) -> Callable[[Tensor], Tensor]:
-        # open_clip imports torchvision, timm and more: seconds that a process with cached features never spends.
-        from open_clip.model import CLIP
+    def image(self) -> ImageTower:
+        """The image tower, in fp32, open to learned tokens and to adapters of its projections.
 
-        model = CLIP(**self.architecture)
-        model.load_state_dict(self._weights())
-        return model.visual.eval().requires_grad_(False).to(self.device)
+        Raises
+        ------
+        ConfigError
+            When it is not a vision transformer of CLIP's own form.
+        """
+        architecture = self.checkpoint.architecture
+        if lacks := ImageTower.unsupported(architecture["vision_cfg"]):
+            raise ConfigError(
+                f'backbone = "{self.name}": nothing can be put inside its image tower ({", ".join(lacks)}). Use '
+                'peft = "prompt", "adapter" or "text-residual", or a vision transformer of CLIP\'s form, as ViT-B-16.'
+            )
+        weights = self.checkpoint.load("visual.")
+        return ImageTower(weights, architecture["vision_cfg"], bool(architecture.get("quick_gelu"))).to(self.device)
 
     @cached_property
     def preprocess(self) -> Callable[[Image], Tensor]:
-        """CLIP's own evaluation transform: PIL image to a normalised tensor of shape (3, H, W)."""
+        """CLIP's own evaluation transform: PIL image to a tensor of shape (3, H, W), uint8, cropped and resized."""
+        # open_clip imports torchvision, timm and more: seconds that a process with cached features never spends.
         from open_clip.transform import image_transform
+        from torchvision.transforms import PILToTensor
 
-        size = self.architecture["vision_cfg"]["image_size"]
-        transform: Callable[[Image], Tensor] = image_transform(size, is_train=False)
+        options = {name: value for name, value in self.checkpoint.preprocessing.items() if name not in ("mean", "std")}
+        *geometry, _, _ = image_transform(self.image_size, is_train=False, **options).transforms  # tensor, normalise
+
+        def transform(image: Image) -> Tensor:
+            for step in (*geometry, PILToTensor()):
+                image = step(image)
+            return image  # type: ignore[return-value]  # the last step's result
+
         return transform
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the images that the tower takes [pixels]."""
+        size = self.checkpoint.architecture["vision_cfg"]["image_size"]
+        return int(size[0] if isinstance(size, list | tuple) else size)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 pixels, shape (B, 3, H, W), into what the tower takes, on its device."""
+        kept = self.checkpoint.preprocessing
+        mean, std = (torch.tensor(kept[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
+        return (pixels.to(self.device).float() / 255 - mean) / std
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image]) -> Tensor:
@@ -137,8 +146,27 @@ class Backbone:
         Tensor, shape (B, D), fp32, on the CPU
             Image features, projected but not normalised.
         """
-        batch = torch.stack([self.preprocess(image) for image in images]).to(self.device)
-        return self._image_tower(batch).float().cpu()
+        return self.encode_pixels(torch.stack([self.preprocess(image) for image in images])).cpu()
+
+    def encode_pixels(self, pixels: Tensor, tower: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Encode uint8 pixels, (B, 3, H, W) to (B, D), in this backbone's precision, by a changed tower if given."""
+        normal = self.normalise(pixels)
+        with self._autocast():
+            features = (tower or self._any_image_tower)(normal)
+        return features.float()
+
+    def encode_text(self, prompts: LaidOut, tower: TextTower | None = None) -> Tensor:
+        """Encode prompts in this backbone's precision, to (C, D), L2-normalised, by a changed tower if given."""
+        with self._autocast():
+            features = (tower or self.text).encode(prompts)
+        return functional.normalize(features.float(), dim=-1)
+
+    def lay_out(self, prompts: Sequence[str]) -> LaidOut:
+        """Turn whole prompts into embeddings."""
+        rows = [[*self.tokenizer.encode(text), self.tokenizer.end] for text in prompts]
+        layout = Layout.of([len(row) for row in rows], self.device)
+        suffixes = self.text.embed([token for index in layout.order for token in rows[index]])
+        return LaidOut(self.text.embed([self.tokenizer.start]), suffixes, layout)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -153,36 +181,39 @@ class Backbone:
         Tensor, shape (C, D)
             L2-normalised text features.
         """
-        rows = [[self.tokenizer.start, *self.tokenizer.encode(text), self.tokenizer.end] for text in prompts]
-        tokens, ends = pad_tokens(rows, self.device)
-        return functional.normalize(self.text.encode(self.text.embed(tokens), ends), dim=-1)
+        return self.encode_text(self.lay_out(prompts))
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.float() for name, value in load_file(self.weights_path).items()}
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    @cached_property
+    def _any_image_tower(self) -> Callable[[Tensor], Tensor]:
+        """Give the own image tower, or open_clip's where it is of another form."""
+        architecture = self.checkpoint.architecture
+        if not ImageTower.unsupported(architecture["vision_cfg"]):
+            return self.image
+        from open_clip.model import _build_vision_tower
+
+        tower = _build_vision_tower(
+            architecture["embed_dim"], architecture["vision_cfg"], bool(architecture.get("quick_gelu"))
+        )
+        weights = self.checkpoint.load("visual.")
+        tower.load_state_dict({name.removeprefix("visual."): value for name, value in weights.items()})
+        return tower.eval().requires_grad_(False).to(self.device)
 
 
-def pad_tokens(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pad token rows with 0 to the longest.
-
-    Returns
-    -------
-    tokens : Tensor of int64, shape (N, L)
-    ends : Tensor of int64, shape (N,)
-        Position of each row's last token.
-    """
-    length = max(len(row) for row in rows)
-    tokens = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
-    return tokens, torch.tensor([len(row) - 1 for row in rows], device=device)
-
-
-def load_backbone(name: str, device: torch.device) -> Backbone:
+def load_backbone(name: str, device: torch.device, pretrained: str = "", precision: Precision = "fp32") -> Backbone:
     """Find a backbone by its name in the run config.
 
     Parameters
     ----------
     name : str
-        One of ``NAMES``.
+        "demo", or the name of an open_clip model.
     device : torch.device
+    pretrained : str
+        Path of a checkpoint, or one of open_clip's tags.
+    precision : {"fp32", "bf16", "fp16-autocast"}
 
     Returns
     -------
@@ -190,20 +221,11 @@ def load_backbone(name: str, device: torch.device) -> Backbone:
 
     Raises
     ------
+    ConfigError
+        When there is no such model or checkpoint, or its text tower is of another kind.
     StateError
         When the weights of the demo CLIP are not installed.
     """
-    if name not in NAMES:
-        raise ConfigError(f'backbone = "{name}": choose one of {", ".join(NAMES)}.')
-    try:
-        folder = Path(str(resources.files("fedpurel_demo")))
-        settings = json.loads((folder / "clip.json").read_text("utf-8"))
-        weights = folder / "clip.safetensors"
-        if not weights.is_file():
-            raise FileNotFoundError(weights)
-    except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise StateError(
-            "The weights of the demo CLIP are not installed (Flower's app bundles carry no binary files). "
-            "Install the package where this process runs: pip install -e . in the project, or its wheel."
-        ) from error
-    return Backbone(name, weights, settings["architecture"], WordTokenizer(settings["vocabulary"]), device)
+    if precision == "fp16-autocast" and device.type == "cpu":
+        raise ConfigError('precision = "fp16-autocast" needs a GPU: use "bf16" or "fp32" on a CPU.')
+    return Backbone(name, find_checkpoint(name, pretrained), device, precision)

@@ -1,17 +1,79 @@
-"""CLIP's text tower, from its weights alone.
+"""CLIP's text tower, from its weights alone, for prompts that begin alike.
 
-A prompt learner feeds embeddings, not tokens, into the tower, and needs no more positions than its longest prompt:
-positions behind the end-of-text token are dead under the causal mask. Written in plain torch so that training a prompt
-on cached image features needs neither open_clip (whose import takes seconds) nor the image tower in memory.
+Under the causal mask no position sees what comes after it. Positions behind the end-of-text token are therefore dead,
+and a beginning that all prompts share is encoded once: every class attends to its keys and values. The last block is
+computed for the end-of-text tokens alone. All three are exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fedpurel_app.models.transformer import Block, make_blocks, unsupported
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the prompts of a set of classes lie in memory: without padding, prompts of one length side by side.
+
+    Attributes
+    ----------
+    order : tuple of int, length C
+        Classes, by length.
+    groups : tuple of (int, int)
+        Number of prompts and their length, for each length, ascending.
+    positions : Tensor of int64, shape (T,)
+        Position of every token within its prompt.
+    ends : Tensor of int64, shape (C,)
+        Row of every prompt's last token, in this order.
+    ranks : Tensor of int64, shape (C,)
+        Place of every class in the order.
+    """
+
+    order: tuple[int, ...]
+    groups: tuple[tuple[int, int], ...]
+    positions: Tensor
+    ends: Tensor
+    ranks: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device | None = None) -> Layout:
+        """Lay out prompts of these lengths, one for each class."""
+        order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+        sizes = torch.tensor([lengths[index] for index in order])
+        groups = tuple((int((sizes == length).sum()), length) for length in sorted(set(lengths)))
+        positions = torch.cat([torch.arange(length) for length in sizes.tolist()])
+        ranks = torch.tensor(order).argsort()
+        return cls(tuple(order), groups, positions.to(device), (sizes.cumsum(0) - 1).to(device), ranks.to(device))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.groups[-1][1]
+
+
+class LaidOut(NamedTuple):
+    """Prompts as a tower takes them, without positions.
+
+    Attributes
+    ----------
+    prefix : Tensor, shape (P, width)
+        Embeddings of the first tokens of every prompt; at least one.
+    suffixes : Tensor, shape (T, width)
+        Embeddings of the rest of every prompt, up to its end-of-text token, in the order of the layout.
+    layout : Layout
+        Of the suffixes.
+    """
+
+    prefix: Tensor
+    suffixes: Tensor
+    layout: Layout
 
 
 class TextTower(nn.Module):
@@ -20,11 +82,11 @@ class TextTower(nn.Module):
     Parameters
     ----------
     weights : mapping of str to Tensor
-        State of an open_clip ``CLIP`` model; only the names of its text tower are read.
-    heads : int
-        Number of attention heads.
+        State of an open_clip model; only the names of its text tower are read.
+    config : mapping
+        open_clip's ``text_cfg``: ``width``, ``heads`` and what deviates from the default form.
     quick_gelu : bool
-        Activation of OpenAI's own checkpoints, x·sigmoid(1.702 x), instead of GELU.
+        Activation of OpenAI's own checkpoints instead of GELU.
 
     Notes
     -----
@@ -35,96 +97,110 @@ class TextTower(nn.Module):
     positions: Tensor
     projection: Tensor
 
-    def __init__(self, weights: Mapping[str, Tensor], heads: int, quick_gelu: bool = False) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], quick_gelu: bool = False) -> None:
         super().__init__()
-        self.register_buffer("token_embedding", weights["token_embedding.weight"], persistent=False)
-        self.register_buffer("positions", weights["positional_embedding"], persistent=False)
-        self.register_buffer("projection", weights["text_projection"], persistent=False)
-        width = self.positions.shape[1]
-        depth = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("transformer.resblocks."))
-        self.blocks = nn.ModuleList(_Block(width, heads, quick_gelu) for _ in range(depth))
-        self.final_norm = nn.LayerNorm(width)
-        state = {_own_name(name): value for name, value in weights.items() if _own_name(name)}
-        self.load_state_dict(state, assign=True)
+        prefix = "text." if "text.positional_embedding" in weights else ""
+        self.register_buffer("token_embedding", weights[f"{prefix}token_embedding.weight"], persistent=False)
+        self.register_buffer("positions", weights[f"{prefix}positional_embedding"], persistent=False)
+        self.register_buffer("projection", weights[f"{prefix}text_projection"], persistent=False)
+        self.blocks = make_blocks(weights, f"{prefix}transformer.resblocks.", config, quick_gelu)
+        self.final_norm = nn.LayerNorm(self.width, float((config.get("norm_kwargs") or {}).get("eps", 1e-5)))
+        final = {name: weights[f"{prefix}ln_final.{name}"] for name in ("weight", "bias")}
+        self.final_norm.load_state_dict(final, assign=True)
         self.requires_grad_(False).eval()
+
+    @staticmethod
+    def unsupported(config: Mapping[str, Any]) -> list[str]:
+        """List what an open_clip ``text_cfg`` has that this tower lacks; empty for CLIP's own form."""
+        found = unsupported(config)
+        found += [name for name in ("hf_model_name", "embed_cls", "no_causal_mask", "proj_bias") if config.get(name)]
+        expected = {"pool_type": "argmax", "proj_type": "linear"}
+        return found + [
+            f"{name} = {config[name]}" for name, value in expected.items() if config.get(name, value) != value
+        ]
 
     @property
     def width(self) -> int:
         """Width of the token embeddings."""
         return int(self.token_embedding.shape[1])
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Look up token embeddings, without positions; shapes (N, L) of int64 to (N, L, width)."""
-        return functional.embedding(tokens, self.token_embedding)
+    def embed(self, tokens: Sequence[int]) -> Tensor:
+        """Look up token embeddings, without positions; L tokens to shape (L, width)."""
+        return self.token_embedding[torch.tensor(tokens, dtype=torch.int64, device=self.token_embedding.device)]
 
-    def encode(self, embeddings: Tensor, ends: Tensor) -> Tensor:
-        """Encode prompts.
+    def encode(self, prompts: LaidOut) -> Tensor:
+        """Encode prompts that share a beginning.
 
         Parameters
         ----------
-        embeddings : Tensor, shape (N, L, width)
-            Token embeddings, without positions; what follows the end-of-text token is padding.
-        ends : Tensor of int64, shape (N,)
-            Position of each prompt's end-of-text token.
+        prompts : LaidOut
 
         Returns
         -------
-        Tensor, shape (N, D)
-            Text features, not normalised.
+        Tensor, shape (C, D)
+            Text features in the order of the classes, not normalised.
 
         Raises
         ------
         ValueError
             When the prompts are longer than the tower's positions.
         """
-        length = embeddings.shape[1]
-        if length > len(self.positions):
-            raise ValueError(f"a prompt has {length} tokens; this text tower takes {len(self.positions)}")
-        x = embeddings + self.positions[:length]
-        for block in self.blocks:
-            x = block(x)
-        last = x[torch.arange(len(x), device=x.device), ends]
-        return self.final_norm(last) @ self.projection
+        prefix, suffixes, layout = prompts
+        shared = len(prefix)
+        if shared + layout.longest > len(self.positions):
+            raise ValueError(
+                f"a prompt has {shared + layout.longest} tokens; this text tower takes {len(self.positions)}"
+            )
+        x = torch.cat([prefix + self.positions[:shared], suffixes + self.positions[layout.positions + shared]])
+        ends = layout.ends + shared
+        *lower, top = cast("list[Block]", list(self.blocks))
+        masks = [
+            torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)
+            for _, length in layout.groups
+        ]
+        for block in lower:
+            x = _all_rows(block, x, shared, layout, masks)
+        x = _last_rows(top, x, shared, layout, ends)
+        features: Tensor = self.final_norm(x) @ self.projection
+        return features[layout.ranks]
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, quick_gelu: bool) -> None:
-        super().__init__()
-        self.heads, self.quick_gelu = heads, quick_gelu
-        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        count, length, width = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(count, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(count, length, width))
-        hidden = self.up(self.mlp_norm(x))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if self.quick_gelu else functional.gelu(hidden)
-        result: Tensor = x + self.down(hidden)
-        return result
+def _all_rows(block: Block, x: Tensor, shared: int, layout: Layout, masks: Sequence[Tensor]) -> Tensor:
+    """Apply a block to the prefix and all suffixes; shapes (P + T, W) to (P + T, W)."""
+    attention, normed = block.attention, block.attention_norm(x)
+    query, key, value = (attention.split(part(normed)) for part in (attention.q, attention.k, attention.v))
+    start = [part[:, :shared] for part in (query, key, value)]  # (heads, rows, d)
+    mixed = [functional.scaled_dot_product_attention(start[0], start[1], start[2], is_causal=True)]
+    for rows, (count, length), mask in zip(_groups(shared, layout), layout.groups, masks, strict=True):
+        queries = query[:, rows].unflatten(1, (count, length))
+        keys, values = (_behind_prefix(part, shared, rows, count, length) for part in (key, value))
+        mixed.append(functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).flatten(1, 2))
+    return block.finish(x, attention.join(torch.cat(mixed, 1)))
 
 
-_PARTS = {
-    "ln_1": "attention_norm",
-    "ln_2": "mlp_norm",
-    "attn.in_proj_": "qkv.",
-    "attn.out_proj": "out",
-    "mlp.c_fc": "up",
-    "mlp.c_proj": "down",
-}
+def _last_rows(block: Block, x: Tensor, shared: int, layout: Layout, ends: Tensor) -> Tensor:
+    """Apply a block to the end-of-text tokens alone, which see all of their prompts; shapes (P + T, W) to (C, W)."""
+    attention, normed = block.attention, block.attention_norm(x)
+    query = attention.split(attention.q(normed[ends]))
+    key, value = attention.split(attention.k(normed)), attention.split(attention.v(normed))
+    mixed, done = [], 0
+    for rows, (count, length) in zip(_groups(shared, layout), layout.groups, strict=True):
+        queries = query[:, done : done + count].unsqueeze(2)
+        keys, values = (_behind_prefix(part, shared, rows, count, length) for part in (key, value))
+        mixed.append(functional.scaled_dot_product_attention(queries, keys, values).flatten(1, 2))
+        done += count
+    return block.finish(x[ends], attention.join(torch.cat(mixed, 1)))
 
 
-def _own_name(name: str) -> str:
-    """Translate open_clip's name of a text-tower parameter into ours; empty for every other name."""
-    if name.startswith("ln_final."):
-        return name.replace("ln_final", "final_norm")
-    if not name.startswith("transformer.resblocks."):
-        return ""
-    _, _, index, rest = name.split(".", 3)
-    for theirs, ours in _PARTS.items():
-        if rest.startswith(theirs):
-            return f"blocks.{index}.{ours}{rest[len(theirs) :]}"
-    return ""
+def _groups(shared: int, layout: Layout) -> Iterator[slice]:
+    """Give the rows of each group."""
+    row = shared
+    for count, length in layout.groups:
+        yield slice(row, row + count * length)
+        row += count * length
+
+
+def _behind_prefix(part: Tensor, shared: int, rows: slice, count: int, length: int) -> Tensor:
+    """Put the prefix before every prompt of a group; (heads, P + T, d) to (heads, count, P + length, d)."""
+    prefix = part[:, :shared].unsqueeze(1).expand(-1, count, -1, -1)
+    return torch.cat([prefix, part[:, rows].unflatten(1, (count, length))], 2)

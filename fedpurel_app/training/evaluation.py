@@ -9,9 +9,8 @@ from torch import Tensor
 
 from fedpurel_app.functional import tkl
 from fedpurel_app.metrics import ClassCounts
-from fedpurel_app.models.peft.base import Host, PeftModule
-
-_CHUNK = 4096  # rows at a time, so that memory does not grow with the test set
+from fedpurel_app.models.peft.base import PeftModule
+from fedpurel_app.training.inputs import LocalData, all_logits
 
 
 @dataclass(frozen=True)
@@ -34,44 +33,28 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(
-    host: Host, global_branch: PeftModule, inputs: Tensor, labels: Tensor, private_branch: PeftModule | None = None
-) -> Scores:
-    """Score models on image features.
+def evaluate(data: LocalData, global_branch: PeftModule, private_branch: PeftModule | None = None) -> Scores:
+    """Score models on images.
 
     Parameters
     ----------
-    host : Host
+    data : LocalData
+        Its reference logits are those of zero-shot CLIP.
     global_branch : PeftModule
-    inputs : Tensor, shape (N, D)
-        Image features, not normalised.
-    labels : Tensor of int64, shape (N,)
     private_branch : PeftModule, optional
 
     Returns
     -------
     Scores
     """
-    classes = len(host.class_names)
-    branches = [global_branch] if private_branch is None else [global_branch, private_branch]
-    texts = [branch.class_features() for branch in branches]
-    hits: dict[str, list[Tensor]] = {"zero_shot": [], "global": [], "personalized": []}
-    divergence = 0.0
-    for features, truth in zip(inputs.split(_CHUNK), labels.split(_CHUNK), strict=True):
-        zero_shot = host.zero_shot_logits(features)
-        logits = [branch.logits(features, text) for branch, text in zip(branches, texts, strict=True)]
-        divergence += float(tkl(logits[0], zero_shot).double().sum())
-        hits["zero_shot"].append(zero_shot.argmax(1) == truth)
-        hits["global"].append(logits[0].argmax(1) == truth)
-        if private_branch is not None:
-            hits["personalized"].append((logits[0] + logits[1]).argmax(1) == truth)
+    classes = data.reference_logits.shape[1]
+    logits = all_logits(global_branch.frozen(), data.inputs)
 
-    def counts(name: str) -> ClassCounts:
-        return ClassCounts.of(torch.cat(hits[name]).cpu().numpy(), labels.cpu().numpy(), classes)
+    def counts(scores: Tensor) -> ClassCounts:
+        return ClassCounts.of((scores.argmax(1) == data.labels).cpu().numpy(), data.labels.cpu().numpy(), classes)
 
-    return Scores(
-        counts("zero_shot"),
-        counts("global"),
-        counts("personalized") if private_branch is not None else None,
-        divergence / max(1, len(labels)),
-    )
+    personalized = None
+    if private_branch is not None:
+        personalized = counts(logits + all_logits(private_branch.frozen(), data.inputs))
+    divergence = float(tkl(logits, data.reference_logits).double().mean()) if len(logits) else 0.0
+    return Scores(counts(data.reference_logits), counts(logits), personalized, divergence)

@@ -16,6 +16,7 @@ from fedpurel_app.functional import (
     residual_loss,
 )
 from fedpurel_app.models.peft.base import PeftModule
+from fedpurel_app.training.inputs import LocalData
 
 
 @dataclass(frozen=True)
@@ -67,24 +68,6 @@ class Sgd:
         self._velocity = decayed
         for parameter, velocity in zip(self._parameters, decayed, strict=True):
             parameter.sub_(velocity, alpha=settings.learning_rate)
-
-
-@dataclass(frozen=True)
-class LocalData:
-    """One client's training data, on the device where it trains.
-
-    Attributes
-    ----------
-    inputs : Tensor, shape (N, D)
-        Image features of the frozen tower, not normalised.
-    labels : Tensor of int64, shape (N,)
-    reference_logits : Tensor, shape (N, C)
-        Logits of the frozen model that training is measured against: zero-shot z in phase 1, global l_G in phase 2.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    reference_logits: Tensor
 
 
 # From student logits (B, C), reference logits (B, C), labels (B,) and a function that pulls gradients at the logits
@@ -149,7 +132,7 @@ def train(
         :func:`global_step` or :func:`residual_step`.
     settings : SgdSettings
     generator : torch.Generator
-        On the CPU; orders the data. Nothing else is random here.
+        On the CPU; orders the data, and its seed is that of dropout.
 
     Returns
     -------
@@ -159,6 +142,8 @@ def train(
     """
     parameters = [parameter for _, parameter in module.named_parameters()]
     before = [parameter.detach().clone() for parameter in parameters]
+    module.train()
+    torch.manual_seed(generator.initial_seed())  # of dropout, where a module has it
     optimizer = Sgd(parameters, settings)
     totals: dict[str, Tensor] = {}
     steps = 0
@@ -173,6 +158,7 @@ def train(
         steps += 1
         for name, value in metrics.items():
             totals[name] = totals[name] + value if name in totals else value
+    module.train(False)
     drift = torch.stack([(p.detach() - b).square().sum() for p, b in zip(parameters, before, strict=True)]).sum().sqrt()
     return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": float(drift)}
 

@@ -5,8 +5,9 @@ from PIL import Image
 
 from fedpurel_app.data import shapes
 from fedpurel_app.errors import StateError
-from fedpurel_app.models import backbone as module
-from fedpurel_app.models.backbone import WordTokenizer, load_backbone
+from fedpurel_app.models import checkpoints as module
+from fedpurel_app.models.backbone import load_backbone
+from fedpurel_app.models.tokenizers import WordTokenizer
 
 CPU = torch.device("cpu")
 
@@ -34,11 +35,12 @@ def test_the_towers_agree_with_open_clip(demo):
     from open_clip.model import CLIP
     from safetensors.torch import load_file
 
-    model = CLIP(**demo.architecture).eval()
-    model.load_state_dict({name: value.float() for name, value in load_file(demo.weights_path).items()})
+    model = CLIP(**demo.checkpoint.architecture).eval()
+    model.load_state_dict({name: value.float() for name, value in load_file(demo.checkpoint.path).items()})
     image = Image.fromarray(shapes.images("test", 0, 0, 1)[0])
     with torch.no_grad():
-        assert torch.allclose(demo.encode_images([image]), model.encode_image(demo.preprocess(image)[None]), atol=1e-5)
+        pixels = demo.normalise(demo.preprocess(image)[None])
+        assert torch.allclose(demo.encode_images([image]), model.encode_image(pixels), atol=1e-5)
         tokens = [demo.tokenizer.start, *demo.tokenizer.encode("a photo of a red circle."), demo.tokenizer.end]
         tokens += [0] * (model.context_length - len(tokens))
         theirs = torch.nn.functional.normalize(model.encode_text(torch.tensor([tokens])), dim=-1)

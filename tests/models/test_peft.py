@@ -2,16 +2,26 @@ import pytest
 import torch
 from torch.nn import functional
 
+from fedpurel_app.config import RunConfig
+from fedpurel_app.config.model import key_of
 from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
+from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.peft import FAMILIES, Host, load_parameters, parameters_of
 
-OPTIONS = {"context-length": 4, "residual-scale": 0.5}
+OPTIONS = {
+    key: field.default
+    for key, field in ((key_of(name), field) for name, field in RunConfig.model_fields.items())
+    if any(key in family.options for family in FAMILIES.values())
+}
 NAMES = ("red circle", "blue star", "green crescent", "purple_heart")
+PROJECTIONS = [f"vision.blocks.{block}.attention.{part}" for block in range(5) for part in "qkv"]
 SHAPES = {
     "prompt": {"context": (4, 128)},
     "adapter": {"weight1": (128, 128), "bias1": (128,), "weight2": (128, 128), "bias2": (128,)},
     "text-residual": {"residual": (4, 128)},
+    "lora": {f"{name}.A": (8, 128) for name in PROJECTIONS} | {f"{name}.B": (128, 8) for name in PROJECTIONS},
+    "visual-prompt": {"tokens": (5, 8, 128)},
 }
 families = pytest.mark.parametrize("name", FAMILIES)
 
@@ -19,16 +29,32 @@ families = pytest.mark.parametrize("name", FAMILIES)
 @pytest.fixture(scope="module")
 def host():
     demo = load_backbone("demo", torch.device("cpu"))
-    text = demo.encode_prompts([f"a photo of a {name.replace('_', ' ')}." for name in NAMES])
-    return Host(text, demo.logit_scale, NAMES, demo)
+    prompts = tuple(f"a photo of a {name.replace('_', ' ')}." for name in NAMES)
+    return Host(demo.encode_prompts(prompts), demo.logit_scale, NAMES, demo, prompts)
 
 
-def build(name, host, seed=0):
-    return FAMILIES[name].build(host, OPTIONS, torch.Generator().manual_seed(seed))
+def build(name, host, seed=0, role="global", **options):
+    changed = OPTIONS | {key.replace("_", "-"): value for key, value in options.items()}
+    return FAMILIES[name].build(host, role, changed, torch.Generator().manual_seed(seed))
 
 
 def images(seed=0):
     return 3 * torch.randn(6, 128, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(seed=0):
+    return torch.randint(256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def inputs_of(module):
+    return pixels() if module.takes_pixels else images()
+
+
+def shake(module, scale=1.0, seed=3):
+    """Move all parameters off their special initial values."""
+    with torch.no_grad():
+        for _, value in module.named_parameters():
+            value.add_(scale * torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)))
 
 
 @families
@@ -39,15 +65,28 @@ def test_parameters_have_the_published_shapes(name, host):
 @families
 def test_only_the_parameters_are_trained(name, host):
     module = build(name, host)
-    module.logits(images()).square().sum().backward()
+    shake(module, 0.1)
+    module.logits(inputs_of(module)).square().sum().backward()
     assert all(value.grad is not None and float(value.grad.abs().sum()) > 0 for _, value in module.named_parameters())
-    assert not any(value.requires_grad for value in host.backbone.text.parameters())
+    towers = (host.backbone.text, host.backbone.image)
+    assert not any(value.requires_grad for tower in towers for value in tower.parameters())
 
 
 @families
-def test_class_features_may_be_computed_once(name, host):
+def test_the_frozen_function_gives_the_same_logits(name, host):
     module = build(name, host)
-    assert torch.equal(module.logits(images()), module.logits(images(), module.class_features()))
+    shake(module, 0.1)
+    expected = module.logits(inputs_of(module)).detach()
+    assert torch.allclose(module.frozen()(inputs_of(module)), expected, atol=1e-4)
+
+
+@families
+def test_a_branch_leaves_the_backbone_and_other_branches_as_they_are(name, host):
+    before, first = host.backbone.encode_pixels(pixels()), build(name, host, 0)
+    logits = first.logits(inputs_of(first)).detach()
+    shake(build(name, host, 1, "private"))
+    assert torch.equal(first.logits(inputs_of(first)), logits)
+    assert torch.equal(host.backbone.encode_pixels(pixels()), before)
 
 
 @families
@@ -55,17 +94,15 @@ def test_one_seed_gives_one_module(name, host):
     first, again, other = (parameters_of(build(name, host, seed)) for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     if name != "text-residual":  # whose residual is zero at first
-        assert not any(torch.equal(first[key], other[key]) for key in first)
+        assert not any(torch.equal(first[key], other[key]) for key in first if not key.endswith(".B"))  # zero at first
 
 
 @families
 def test_parameters_survive_a_round_trip(name, host):
     source, target = build(name, host, 0), build(name, host, 1)
-    with torch.no_grad():
-        for _, value in source.named_parameters():
-            value.add_(0.1)
+    shake(source, 0.1)
     load_parameters(target, parameters_of(source))
-    assert torch.equal(source.logits(images()), target.logits(images()))
+    assert torch.equal(source.logits(inputs_of(source)), target.logits(inputs_of(source)))
 
 
 @families
@@ -84,18 +121,16 @@ def test_what_a_family_says_of_towers_is_true(name, host):
     """Text features depend on the parameters exactly when the text tower (or its output) is not left as it is."""
     module = build(name, host)
     before = module.class_features().detach().clone()
-    with torch.no_grad():
-        for _, value in module.named_parameters():
-            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(3)))
-    changed = not torch.equal(before, module.class_features())
-    assert changed == (name != "adapter")
+    shake(module)
+    assert torch.equal(before, module.class_features()) == (name in ("adapter", "lora", "visual-prompt"))
+    assert module.takes_pixels == (FAMILIES[name].needs == "image tower")
 
 
 @families
 def test_a_family_that_claims_to_need_no_text_tower_is_built_where_there_is_none(name, host):
     bare = Host(host.zero_shot_text, host.logit_scale, host.class_names, None)
-    if FAMILIES[name].needs_text_tower:
-        with pytest.raises(ConfigError, match="needs a text tower"):
+    if FAMILIES[name].needs != "features":
+        with pytest.raises(ConfigError, match=f'peft = "{name}" needs the towers'):
             build(name, bare)
     else:
         images = torch.ones(2, bare.zero_shot_text.shape[1])
@@ -104,18 +139,49 @@ def test_a_family_that_claims_to_need_no_text_tower_is_built_where_there_is_none
 
 def test_a_context_that_does_not_fit_says_what_does(host):
     with pytest.raises(ConfigError, match=r"context-length = 60: .* use at most (\d+)") as caught:
-        FAMILIES["prompt"].build(host, OPTIONS | {"context-length": 60}, torch.Generator())
+        build("prompt", host, context_length=60)
     most = int(str(caught.value).rstrip(".").split()[-1])
-    FAMILIES["prompt"].build(host, OPTIONS | {"context-length": most}, torch.Generator())
+    build("prompt", host, context_length=most)
     with pytest.raises(ConfigError):
-        FAMILIES["prompt"].build(host, OPTIONS | {"context-length": most + 1}, torch.Generator())
+        build("prompt", host, context_length=most + 1)
 
 
-def test_a_prompt_of_the_templates_own_words_is_zero_shot(host):
-    module = build("prompt", host)
-    words = torch.tensor([host.backbone.tokenizer.encode("a photo of a")])
-    load_parameters(module, {"context": host.backbone.text.embed(words)[0]})
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_a_prompt_of_the_templates_own_words_is_zero_shot(host, class_specific):
+    module = build("prompt", host, context_words="a photo of a", class_specific_context=class_specific)
     assert torch.allclose(module.logits(images()), host.zero_shot_logits(images()), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("position", "prompt"), [("end", "a photo of {}."), ("middle", "a {} photo of."), ("front", "{} a photo of.")]
+)
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_the_class_name_stands_where_it_should(host, position, prompt, class_specific):
+    module = build(
+        "prompt",
+        host,
+        context_words="a photo of",
+        context_length=3,
+        context_position=position,
+        class_specific_context=class_specific,
+    )
+    expected = host.backbone.encode_prompts([prompt.format(name.replace("_", " ")) for name in NAMES])
+    assert torch.allclose(module.class_features(), expected, atol=1e-5)
+    assert module.context.shape == ((4, 3, 128) if class_specific else (3, 128))
+
+
+def test_a_class_specific_context_moves_its_own_class_alone(host):
+    module = build("prompt", host, class_specific_context=True)
+    before = module.class_features().detach()
+    with torch.no_grad():
+        module.context[2] += torch.randn(4, 128, generator=torch.Generator().manual_seed(1))
+    changed = (module.class_features() - before).abs().amax(1) > 1e-4
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_initial_words_must_fill_the_context(host):
+    with pytest.raises(ConfigError, match='context-words = "a photo of" has 3 tokens, and context-length = 4: set'):
+        build("prompt", host, context_words="a photo of")
 
 
 def test_a_zero_residual_is_zero_shot(host):
@@ -138,3 +204,74 @@ def test_adapter_by_hand(host):
     expected = host.logit_scale * functional.normalize(attention * x, dim=-1) @ host.zero_shot_text.T
     assert torch.allclose(module.logits(x), expected, atol=1e-4)
     assert not torch.allclose(module.logits(x), module.logits(0.1 * x), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["lora", "visual-prompt"])
+def test_what_starts_at_zero_is_zero_shot(name, host):
+    module = build(name, host) if name == "lora" else build(name, host, prompt_tokens=1)
+    if name == "visual-prompt":
+        assert not torch.allclose(module.image_features(pixels()), host.backbone.encode_pixels(pixels()), atol=1e-3)
+    else:
+        assert torch.allclose(module.image_features(pixels()), host.backbone.encode_pixels(pixels()), atol=1e-5)
+
+
+def test_lora_by_hand(host):
+    """The update of one projection is (alpha / sqrt(r)) B A, merged into a second tower's weights."""
+    module = build("lora", host, lora_rank=4, lora_alpha=6.0, lora_blocks="2", lora_projections="v")
+    shake(module, 0.1)
+    state = parameters_of(module)
+    assert set(state) == {"vision.blocks.2.attention.v.A", "vision.blocks.2.attention.v.B"}
+    weights = host.backbone.checkpoint.load("visual.")
+    fused = weights["visual.transformer.resblocks.2.attn.in_proj_weight"]
+    width = fused.shape[1]
+    a, b = state["vision.blocks.2.attention.v.A"], state["vision.blocks.2.attention.v.B"]
+    fused[2 * width :] += 6 / 2 * b @ a
+    tower = ImageTower(weights, host.backbone.checkpoint.architecture["vision_cfg"])
+    expected = host.backbone.encode_pixels(pixels(), tower)
+    assert torch.allclose(module.image_features(pixels()), expected, atol=1e-4)
+    assert not torch.allclose(expected, host.backbone.encode_pixels(pixels()), atol=1e-2)
+
+
+@pytest.mark.parametrize(("tower", "takes_pixels", "text_moves"), [("text", False, True), ("both", True, True)])
+def test_lora_of_the_text_tower(host, tower, takes_pixels, text_moves):
+    module = build("lora", host, lora_tower=tower)
+    assert torch.allclose(module.class_features(), host.zero_shot_text, atol=1e-5)
+    shake(module, 0.1)
+    assert module.takes_pixels == takes_pixels
+    assert torch.allclose(module.class_features(), host.zero_shot_text, atol=1e-3) != text_moves
+    assert torch.allclose(module.frozen()(inputs_of(module)), module.logits(inputs_of(module)), atol=1e-4)
+
+
+def test_dropout_is_for_training_alone_and_seeded(host):
+    module = build("lora", host, lora_dropout=0.5)
+    shake(module, 0.3)
+    at_rest = module.logits(pixels()).detach()
+    assert torch.equal(module.logits(pixels()), at_rest)
+    module.train()
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(module.logits(pixels()).detach())
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    module.train(False)
+    assert torch.equal(module.logits(pixels()), at_rest)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora_blocks": "4-7"}, 'lora-blocks = "4-7": give "all", or numbers .* this tower has blocks 0 to 4'),
+        ({"lora_blocks": "first"}, 'lora-blocks = "first"'),
+        ({"lora_projections": "q,key"}, 'lora-projections = "q,key": key is none of q, k, v, out'),
+    ],
+)
+def test_adapters_that_have_no_place_are_refused(host, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build("lora", host, **options)
+
+
+def test_building_draws_nothing_from_the_global_generator(host):
+    before = torch.get_rng_state()
+    for name in FAMILIES:
+        build(name, host)
+    assert torch.equal(torch.get_rng_state(), before)

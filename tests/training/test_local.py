@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from fedpurel_app.algorithms import ALGORITHMS, Options
 from fedpurel_app.functional import align, alignment_gradient, alignment_loss, kl_loss, purify, residual_loss
-from fedpurel_app.training.local import LocalData, Sgd, SgdSettings, global_step, residual_step, train
+from fedpurel_app.training.inputs import LocalData
+from fedpurel_app.training.local import Sgd, SgdSettings, global_step, residual_step, train
 
 
 class Linear(nn.Module):
@@ -18,7 +19,7 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.clone())
 
-    def logits(self, inputs, class_features=None):
+    def logits(self, inputs):
         return inputs @ self.weight
 
 
@@ -84,7 +85,7 @@ class Affine(Linear):
         super().__init__(weight)
         self.bias = nn.Parameter(bias.clone())
 
-    def logits(self, inputs, class_features=None):
+    def logits(self, inputs):
         return inputs @ self.weight + self.bias
 
 

@@ -1,8 +1,11 @@
 """Parameter-efficient families. A new one is one file here and one entry in ``FAMILIES``."""
 
-from fedpurel_app.models.peft import adapter, prompt, text_residual
-from fedpurel_app.models.peft.base import Family, Host, PeftModule, load_parameters, parameters_of
+from fedpurel_app.models.peft import adapter, lora, prompt, text_residual, visual_prompt
+from fedpurel_app.models.peft.base import Family, Host, PeftModule, Role, load_parameters, parameters_of
 
-FAMILIES = {family.name: family for family in (prompt.FAMILY, adapter.FAMILY, text_residual.FAMILY)}
+FAMILIES = {
+    family.name: family
+    for family in (prompt.FAMILY, adapter.FAMILY, text_residual.FAMILY, lora.FAMILY, visual_prompt.FAMILY)
+}
 
-__all__ = ["FAMILIES", "Family", "Host", "PeftModule", "load_parameters", "parameters_of"]
+__all__ = ["FAMILIES", "Family", "Host", "PeftModule", "Role", "load_parameters", "parameters_of"]

@@ -7,14 +7,15 @@ Learning", IEEE Data Engineering Bulletin 2023.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.models.peft.base import Family, Host, cosine_logits
+from fedpurel_app.models.peft.base import Branch, Family, Host, Role
 
 
-class VisualAdapter(nn.Module):
+class VisualAdapter(Branch):
     """f' = normalise(a(f̃) ⊙ f̃) with a(f̃) = softmax(W2 tanh(W1 f̃ + b1) + b2).
 
     Parameters
@@ -28,12 +29,8 @@ class VisualAdapter(nn.Module):
     f̃ is the projected image feature *before* normalisation, D to D to D.
     """
 
-    _text: Tensor
-
     def __init__(self, host: Host, generator: torch.Generator) -> None:
-        super().__init__()
-        self._scale = host.logit_scale
-        self.register_buffer("_text", host.zero_shot_text, persistent=False)
+        super().__init__(host)
         width, device = host.zero_shot_text.shape[1], host.zero_shot_text.device
         bound = width**-0.5
 
@@ -43,18 +40,13 @@ class VisualAdapter(nn.Module):
         self.weight1, self.bias1 = uniform(width, width), uniform(width)
         self.weight2, self.bias2 = uniform(width, width), uniform(width)
 
-    def class_features(self) -> Tensor:
-        """Give the frozen text features, shape (C, D)."""
-        return self._text
-
-    def logits(self, image_features: Tensor, class_features: Tensor | None = None) -> Tensor:
-        """Compute cosine logits of the adapted image features; shapes (B, D) to (B, C)."""
-        hidden = torch.tanh(nn.functional.linear(image_features, self.weight1, self.bias1))
-        attention = nn.functional.linear(hidden, self.weight2, self.bias2).softmax(-1)
-        return cosine_logits(attention * image_features, self._text, self._scale)
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Give a(f̃) ⊙ f̃, shape (B, D)."""
+        hidden = torch.tanh(nn.functional.linear(inputs, self.weight1, self.bias1))
+        return nn.functional.linear(hidden, self.weight2, self.bias2).softmax(-1) * inputs
 
 
-def _build(host: Host, options: Mapping[str, float | int], generator: torch.Generator) -> VisualAdapter:
+def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> VisualAdapter:
     return VisualAdapter(host, generator)
 
 
@@ -63,6 +55,6 @@ FAMILY = Family(
     build=_build,
     learning_rate=0.1,
     private_learning_rate=0.1,
-    needs_text_tower=False,
+    needs="features",
     paper="FedCLIP, Lu et al., IEEE Data Engineering Bulletin 2023",
 )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import Backbone
+
+Role = Literal["global", "private"]
+Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,47 +29,104 @@ class Host:
     class_names : tuple of str, length C
     backbone : Backbone or None
         None where only precomputed features exist.
+    prompts : tuple of str, length C
+        The template prompts; empty without a backbone.
     """
 
     zero_shot_text: Tensor
     logit_scale: float
     class_names: tuple[str, ...]
     backbone: Backbone | None
+    prompts: tuple[str, ...] = ()
 
     def zero_shot_logits(self, image_features: Tensor) -> Tensor:
         """Compute z = s·f·Tᵀ, shape (B, C), from image features of shape (B, D), normalised or not."""
         return cosine_logits(image_features, self.zero_shot_text, self.logit_scale)
+
+    def towers(self, peft: str) -> Backbone:
+        """Give the backbone to a family that runs one of its towers.
+
+        Raises
+        ------
+        ConfigError
+            Where there are precomputed features only.
+        """
+        if self.backbone is None:
+            raise ConfigError(f'peft = "{peft}" needs the towers of a CLIP, and precomputed features come with none.')
+        return self.backbone
 
 
 class PeftModule(Protocol):
     """A small trainable module on a frozen CLIP.
 
     The names of its parameters are the names on the wire and on disk.
+
+    Attributes
+    ----------
+    takes_pixels : bool
+        Inputs are uint8 pixels of shape (B, 3, H, W), because the module works inside the image tower; otherwise image
+        features of the frozen tower, shape (B, D), projected but not normalised.
     """
+
+    takes_pixels: bool
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the trained parameters; all of them require gradients."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch what differs between training and use, as dropout, on or off."""
         ...
 
     def class_features(self) -> Tensor:
         """Give the text features of all classes, shape (C, D), L2-normalised."""
         ...
 
-    def logits(self, image_features: Tensor, class_features: Tensor | None = None) -> Tensor:
-        """Give logits.
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Give logits of shape (B, C), with gradients."""
+        ...
 
-        Parameters
-        ----------
-        image_features : Tensor, shape (B, D)
-            Projected image features of the frozen tower, not normalised.
-        class_features : Tensor, shape (C, D), optional
-            Result of :meth:`class_features`, to spare its computation where parameters have not changed.
+    def frozen(self) -> Logits:
+        """Give the function from inputs to logits at the present parameters, for use without gradients.
 
-        Returns
-        -------
-        Tensor, shape (B, C)
+        What does not depend on the inputs is computed once.
         """
         ...
+
+
+class Branch(nn.Module):
+    """Cosine logits of image and text features; a family changes one or the other.
+
+    Parameters
+    ----------
+    host : Host
+    """
+
+    takes_pixels: bool = False
+    _text: Tensor
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+        self._scale = host.logit_scale
+        self.register_buffer("_text", host.zero_shot_text, persistent=False)
+
+    def class_features(self) -> Tensor:
+        """Give the text features of all classes, shape (C, D), L2-normalised: here, zero-shot CLIP's."""
+        return self._text
+
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Give image features, shape (B, D): here, the inputs themselves."""
+        return inputs
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Compute logits, shape (B, C)."""
+        return cosine_logits(self.image_features(inputs), self.class_features(), self._scale)
+
+    def frozen(self) -> Logits:
+        """Give the function from inputs to logits at the present parameters."""
+        with torch.no_grad():
+            text = self.class_features()
+        return lambda inputs: cosine_logits(self.image_features(inputs), text, self._scale)
 
 
 @dataclass(frozen=True)
@@ -77,20 +138,23 @@ class Family:
     name : str
         Value of the run-config key ``peft``.
     build : callable
-        From the host, the family's options and a seeded generator to a freshly initialised module.
+        From the host, the role, the family's options and a seeded generator to a freshly initialised module.
+    options : tuple of str
+        Keys of the run config that the family reads.
     learning_rate, private_learning_rate : float
         What "auto" means for the shared and for the private parameters.
-    needs_text_tower : bool
-        Whether the module runs the text tower, so that precomputed features are not enough.
+    needs : {"features", "text tower", "image tower"}
+        What the module runs on beyond image and text features: nothing, or one of the towers.
     paper : str
     """
 
     name: str
-    build: Callable[[Host, Mapping[str, float | int], torch.Generator], PeftModule]
+    build: Callable[[Host, Role, Mapping[str, Any], torch.Generator], PeftModule]
     learning_rate: float
     private_learning_rate: float
-    needs_text_tower: bool
+    needs: Literal["features", "text tower", "image tower"]
     paper: str
+    options: tuple[str, ...] = ()
 
 
 def cosine_logits(image_features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:

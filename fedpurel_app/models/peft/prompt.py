@@ -1,4 +1,4 @@
-"""Text prompt: context vectors learned in the space of word embeddings, shared by all classes.
+"""Text prompt: context vectors learned in the space of word embeddings.
 
 References: K. Zhou, J. Yang, C. C. Loy, Z. Liu, "Learning to Prompt for Vision-Language Models" (CoOp), IJCV 2022; in
 federations PromptFL, Guo et al., IEEE TMC 2023.
@@ -7,17 +7,18 @@ federations PromptFL, Guo et al., IEEE TMC 2023.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedpurel_app.errors import ConfigError
-from fedpurel_app.models.backbone import pad_tokens
-from fedpurel_app.models.peft.base import Family, Host, cosine_logits
+from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.models.peft.base import Branch, Family, Host, Role
+from fedpurel_app.models.text import LaidOut, Layout
 
 
-class TextPrompt(nn.Module):
+class TextPrompt(Branch):
     """[SOS] [context] class name . [EOT], with a trained context.
 
     Parameters
@@ -26,58 +27,96 @@ class TextPrompt(nn.Module):
         Needs a text tower.
     length : int
         Number of context vectors.
+    position : {"end", "middle", "front"}
+        Where the class name stands: behind the context, between its halves, or before it.
+    class_specific : bool
+        One context for each class instead of one for all.
+    words : str
+        Initial context; empty for N(0, 0.02). Must have as many tokens as the context is long.
     generator : torch.Generator
-        Source of the initial context, N(0, 0.02).
+        Source of the random context.
+
+    Raises
+    ------
+    ConfigError
+        When the prompts do not fit the tower, or the words do not fit the length.
 
     Notes
     -----
-    Prompts are as long as the longest one needs, not as long as the tower allows: what follows the end-of-text token
-    cannot be seen under the causal mask.
+    A context that is common to all classes and comes first is encoded once for all of them.
     """
 
-    _start: Tensor
-    _names: Tensor
-    _ends: Tensor
+    _prefix: Tensor
+    _fixed: Tensor
+    _sources: Tensor
 
-    def __init__(self, host: Host, length: int, generator: torch.Generator) -> None:
-        super().__init__()
-        if host.backbone is None:
-            raise ConfigError('peft = "prompt" needs a text tower, and precomputed features come with none.')
-        self._tower = [host.backbone.text]  # in a list, so that the frozen tower is no submodule of this one
-        self._scale = host.logit_scale
-        tokenizer, tower = host.backbone.tokenizer, host.backbone.text
-        names = [name.replace("_", " ") for name in host.class_names]
-        tokens, ends = pad_tokens(
-            [[*tokenizer.encode(f"{name}."), tokenizer.end] for name in names], host.backbone.device
-        )
-        if (needed := 1 + length + tokens.shape[1]) > len(tower.positions):
-            most = length - needed + len(tower.positions)
+    def __init__(
+        self, host: Host, length: int, position: str, class_specific: bool, words: str, generator: torch.Generator
+    ) -> None:
+        super().__init__(host)
+        backbone = host.towers("prompt")
+        self._backbone = [backbone]  # in a list, so that the frozen towers are no submodule of this one
+        tower, tokenizer = backbone.text, backbone.tokenizer
+        names = [tokenizer.encode(name.replace("_", " ")) for name in host.class_names]
+        end = [*tokenizer.encode("."), tokenizer.end]
+        longest = 1 + length + max(map(len, names)) + len(end)
+        if longest > len(tower.positions):
             raise ConfigError(
-                f"context-length = {length}: with the longest class name that is {needed} tokens, and this text tower "
-                f"takes {len(tower.positions)}: use at most {most}."
+                f"context-length = {length}: with the longest class name that is {longest} tokens, and this text tower "
+                f"takes {len(tower.positions)}: use at most {length - longest + len(tower.positions)}."
             )
-        start = torch.tensor([[tokenizer.start]], device=host.backbone.device)
-        self.register_buffer("_start", tower.embed(start), persistent=False)
-        self.register_buffer("_names", tower.embed(tokens), persistent=False)
-        self.register_buffer("_ends", ends + 1 + length, persistent=False)
-        context = torch.randn(length, tower.width, generator=generator) * 0.02
-        self.context = nn.Parameter(context.to(host.backbone.device))
+        context = _initial_context(backbone, length, words, generator)
+        self.context = nn.Parameter(context.repeat(len(names), 1, 1) if class_specific else context)
+        self._shared_start = position == "end" and not class_specific
+        self.register_buffer("_prefix", tower.embed([tokenizer.start]), persistent=False)
+        before = {"end": length, "middle": length // 2, "front": 0}[position]
+        if self._shared_start:
+            rows = [[*name, *end] for name in names]
+        else:  # a negative number -1 - k stands for vector k of the context
+            rows = []
+            for index, name in enumerate(names):
+                slots = [-1 - (index * length * class_specific + k) for k in range(length)]
+                rows.append([*slots[:before], *name, *slots[before:], *end])
+        self._layout = Layout.of([len(row) for row in rows], backbone.device)
+        flat = [token for index in self._layout.order for token in rows[index]]
+        fixed = [token for token in flat if token >= 0]
+        place = iter(range(len(fixed)))
+        self.register_buffer("_fixed", tower.embed(fixed), persistent=False)
+        sources = [next(place) if token >= 0 else len(fixed) - 1 - token for token in flat]
+        self.register_buffer("_sources", torch.tensor(sources, device=backbone.device), persistent=False)
 
     def class_features(self) -> Tensor:
         """Encode all class prompts, shape (C, D), L2-normalised."""
-        count = len(self._names)
-        context = self.context.expand(count, *self.context.shape)
-        embeddings = torch.cat([self._start.expand(count, -1, -1), context, self._names], 1)
-        return functional.normalize(self._tower[0].encode(embeddings, self._ends), dim=-1)
-
-    def logits(self, image_features: Tensor, class_features: Tensor | None = None) -> Tensor:
-        """Compute cosine logits with the prompted text features; shapes (B, D) to (B, C)."""
-        text = self.class_features() if class_features is None else class_features
-        return cosine_logits(image_features, text, self._scale)
+        if self._shared_start:
+            prompts = LaidOut(torch.cat([self._prefix, self.context]), self._fixed, self._layout)
+        else:
+            pool = torch.cat([self._fixed, self.context.flatten(0, -2)])
+            prompts = LaidOut(self._prefix, pool[self._sources], self._layout)
+        return self._backbone[0].encode_text(prompts)
 
 
-def _build(host: Host, options: Mapping[str, float | int], generator: torch.Generator) -> TextPrompt:
-    return TextPrompt(host, int(options["context-length"]), generator)
+def _initial_context(backbone: Backbone, length: int, words: str, generator: torch.Generator) -> Tensor:
+    """Give the first context, shape (length, width)."""
+    if not words:
+        return (torch.randn(length, backbone.text.width, generator=generator) * 0.02).to(backbone.device)
+    tokens = backbone.tokenizer.encode(words)
+    if len(tokens) != length:
+        raise ConfigError(
+            f'context-words = "{words}" has {len(tokens)} tokens, and context-length = {length}: set '
+            f"context-length = {len(tokens)}, or other words."
+        )
+    return backbone.text.embed(tokens).clone()
+
+
+def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> TextPrompt:
+    return TextPrompt(
+        host,
+        int(options["context-length"]),
+        str(options["context-position"]),
+        bool(options["class-specific-context"]),
+        str(options["context-words"]),
+        generator,
+    )
 
 
 FAMILY = Family(
@@ -85,6 +124,7 @@ FAMILY = Family(
     build=_build,
     learning_rate=0.1,
     private_learning_rate=0.1,
-    needs_text_tower=True,
+    needs="text tower",
     paper="CoOp, Zhou et al., IJCV 2022; PromptFL, Guo et al., IEEE TMC 2023",
+    options=("context-length", "context-position", "class-specific-context", "context-words"),
 )

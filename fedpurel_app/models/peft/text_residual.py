@@ -7,14 +7,15 @@ CVPR 2023.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.models.peft.base import Family, Host, cosine_logits
+from fedpurel_app.models.peft.base import Branch, Family, Host, Role
 
 
-class TextResidual(nn.Module):
+class TextResidual(Branch):
     """T' = normalise(T + a·R) with R of shape (C, D), zero at first.
 
     Parameters
@@ -24,25 +25,17 @@ class TextResidual(nn.Module):
         a.
     """
 
-    _text: Tensor
-
     def __init__(self, host: Host, scale: float) -> None:
-        super().__init__()
-        self._scale, self._alpha = host.logit_scale, scale
-        self.register_buffer("_text", host.zero_shot_text, persistent=False)
+        super().__init__(host)
+        self._alpha = scale
         self.residual = nn.Parameter(torch.zeros_like(host.zero_shot_text))
 
     def class_features(self) -> Tensor:
         """Give the shifted text features, shape (C, D), L2-normalised."""
         return nn.functional.normalize(self._text + self._alpha * self.residual, dim=-1)
 
-    def logits(self, image_features: Tensor, class_features: Tensor | None = None) -> Tensor:
-        """Compute cosine logits with the shifted text features; shapes (B, D) to (B, C)."""
-        text = self.class_features() if class_features is None else class_features
-        return cosine_logits(image_features, text, self._scale)
 
-
-def _build(host: Host, options: Mapping[str, float | int], generator: torch.Generator) -> TextResidual:
+def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> TextResidual:
     return TextResidual(host, float(options["residual-scale"]))
 
 
@@ -51,6 +44,7 @@ FAMILY = Family(
     build=_build,
     learning_rate=0.1,
     private_learning_rate=0.03,
-    needs_text_tower=False,
+    needs="features",
     paper="TaskRes, Yu et al., CVPR 2023",
+    options=("residual-scale",),
 )

@@ -2,13 +2,13 @@ import logging
 import multiprocessing
 import stat
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from fedpurel_app.training.features import image_features
+from fedpurel_app.training import cache as module
+from fedpurel_app.training.cache import image_features
 
 
 class Numbers:
@@ -24,15 +24,18 @@ class Numbers:
 class Counting:
     """A backbone that notes in a file how many images it encoded, in whatever process."""
 
-    name, fingerprint, device = "counting", "weights", torch.device("cpu")
+    name, fingerprint = "counting", "weights"
 
     def __init__(self, log):
         self.log = log
 
-    def encode_images(self, images):
+    def preprocess(self, image):
+        return torch.tensor([image])
+
+    def encode_pixels(self, pixels):
         with Path(self.log).open("a") as file:
-            file.write(f"{len(images)}\n")
-        return torch.tensor([[float(image), 2.0 * image] for image in images])
+            file.write(f"{len(pixels)}\n")
+        return torch.cat([pixels, 2 * pixels], 1).float()
 
     @property
     def encoded(self):
@@ -80,14 +83,34 @@ def test_a_damaged_file_is_made_again(tmp_path, backbone, damage, caplog):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, backbone):
-    def fail(images):
+    def fail(pixels):
         raise RuntimeError("out of memory")
 
-    broken = SimpleNamespace(name="broken", fingerprint="weights", device=torch.device("cpu"), encode_images=fail)
+    broken = Counting(tmp_path / "log")
+    broken.encode_pixels = fail
     with pytest.raises(RuntimeError, match="out of memory"):
         image_features(Numbers(10), broken, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
     image_features(Numbers(10), backbone, tmp_path / "cache")
+
+
+def test_interrupted_work_goes_on_where_it_stopped(tmp_path, backbone, monkeypatch):
+    monkeypatch.setattr(module, "_REPORT", 0.0)  # progress is written down after every batch
+    whole, calls = backbone.encode_pixels, []
+
+    def fail_at_the_third(pixels):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(pixels)
+
+    backbone.encode_pixels = fail_at_the_third
+    with pytest.raises(KeyboardInterrupt):
+        image_features(Numbers(1000), backbone, tmp_path / "cache")
+    backbone.encode_pixels = whole
+    features = image_features(Numbers(1000), backbone, tmp_path / "cache")
+    assert np.array_equal(features[:, 0], np.arange(1000)) and backbone.encoded == 1000
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".npy", ".lock"}
 
 
 def encode(folder, log):

@@ -1,0 +1,192 @@
+"""Where the weights of a CLIP come from: this package, a local file, or the hub; none of it is executed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.models.tokenizers import ClipTokenizer, Tokenizer, WordTokenizer
+
+# Of OpenAI's CLIP and of nearly all that came after it.
+_PREPROCESSING = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A CLIP on disk.
+
+    Attributes
+    ----------
+    path : Path
+        ``.safetensors``, or a file of tensors written by ``torch.save``.
+    architecture : mapping
+        open_clip's model config: ``embed_dim``, ``vision_cfg``, ``text_cfg``, ``quick_gelu``.
+    preprocessing : mapping
+        ``mean``, ``std``, ``interpolation`` and ``resize_mode`` of the image transform.
+    tokenizer : Tokenizer
+    """
+
+    path: Path
+    architecture: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    tokenizer: Tokenizer
+
+    def load(self, *prefixes: str, other_than: str = "") -> dict[str, Tensor]:
+        """Read tensors whose names start with one of some prefixes, or do not start with another, as fp32.
+
+        Raises
+        ------
+        StateError
+            When the file is not one of tensors.
+        """
+
+        def wanted(name: str) -> bool:
+            return name.startswith(prefixes) if prefixes else not name.startswith(other_than)
+
+        return {name: value.float() for name, value in read_tensors(self.path, wanted).items()}
+
+
+def read_tensors(path: Path, wanted: Any) -> dict[str, Tensor]:
+    """Read the tensors of a file whose names are wanted, without running any code from it.
+
+    Parameters
+    ----------
+    path : Path
+    wanted : callable
+        From a tensor's name to whether it is read.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    StateError
+        When the file is damaged, or holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise StateError(f"{path} is not a readable .safetensors file ({error}).") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise StateError(
+            f"{path} is not a file of tensors that can be read without running code from it. A TorchScript archive, "
+            "as OpenAI published its models, is such a one: bring the .safetensors file of the same model."
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
+    found = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in found.items() if wanted(name)}
+
+
+def find_checkpoint(name: str, pretrained: str) -> Checkpoint:
+    """Find the weights that ``backbone`` and ``pretrained`` of the run config name.
+
+    Parameters
+    ----------
+    name : str
+        "demo", or the name of an open_clip model.
+    pretrained : str
+        Path of a checkpoint, or one of open_clip's tags, which is downloaded once. Of no use with "demo".
+
+    Raises
+    ------
+    ConfigError
+        When there is no such model, tag or file, or the hub cannot be reached and the weights are not here.
+    StateError
+        When the weights of the demo CLIP are not installed.
+    """
+    if name == "demo":
+        return _demo()
+    architecture = _architecture(name)
+    if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        path = Path(pretrained).expanduser()
+        if not path.is_file():
+            raise ConfigError(f'pretrained = "{pretrained}": no such file.')
+        return Checkpoint(path, architecture, _PREPROCESSING, ClipTokenizer())
+    return _from_hub(name, pretrained, architecture)
+
+
+def model_names() -> list[str]:
+    """List the names of open_clip's models, without importing it."""
+    return sorted(path.stem for path in _configs().glob("*.json"))
+
+
+def _configs() -> Path:
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise ConfigError("open_clip is not installed: pip install open_clip_torch.")
+    return Path(spec.origin).parent / "model_configs"
+
+
+def _architecture(name: str) -> dict[str, Any]:
+    path = _configs() / f"{name}.json"
+    if name not in model_names():
+        import difflib
+
+        near = difflib.get_close_matches(name, model_names(), 3, 0.4)
+        raise ConfigError(
+            f'backbone = "{name}": not a model of open_clip'
+            + (f"; did you mean {' or '.join(near)}?" if near else ".")
+            + ' Examples: "ViT-B-16", "ViT-B-32", "ViT-L-14"; "demo" comes with this package.'
+        )
+    architecture: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return architecture
+
+
+def _demo() -> Checkpoint:
+    try:
+        folder = Path(str(resources.files("fedpurel_demo")))
+        settings = json.loads((folder / "clip.json").read_text("utf-8"))
+        weights = folder / "clip.safetensors"
+        if not weights.is_file():
+            raise FileNotFoundError(weights)
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise StateError(
+            "The weights of the demo CLIP are not installed (Flower's app bundles carry no binary files). "
+            "Install the package where this process runs: pip install -e . in the project, or its wheel."
+        ) from error
+    return Checkpoint(weights, settings["architecture"], _PREPROCESSING, WordTokenizer(settings["vocabulary"]))
+
+
+def _from_hub(name: str, tag: str, architecture: dict[str, Any]) -> Checkpoint:
+    from open_clip import pretrained
+
+    tags = pretrained.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise ConfigError(
+            f'pretrained = "{tag}": for backbone = "{name}" give the path of a checkpoint (.safetensors or .pt)'
+            + (f", or one of open_clip's tags: {', '.join(tags)}." if tags else "; open_clip has no tags for it.")
+        )
+    config = pretrained.get_pretrained_cfg(name, tag)
+    try:
+        path = Path(pretrained.download_pretrained(config))
+    except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
+        repository = str(config.get("hf_hub", "")).rstrip("/")
+        where = f"open_clip_model.safetensors of huggingface.co/{repository}" if repository else config.get("url", "")
+        raise ConfigError(
+            f'backbone = "{name}", pretrained = "{tag}": the weights are not on this machine and could not be '
+            f'downloaded. Bring {where} and set pretrained = "/path/to/it", or allow the hub (unset HF_HUB_OFFLINE).'
+        ) from error
+    preprocessing = {key: config.get(key, value) for key, value in _PREPROCESSING.items()}
+    quick = bool(config.get("quick_gelu", architecture.get("quick_gelu", False)))
+    return Checkpoint(path, {**architecture, "quick_gelu": quick}, preprocessing, ClipTokenizer())

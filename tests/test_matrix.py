@@ -1,0 +1,90 @@
+"""Every family under every algorithm, and the options of families, through both phases on images."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fedpurel_app.algorithms import ALGORITHMS
+from fedpurel_app.data import loading
+from fedpurel_app.models.peft import FAMILIES
+from tests.support import private_files, run_tiny
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr(loading, "SHAPES_TEST", 2)
+
+
+def run(folder, **changes):
+    settings = {
+        "dataset": "shapes",
+        "dataset_path": "",
+        "max_per_class": 4,
+        "imbalance_factor": 4,
+        "num_sites": 3,
+        "global_rounds": 1,
+        "personal_rounds": 1,
+        "evaluate_every": 1,
+    }
+    return run_tiny(folder, **(settings | changes))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_under_every_algorithm(tmp_path, family, algorithm):
+    folder = run(tmp_path, peft=family, algorithm=algorithm)
+    summary, has_private_part = folder.summary(), ALGORITHMS[algorithm].personalization is not None
+    assert summary["outcome"] == "completed" and summary["rounds"] == 1 + has_private_part
+    assert summary["global"]["all"] > 10 and bool(private_files(folder)) == has_private_part
+    first = folder.rounds()[1]["train"]
+    assert first["drift"] > 0 and np.isfinite(first["loss"])
+    assert ("conflict" in first) == (ALGORITHMS[algorithm].gradient_rule == "purify")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"peft": "lora", "lora_tower": "both", "lora_blocks": "0-1", "lora_projections": "q,v"},
+        {"peft": "lora", "lora_tower": "text", "lora_rank": 2},
+        {"peft": "visual-prompt", "prompt_depth": "shallow", "prompt_tokens": 3},
+        {"peft": "prompt", "class_specific_context": True, "context_position": "middle"},
+        {"peft": "prompt", "context_words": "a photo of a", "precision": "bf16"},
+        {"peft": "lora", "precision": "bf16"},
+    ],
+)
+def test_options_of_families_run(tmp_path, options):
+    assert run(tmp_path, **options).summary()["outcome"] == "completed"
+
+
+def test_a_family_inside_the_image_tower_repeats_bit_for_bit(tmp_path):
+    folders = [run(tmp_path / name, peft="lora") for name in ("a", "b")]
+    checkpoints = [(folder.path / "checkpoint.safetensors").read_bytes() for folder in folders]
+    assert checkpoints[0] == checkpoints[1]
+    assert list(private_files(folders[0])) == list(private_files(folders[1]))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt"])
+@pytest.mark.parametrize("family", ["prompt", "lora"])
+def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, family):
+    """A model of open_clip's list, made small here, from a file in either form."""
+    architecture = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "ViT-B-16.json").write_text(json.dumps(architecture))
+    monkeypatch.setattr("fedpurel_app.models.checkpoints._configs", lambda: tmp_path / "models")
+    torch.manual_seed(0)
+    state = open_clip.model.CLIP(**architecture).state_dict()
+    path = tmp_path / f"weights.{form}"
+    if form == "pt":
+        torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    else:
+        save_file(state, path)
+    folder = run(tmp_path, backbone="ViT-B-16", pretrained=str(path), peft=family)
+    assert folder.summary()["outcome"] == "completed"
