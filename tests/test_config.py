@@ -43,7 +43,7 @@ def test_choices_are_what_the_registries_hold():
     assert choices("algorithm") == list(ALGORITHMS)
     assert choices("peft") == list(FAMILIES)
     assert choices("dataset") == list(DATASETS)
-    assert _KEYS_OF_FAMILY == {f.name: f.options for f in FAMILIES.values()}
+    assert {f.name: f.options for f in FAMILIES.values()} == _KEYS_OF_FAMILY
 
 
 @pytest.mark.parametrize("name", preset_names())
