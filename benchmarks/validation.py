@@ -60,13 +60,13 @@ def main() -> None:
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", HF_HUB_OFFLINE="1")
 
     from fedpurel_app.client_app import app as client_app
-    from fedpurel_app.data import loading
+    from fedpurel_app.data import rendered
     from fedpurel_app.presets import load_preset
     from fedpurel_app.reporting.compare import compare
     from fedpurel_app.server_app import app as server_app
     from tests.support import run_app
 
-    loading.SHAPES_EVALUATED = "validation"
+    rendered.SHAPES_EVALUATED = "validation"
     fixed = load_preset(options.preset).values | {
         key: value_of(text) for key, _, text in (pair.partition("=") for pair in options.set)
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.peft import FAMILIES, Family, Host, PeftModule, Role
 from fedpurel_app.seeding import derive_seed
 from fedpurel_app.training.cache import image_features, image_pixels, text_features
-from fedpurel_app.training.inputs import LocalData, Pixels
+from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, Pixels, TrainingData
 from fedpurel_app.training.local import SgdSettings
 
 Ints = npt.NDArray[np.int64]
@@ -51,8 +52,7 @@ class Experiment:
         self.options = Options(
             config.projection_scope, config.align_gradient, config.penalty_weight, config.private_weight
         )
-        self._features: dict[str, npt.NDArray[np.float32]] = {}
-        self._pixels: dict[str, npt.NDArray[np.uint8]] = {}
+        self._arrays: dict[tuple[str, str, int], npt.NDArray[Any]] = {}
         self.feature_seconds = 0.0  # spent so far on encoding images, or waiting for another process to do it
 
     @cached_property
@@ -91,11 +91,11 @@ class Experiment:
         if classifier is not None:
             text = torch.nn.functional.normalize(torch.from_numpy(classifier.text_features), dim=-1)
             return Host(text.to(self.device), classifier.logit_scale, names, None)
-        if self.backbone is None:
-            raise DataError(f"{self.source.name} has neither images nor features")
-        prompts = tuple(self.source.template.format(name.replace("_", " ")) for name in names)
-        text = text_features(prompts, self.backbone, self._cache).to(self.device)
-        return Host(text, self.backbone.logit_scale, names, self.backbone, prompts)
+        backbone = self._images_backbone
+        template = self.source.template if self.config.template == "auto" else self.config.template
+        prompts = tuple(template.format(name.replace("_", " ")) for name in names)
+        text = text_features(prompts, backbone, self._cache).to(self.device)
+        return Host(text, backbone.logit_scale, names, backbone, prompts)
 
     @cached_property
     def train_rows(self) -> Ints:
@@ -135,29 +135,18 @@ class Experiment:
             return partition.pachinko(train, test, sites, alpha, self.source.superclass, rng)
         return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")
 
-    def features(self, name: SplitName) -> npt.NDArray[np.float32]:
+    def features(self, name: SplitName, view: int = 0) -> npt.NDArray[np.float32]:
         """Give image features of a whole split, shape (N, D), not normalised; encoded once and cached."""
-        if name not in self._features:
-            started = time.monotonic()
-            split = self._split(name)
-            if isinstance(split, FeatureSplit):
-                self._features[name] = split.features
-            elif self.backbone is not None:
-                self._features[name] = image_features(split, self.backbone, self._cache)
-            self.feature_seconds += time.monotonic() - started
-        return self._features[name]
+        split = self._split(name)
+        if isinstance(split, FeatureSplit):
+            return split.features
+        return self._cached(image_features, split, view)
 
-    def pixels(self, name: SplitName) -> npt.NDArray[np.uint8]:
+    def pixels(self, name: SplitName, view: int = 0) -> npt.NDArray[np.uint8]:
         """Give preprocessed images of a whole split, shape (N, 3, H, W); made once and cached."""
-        if name not in self._pixels:
-            started = time.monotonic()
-            if self.backbone is None:
-                raise DataError(f"{self.source.name} holds no images")
-            self._pixels[name] = image_pixels(self._split(name), self.backbone, self._cache)
-            self.feature_seconds += time.monotonic() - started
-        return self._pixels[name]
+        return self._cached(image_pixels, self._split(name), view)
 
-    def data(self, name: SplitName, rows: Ints, pixels: bool) -> LocalData:
+    def data(self, name: SplitName, rows: Ints, pixels: bool, view: int = 0) -> LocalData:
         """Give some rows of a split, on the device.
 
         Parameters
@@ -166,11 +155,39 @@ class Experiment:
         rows : ndarray of int64
         pixels : bool
             For a module that works inside the image tower.
+        view : int
+            0 for CLIP's own evaluation transform, k > 0 for the k-th random view.
         """
-        features = torch.from_numpy(np.array(self.features(name)[rows])).to(self.device)
-        labels = torch.from_numpy(self._split(name).labels[rows]).to(self.device)
-        inputs = Pixels(self.pixels(name), rows) if pixels else features
-        return LocalData(inputs, labels, self.host.zero_shot_logits(features))
+        features = torch.from_numpy(np.array(self.features(name, view)[rows])).to(self.device)
+        inputs = Pixels(self.pixels(name, view), rows) if pixels else features
+        return LocalData(inputs, self._labels(name, rows), self.host.zero_shot_logits(features))
+
+    def training_data(self, rows: Ints, pixels: bool) -> TrainingData:
+        """Give some rows of the training split, augmented as the settings say."""
+        augment, split = self.config.augment, self.source.train
+        if augment == "none" or isinstance(split, FeatureSplit):
+            return self.data("train", rows, pixels)
+        if augment == "views":
+            return ManyViews(tuple(self.data("train", rows, pixels, 1 + view) for view in range(self.config.views)))
+        labels = self._labels("train", rows)
+        return FreshCrops(split.images, rows, labels, self._images_backbone, pixels, self.host.zero_shot_logits)
+
+    def _labels(self, name: SplitName, rows: Ints) -> torch.Tensor:
+        return torch.from_numpy(self._split(name).labels[rows]).to(self.device)
+
+    @property
+    def _images_backbone(self) -> Backbone:
+        if self.backbone is None:
+            raise DataError(f"{self.source.name} holds no images")
+        return self.backbone
+
+    def _cached(self, make: Callable[..., npt.NDArray[Any]], split: Split, view: int) -> npt.NDArray[Any]:
+        key = (make.__name__, split.fingerprint, view)
+        if key not in self._arrays:
+            started = time.monotonic()
+            self._arrays[key] = make(split, self._images_backbone, self._cache, view)
+            self.feature_seconds += time.monotonic() - started
+        return self._arrays[key]
 
     def new_branch(self, role: Role) -> PeftModule:
         """Make a freshly initialised module; all processes make the same one."""

@@ -85,7 +85,7 @@ class Site:
         """Train the shared parameters on this site's data; give what may be shared."""
         experiment = self.experiment
         module = self._global_branch(arrays)
-        data = experiment.data("train", self._rows("train"), module.takes_pixels)
+        data = experiment.training_data(self._rows("train"), module.takes_pixels)
         step = global_step(experiment.algorithm, experiment.options)
         metrics = train(module, data, step, experiment.sgd("global"), self._order(instruction))
         return _numpy(module), self._reply(metrics, len(data.labels))
@@ -96,7 +96,7 @@ class Site:
         if experiment.algorithm.personalization is None:
             raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
         frozen, private = self._global_branch(arrays), self._private_branch(arrays, instruction)
-        data = experiment.data("train", self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
+        data = experiment.training_data(self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
         settings = experiment.sgd("private")
         metrics = train(private, data, residual_step(experiment.options), settings, self._order(instruction))
         tensors = _numpy(private)

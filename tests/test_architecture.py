@@ -17,7 +17,7 @@ RULES = {
     "models": ({"functional"}, {"torch", "torchvision", "open_clip", "peft", "safetensors", "PIL"}),
     "algorithms": ({"functional", "models"}, {"torch"}),
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
-    "data": (set(), {"datasets", "flwr_datasets", "PIL"}),
+    "data": (set(), {"datasets", "flwr_datasets", "PIL", "open_clip", "torchvision"}),
     "strategies": ({"records"}, {"flwr"}),
     "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil", "filelock"}),
     "records": (set(), {"flwr"}),

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from fedpurel_app.algorithms import ALGORITHMS
-from fedpurel_app.data import loading
+from fedpurel_app.data import rendered
 from fedpurel_app.models.peft import FAMILIES
 from tests.support import private_files, run_tiny
 
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr(loading, "SHAPES_TEST", 2)
+    monkeypatch.setattr(rendered, "SHAPES_TEST", 2)
 
 
 def run(folder, **changes):
@@ -54,6 +54,11 @@ def test_every_family_runs_under_every_algorithm(tmp_path, family, algorithm):
         {"peft": "prompt", "class_specific_context": True, "context_position": "middle"},
         {"peft": "prompt", "context_words": "a photo of a", "precision": "bf16"},
         {"peft": "lora", "precision": "bf16"},
+        {"peft": "text-residual", "augment": "views", "views": 2},
+        {"peft": "lora", "augment": "views", "views": 2},
+        {"peft": "prompt", "augment": "crop-flip"},
+        {"peft": "visual-prompt", "augment": "crop-flip"},
+        {"peft": "adapter", "template": "a drawing of a {}."},
     ],
 )
 def test_options_of_families_run(tmp_path, options):

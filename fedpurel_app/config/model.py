@@ -63,8 +63,31 @@ class RunConfig(BaseModel):
         "fp32", "of the frozen towers: fp32 | bf16 | fp16-autocast"
     )
 
-    dataset: Literal["shapes", "cifar100", "features"] = _field("shapes", "shapes | cifar100 | features", "Data")
-    dataset_path: str = _field("", "folder (cifar100; empty = from the hub) or .npz file (features)")
+    dataset: Literal[
+        "shapes",
+        "features",
+        "imagefolder",
+        "cifar10",
+        "cifar100",
+        "imagenet-lt",
+        "places-lt",
+        "food101",
+        "dtd",
+        "aircraft",
+        "stanford-dogs",
+        "oxford-pets",
+    ] = _field(
+        "shapes",
+        "shapes | features | imagefolder | cifar10 | cifar100 | imagenet-lt | places-lt | food101 | dtd | aircraft | "
+        "stanford-dogs | oxford-pets",
+        "Data",
+    )
+    dataset_path: str = _field("", "its folder, or .npz file (features); empty = from the hub, where it is there")
+    template: str = _field("auto", 'zero-shot prompt with "{}" for the class name; auto = the data set\'s own')
+    augment: Literal["none", "views", "crop-flip"] = _field(
+        "none", "training images: none | one of `views` frozen random crops | a fresh crop each time, not cached"
+    )
+    views: Count = _field(4, "augment = views: how many of every image")
     imbalance_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = _field(
         100.0, "largest over smallest class of the long-tail profile, >= 1; 1 keeps the split as it is"
     )

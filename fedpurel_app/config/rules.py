@@ -16,7 +16,8 @@ class Rule(NamedTuple):
     message: str
 
 
-# Which keys a family reads; that it is so is tested.
+_LOCAL = ("imagefolder", "imagenet-lt", "places-lt", "aircraft")
+_NATURAL = ("imagenet-lt", "places-lt")
 _KEYS_OF_FAMILY = {
     "prompt": ("context-length", "context-position", "class-specific-context", "context-words"),
     "adapter": (),
@@ -76,9 +77,29 @@ def _data_rules(config: RunConfig) -> list[Rule]:
         ),
         _rule(
             "dataset dataset-path",
+            config.dataset in _LOCAL and not config.dataset_path,
+            f'dataset = "{config.dataset}" needs dataset-path: the folder where it lies.',
+        ),
+        _rule(
+            "dataset imbalance-factor",
+            config.dataset in _NATURAL and config.imbalance_factor != 1,
+            f'dataset = "{config.dataset}" has a long tail of its own: set imbalance-factor = 1, which keeps it.',
+        ),
+        _rule(
+            "template",
+            config.template != "auto" and config.template.count("{}") != 1,
+            f'template = "{config.template}" must hold "{{}}" once, where the class name goes.',
+        ),
+        _rule(
+            "dataset augment",
+            config.augment != "none" and features,
+            f'augment = "{config.augment}" needs images, and dataset = "features" has none: drop it.',
+        ),
+        _rule(
+            "dataset dataset-path",
             config.dataset == "shapes" and bool(config.dataset_path),
             f'dataset-path = "{config.dataset_path}" has no use with dataset = "shapes", which is rendered: drop it, '
-            'or choose dataset = "cifar100" or "features".',
+            "or choose another data set.",
         ),
         _rule(
             "dataset partition",

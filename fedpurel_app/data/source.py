@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+PLAIN_TEMPLATE = "a photo of a {}."
 
 
 class Split(Protocol):

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fedpurel_app.files import write_atomically
 from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.training.augment import random_crop
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +56,7 @@ class Images(Protocol):
         ...
 
 
-def image_features(split: Images, backbone: Backbone, folder: Path) -> npt.NDArray[np.float32]:
+def image_features(split: Images, backbone: Backbone, folder: Path, view: int = 0) -> npt.NDArray[np.float32]:
     """Give the image features of a split, from the cache if they are there.
 
     Parameters
@@ -65,6 +66,8 @@ def image_features(split: Images, backbone: Backbone, folder: Path) -> npt.NDArr
     backbone : Backbone
     folder : Path
         Of the cache; made when absent, readable by its owner alone.
+    view : int
+        0 for CLIP's own evaluation transform, k > 0 for the k-th random view of every image.
 
     Returns
     -------
@@ -77,15 +80,15 @@ def image_features(split: Images, backbone: Backbone, folder: Path) -> npt.NDArr
         return backbone.encode_pixels(pixels).cpu().numpy()
 
     key = f"features|{backbone.fingerprint}|{split.fingerprint}"
-    return _images(split, backbone, folder, key, encode, f"Encoding {{}} images once with {backbone.name}")
+    return _images(split, backbone, folder, key, view, encode, f"Encoding {{}} images once with {backbone.name}")
 
 
-def image_pixels(split: Images, backbone: Backbone, folder: Path) -> npt.NDArray[np.uint8]:
+def image_pixels(split: Images, backbone: Backbone, folder: Path, view: int = 0) -> npt.NDArray[np.uint8]:
     """Give the preprocessed images of a split, for modules that work inside the image tower.
 
     Parameters
     ----------
-    split, backbone, folder
+    split, backbone, folder, view
         As for :func:`image_features`.
 
     Returns
@@ -95,7 +98,8 @@ def image_pixels(split: Images, backbone: Backbone, folder: Path) -> npt.NDArray
     """
     form = {name: value for name, value in backbone.checkpoint.preprocessing.items() if name not in ("mean", "std")}
     key = f"pixels|{backbone.image_size}|{sorted(form.items())}|{split.fingerprint}"
-    return _images(split, backbone, folder, key, lambda pixels: pixels.numpy(), "Cropping and resizing {} images once")
+    doing = "Cropping and resizing {} images once"
+    return _images(split, backbone, folder, key, view, lambda pixels: pixels.numpy(), doing)
 
 
 def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> Tensor:
@@ -116,10 +120,11 @@ def _images(
     backbone: Backbone,
     folder: Path,
     key: str,
+    view: int,
     encode: Callable[[Tensor], npt.NDArray[Any]],
     doing: str,
 ) -> npt.NDArray[Any]:
-    path = _path(folder, key)
+    path = _path(folder, f"{key}|view {view}")
     found = _open(path, len(split.labels))
     if found is None:
         with _made_by_one(path):
@@ -127,7 +132,7 @@ def _images(
             if found is None:
                 logger.info("%s ...", doing.format(len(split.labels)))
                 with _all_threads():
-                    _encode(split, backbone, path, encode)
+                    _encode(split, backbone, path, view, encode)
                 found = _open(path, len(split.labels))
     return _readable(found, path)
 
@@ -163,7 +168,9 @@ def _open(path: Path, rows: int) -> npt.NDArray[Any] | None:
     return found if len(found) == rows else None
 
 
-def _encode(split: Images, backbone: Backbone, path: Path, encode: Callable[[Tensor], npt.NDArray[Any]]) -> None:
+def _encode(
+    split: Images, backbone: Backbone, path: Path, view: int, encode: Callable[[Tensor], npt.NDArray[Any]]
+) -> None:
     """Write a file batch by batch, from where an interrupted process stopped."""
     count = len(split.labels)
     partial, progress = path.with_suffix(".partial.npy"), path.with_suffix(".rows")
@@ -171,7 +178,7 @@ def _encode(split: Images, backbone: Backbone, path: Path, encode: Callable[[Ten
     started = reported = time.monotonic()
     first = done
     try:
-        for start, pixels in _batches(split, backbone, done):
+        for start, pixels in _batches(split, backbone, done, view):
             values = encode(pixels)
             if target is None:
                 target = np.lib.format.open_memmap(partial, "w+", values.dtype, (count, *values.shape[1:]))
@@ -205,14 +212,19 @@ def _interrupted(partial: Path, progress: Path, count: int) -> tuple[np.memmap[A
     return (target, done) if len(target) == count and 0 < done <= count else (None, 0)
 
 
-def _batches(split: Images, backbone: Backbone, done: int) -> Iterator[tuple[int, Tensor]]:
+def _batches(split: Images, backbone: Backbone, done: int, view: int) -> Iterator[tuple[int, Tensor]]:
     """Load and preprocess images on all cores, a few batches ahead; memory does not grow with the split."""
     count = len(split.labels)
-    preprocess = backbone.preprocess
+    evaluation = backbone.preprocess
+
+    def preprocess(image: Image, row: int) -> Tensor:
+        if not view:
+            return evaluation(image)
+        return random_crop(image, backbone.image_size, np.random.default_rng([view, row]))
 
     def load(start: int) -> Tensor:
         rows = np.arange(start, min(start + _BATCH, count))
-        return torch.stack([preprocess(image) for image in split.images(rows)])
+        return torch.stack([preprocess(image, int(row)) for image, row in zip(split.images(rows), rows, strict=True)])
 
     waiting: deque[tuple[int, Future[Tensor]]] = deque()
     with ThreadPoolExecutor(_cores()) as pool:

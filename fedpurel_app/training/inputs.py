@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.models.peft.base import Logits
+from fedpurel_app.training.augment import random_crop
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _FEATURES_AT_ONCE, _IMAGES_AT_ONCE = 4096, 64
 
@@ -37,6 +44,23 @@ class Pixels:
         return torch.from_numpy(np.asarray(self._array[chosen]))
 
 
+class TrainingData(Protocol):
+    """What the training loop draws batches from."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes, shape (N,), on the device where training runs."""
+        ...
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Give inputs and reference logits, shape (B, C), of some rows."""
+        ...
+
+    def measured_against(self, logits: Logits) -> TrainingData:
+        """Put another frozen model's logits in the place of the reference."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocalData:
     """One client's data, on the device where it trains.
@@ -54,9 +78,85 @@ class LocalData:
     labels: Tensor
     reference_logits: Tensor
 
+    def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Give inputs and reference logits of some rows; nothing is drawn."""
+        return self.inputs[rows], self.reference_logits[rows]
+
     def measured_against(self, logits: Logits) -> LocalData:
         """Put another frozen model's logits in the place of the reference."""
         return replace(self, reference_logits=all_logits(logits, self.inputs))
+
+
+@dataclass(frozen=True)
+class ManyViews:
+    """Several frozen views of every image; a batch is drawn from one of them.
+
+    Attributes
+    ----------
+    views : tuple of LocalData
+        Of the same images in the same order.
+    """
+
+    views: tuple[LocalData, ...]
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes, shape (N,)."""
+        return self.views[0].labels
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw a view, and give its inputs and reference logits."""
+        view = self.views[int(torch.randint(len(self.views), (), generator=generator))]
+        return view.batch(rows, generator)
+
+    def measured_against(self, logits: Logits) -> ManyViews:
+        """Put another frozen model's logits in the place of the reference."""
+        return ManyViews(tuple(view.measured_against(logits) for view in self.views))
+
+
+@dataclass(frozen=True)
+class FreshCrops:
+    """A new random view of every image in every batch, encoded on the fly.
+
+    Attributes
+    ----------
+    load : callable
+        From row numbers of the split to images.
+    rows : ndarray of int64, shape (N,)
+        The client's.
+    labels : Tensor of int64, shape (N,)
+    backbone : Backbone
+    takes_pixels : bool
+        Whether inputs are the views themselves instead of their features.
+    zero_shot : callable
+        From features of the frozen tower to logits.
+    reference : callable or None
+        From inputs to the reference logits; None for zero-shot's.
+    """
+
+    load: Callable[[npt.NDArray[np.int64]], list[Image]]
+    rows: npt.NDArray[np.int64]
+    labels: Tensor
+    backbone: Backbone
+    takes_pixels: bool
+    zero_shot: Logits
+    reference: Logits | None = None
+
+    @torch.no_grad()
+    def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw views, and give inputs and reference logits of the same views."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        images = self.load(self.rows[rows.cpu().numpy()])
+        pixels = torch.stack([random_crop(image, self.backbone.image_size, rng) for image in images])
+        if self.takes_pixels and self.reference is not None:
+            return pixels, self.reference(pixels)
+        features = self.backbone.encode_pixels(pixels)
+        inputs = pixels if self.takes_pixels else features
+        return inputs, self.zero_shot(features) if self.reference is None else self.reference(inputs)
+
+    def measured_against(self, logits: Logits) -> FreshCrops:
+        """Put another frozen model's logits in the place of the reference."""
+        return replace(self, reference=logits)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from fedpurel_app.functional import (
     residual_loss,
 )
 from fedpurel_app.models.peft.base import PeftModule
-from fedpurel_app.training.inputs import LocalData
+from fedpurel_app.training.inputs import TrainingData
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def residual_step(options: Options) -> StepRule:
 
 
 def train(
-    module: PeftModule, data: LocalData, step: StepRule, settings: SgdSettings, generator: torch.Generator
+    module: PeftModule, data: TrainingData, step: StepRule, settings: SgdSettings, generator: torch.Generator
 ) -> dict[str, float]:
     """Train a module in place on one client's data.
 
@@ -127,7 +127,7 @@ def train(
     ----------
     module : PeftModule
         Its parameters are updated.
-    data : LocalData
+    data : TrainingData
     step : callable
         :func:`global_step` or :func:`residual_step`.
     settings : SgdSettings
@@ -148,12 +148,13 @@ def train(
     totals: dict[str, Tensor] = {}
     steps = 0
     for rows in _batches(len(data.labels), settings, generator, data.labels.device):
-        logits = module.logits(data.inputs[rows])
+        inputs, reference = data.batch(rows, generator)
+        logits = module.logits(inputs)
 
         def pull_back(cotangent: Tensor, logits: Tensor = logits) -> list[Tensor]:
             return list(torch.autograd.grad(logits, parameters, cotangent.to(logits.dtype), retain_graph=True))
 
-        gradients, metrics = step(logits.detach(), data.reference_logits[rows], data.labels[rows], pull_back)
+        gradients, metrics = step(logits.detach(), reference, data.labels[rows], pull_back)
         optimizer.step(gradients)
         steps += 1
         for name, value in metrics.items():

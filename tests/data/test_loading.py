@@ -3,7 +3,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Pillow
 
-from fedpurel_app.data.loading import load_cifar100, load_features
+from fedpurel_app.data.catalog import CIFAR100
+from fedpurel_app.data.feature_file import load_features
 from fedpurel_app.errors import DataError
 from tests.support import SHARED
 
@@ -115,7 +116,7 @@ def stand_in(folder, **drop):
 
 
 def test_cifar100_loads_from_a_local_folder_in_the_hubs_form(tmp_path):
-    source = load_cifar100(stand_in(tmp_path), 0)
+    source = CIFAR100.load(stand_in(tmp_path), 0)
     assert source.class_names[7] == "name_7" and source.superclass[47] == 7
     assert source.train.labels.tolist() == list(range(100)) * 2
     (image,) = source.test.images(np.array([3]))
@@ -126,25 +127,25 @@ def test_cifar100_loads_from_a_local_folder_in_the_hubs_form(tmp_path):
 def test_the_fingerprint_is_of_the_content(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    first, second = (load_cifar100(stand_in(tmp_path / name), 0).train.fingerprint for name in ("a", "b"))
+    first, second = (CIFAR100.load(stand_in(tmp_path / name), 0).train.fingerprint for name in ("a", "b"))
     assert first == second
 
 
 def test_missing_columns_are_named(tmp_path):
     with pytest.raises(DataError, match=r"lacks \['coarse_label'\]"):
-        load_cifar100(stand_in(tmp_path, coarse_label=True), 0)
+        CIFAR100.load(stand_in(tmp_path, coarse_label=True), 0)
 
 
 def test_an_absent_folder_and_an_unreachable_hub_say_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
-        load_cifar100(str(tmp_path / "absent"), 0)
+        CIFAR100.load(str(tmp_path / "absent"), 0)
     with pytest.raises(DataError, match="Set dataset-path to a local folder"):
-        load_cifar100("", 0)
+        CIFAR100.load("", 0)
 
 
 @pytest.mark.skipif(not (SHARED / "cifar100").is_dir(), reason="the CIFAR-100 parquet files are not here")
 def test_real_cifar100_has_its_counts():
-    source = load_cifar100(str(SHARED / "cifar100"), 0)
+    source = CIFAR100.load(str(SHARED / "cifar100"), 0)
     counts = np.bincount(source.train.labels)
     assert (len(counts), counts.max(), counts.min(), counts.sum()) == (100, 500, 5, 10_847)
     assert np.bincount(source.test.labels).tolist() == [100] * 100

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedpurel_app.data import painting, shapes
-from fedpurel_app.data.loading import load_shapes
+from fedpurel_app.data.rendered import load_shapes
 
 
 def test_every_colour_meets_every_shape_once():
