@@ -50,7 +50,11 @@ class Experiment:
         self.algorithm: Algorithm = ALGORITHMS[config.algorithm]
         self.family: Family = FAMILIES[config.peft]
         self.options = Options(
-            config.projection_scope, config.align_gradient, config.penalty_weight, config.private_weight
+            config.projection_scope,
+            config.align_gradient,
+            config.align_loss,
+            config.penalty_weight,
+            config.private_weight,
         )
         self._arrays: dict[tuple[str, str, int], npt.NDArray[Any]] = {}
         self.feature_seconds = 0.0  # spent so far on encoding images, or waiting for another process to do it
@@ -82,7 +86,8 @@ class Experiment:
         config = self.config
         if self.source.classifier:
             return None
-        return load_backbone(config.backbone, self.device, config.pretrained, config.precision)
+        statistics = config.image_statistics
+        return load_backbone(config.backbone, self.device, config.pretrained, config.precision, statistics)
 
     @cached_property
     def host(self) -> Host:

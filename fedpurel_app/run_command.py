@@ -124,6 +124,10 @@ def _preflight(config: RunConfig, folder: Path) -> None:
 
     require_tracker(config.tracker)
     DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+    if config.backbone != "demo":
+        from fedpurel_app.models.checkpoints import find_checkpoint  # loads torch, which the demo does without here
+
+        find_checkpoint(config.backbone, config.pretrained)
     if not config.resume_from:
         RunFolder.create(folder)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fedpurel_app import presets
 from fedpurel_app.algorithms import ALGORITHMS
 from fedpurel_app.config import RunConfig, known_keys, load_config, require_same, run_config_table, to_toml
 from fedpurel_app.config.rules import _KEYS_OF_FAMILY
@@ -49,9 +50,28 @@ def test_choices_are_what_the_registries_hold():
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads(name):
     preset = load_preset(name)
-    values = {**preset.values, **({"dataset-path": "/f.npz"} if preset.values.get("dataset") == "features" else {})}
-    assert load_config(values)
-    assert preset.title and preset.expect, "a preset opens with what it is and what to expect"
+    needs_path = preset.values.get("dataset") in ("features", "imagenet-lt", "places-lt", "aircraft")
+    assert load_config({**preset.values, **({"dataset-path": "/data"} if needs_path else {})})
+    assert preset.title, "a preset opens with what it is"
+    comment = "".join(line for line in preset_text(name).splitlines(True) if line.startswith("#"))
+    assert f"fedpurel run{'' if name == 'shapes' else f' --preset {name}'}" in comment and "time:" in comment
+    assert preset.expect or "published" in comment, "and says what to expect"
+
+
+def preset_text(name):
+    return (Path(presets.__file__).parent / f"{name}.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("family", ["prompt", "adapter", "lora"])
+@pytest.mark.parametrize("data", [name for name in DATASETS if name not in ("shapes", "features", "imagefolder")])
+def test_every_data_set_has_presets_of_both_kinds(data, family):
+    paper, reference = (load_preset(f"{kind}/{data}-{family}").values for kind in ("paper", "reference"))
+    assert paper["backbone"] == reference["backbone"] == "ViT-B-16"
+    assert "schedule" not in paper and "private-weight" not in paper and "projection-scope" not in paper
+    assert reference["schedule"] == "interleaved" and reference["projection-scope"] == "tensor"
+    assert reference["private-weight"] == (0.0 if family == "adapter" else 0.99)
+    assert reference.get("align-loss") == ("kl" if family == "adapter" else None)
+    assert (reference.get("partition") == "pachinko") == (data == "cifar100")
 
 
 def test_unknown_preset_is_named_with_a_suggestion():

@@ -23,6 +23,8 @@ class Options:
         One inner product over all parameters, or one for each tensor.
     align_gradient : {"frozen", "implicit"}
         Gradient of the temperature-aligned KL with constant temperatures, or with its radial part removed.
+    align_loss : {"tkl", "kl"}
+        Whether FedPuReL's regulariser aligns temperatures.
     penalty_weight : float
         mu, weight of an added regulariser.
     private_weight : float
@@ -31,6 +33,7 @@ class Options:
 
     projection_scope: Literal["global", "tensor"] = "global"
     align_gradient: Literal["frozen", "implicit"] = "frozen"
+    align_loss: Literal["tkl", "kl"] = "tkl"
     penalty_weight: float = 1.0
     private_weight: float = 0.9
 

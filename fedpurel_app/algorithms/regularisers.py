@@ -11,6 +11,8 @@ from fedpurel_app.functional.alignment import kl_divergence
 
 def temperature_aligned_kl(student: Tensor, zero_shot: Tensor, options: Options) -> Regulariser:
     """L_align of FedPuReL: KL(teacher || student) at one entropy for both, found anew for every sample."""
+    if options.align_loss == "kl":
+        return plain_kl(student, zero_shot, options)
     pair = align(student, zero_shot)
     loss = pair.weight * kl_divergence(pair.teacher_log_probs, pair.student_log_probs)
     metric = pair.weight * kl_divergence(pair.student_log_probs, pair.teacher_log_probs)

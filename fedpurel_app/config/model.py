@@ -84,6 +84,9 @@ class RunConfig(BaseModel):
     )
     dataset_path: str = _field("", "its folder, or .npz file (features); empty = from the hub, where it is there")
     template: str = _field("auto", 'zero-shot prompt with "{}" for the class name; auto = the data set\'s own')
+    image_statistics: Literal["clip", "cifar"] = _field(
+        "clip", "mean and deviation of the image transform: CLIP's own | CIFAR's (reference code)"
+    )
     augment: Literal["none", "views", "crop-flip"] = _field(
         "none", "training images: none | one of `views` frozen random crops | a fresh crop each time, not cached"
     )
@@ -126,6 +129,9 @@ class RunConfig(BaseModel):
     )
     align_gradient: Literal["frozen", "implicit"] = _field(
         "frozen", "gradient of the aligned KL: at constant temperatures | without its radial part"
+    )
+    align_loss: Literal["tkl", "kl"] = _field(
+        "tkl", "what algorithm = fedpurel purifies with: the temperature-aligned KL | the plain one (reference adapter)"
     )
     penalty_weight: NotNegative = _field(1.0, "mu, weight of the KL of algorithm = fedavg-kl")
     private_learning_rate: Auto | Positive = _field("auto", "SGD, private branch; auto = the family's own")

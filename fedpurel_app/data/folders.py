@@ -130,8 +130,8 @@ class ListedData:
         missing = [name for name in (self.train, self.test) if not path or not (root / name).is_file()]
         if missing:
             raise DataError(
-                f"{self.title} needs dataset-path: a folder with {', '.join(missing)} as its authors publish "
-                f'{"it" if len(missing) == 1 else "them"} (lines of "path label"), and the images those name; got "{path}".'
+                f"{self.title} needs dataset-path: a folder with {', '.join(missing)} as published (lines of "
+                f'"path label"), and the images that are named there; got "{path}".'
             )
         splits = [_split(root, self._read(root / name)) for name in (self.train, self.test)]
         if len(splits[0].labels) != self.count:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Precision = Literal["fp32", "bf16", "fp16-autocast"]
+_CIFAR = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}  # of CIFAR-100's training pixels
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16-autocast": torch.float16}
 
 
@@ -203,7 +204,9 @@ class Backbone:
         return tower.eval().requires_grad_(False).to(self.device)
 
 
-def load_backbone(name: str, device: torch.device, pretrained: str = "", precision: Precision = "fp32") -> Backbone:
+def load_backbone(
+    name: str, device: torch.device, pretrained: str = "", precision: Precision = "fp32", statistics: str = "clip"
+) -> Backbone:
     """Find a backbone by its name in the run config.
 
     Parameters
@@ -214,6 +217,8 @@ def load_backbone(name: str, device: torch.device, pretrained: str = "", precisi
     pretrained : str
         Path of a checkpoint, or one of open_clip's tags.
     precision : {"fp32", "bf16", "fp16-autocast"}
+    statistics : {"clip", "cifar"}
+        Mean and deviation of the image transform: the checkpoint's own, or those of CIFAR-100's pixels.
 
     Returns
     -------
@@ -228,4 +233,7 @@ def load_backbone(name: str, device: torch.device, pretrained: str = "", precisi
     """
     if precision == "fp16-autocast" and device.type == "cpu":
         raise ConfigError('precision = "fp16-autocast" needs a GPU: use "bf16" or "fp32" on a CPU.')
-    return Backbone(name, find_checkpoint(name, pretrained), device, precision)
+    checkpoint = find_checkpoint(name, pretrained)
+    if statistics == "cifar":
+        checkpoint = replace(checkpoint, preprocessing={**checkpoint.preprocessing, **_CIFAR})
+    return Backbone(name, checkpoint, device, precision)
