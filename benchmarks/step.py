@@ -39,36 +39,14 @@ from fedpurel_app.models.peft import FAMILIES, Host, PeftModule, load_parameters
 from fedpurel_app.training.inputs import LocalData
 from fedpurel_app.training.local import SgdSettings, global_step, residual_step, train
 
-WORDS = [
-    "red",
-    "oak",
-    "river",
-    "stone",
-    "apple",
-    "bright",
-    "tower",
-    "maple",
-    "engine",
-    "ladder",
-    "violet",
-    "marble",
-    "copper",
-    "falcon",
-    "pepper",
-    "window",
-]
-
 
 def class_names(count: int) -> tuple[str, ...]:
-    """Give different names of one to three common words."""
-    names = []
-    for index in range(count):
-        words, left = [], index
-        for _ in range(1 + index % 3):
-            words.append(WORDS[left % len(WORDS)])
-            left //= len(WORDS)
-        names.append(" ".join([*words, str(index)] if index >= len(WORDS) else words))
-    return tuple(names)
+    """Give different names of one to four tokens: words that are tokens by themselves."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    words = [token.removesuffix("</w>") for token in SimpleTokenizer().encoder if token.endswith("</w>")]
+    words = [word for word in words if len(word) > 3 and word.isascii() and word.isalpha()]
+    return tuple(" ".join(words[index : index + 1 + index % 4]) for index in range(count))
 
 
 class Case:

@@ -7,7 +7,7 @@ computed for the end-of-text tokens alone. All three are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -151,56 +151,60 @@ class TextTower(nn.Module):
             raise ValueError(
                 f"a prompt has {shared + layout.longest} tokens; this text tower takes {len(self.positions)}"
             )
-        x = torch.cat([prefix + self.positions[:shared], suffixes + self.positions[layout.positions + shared]])
-        ends = layout.ends + shared
-        *lower, top = cast("list[Block]", list(self.blocks))
+        start, rest = prefix + self.positions[:shared], suffixes + self.positions[layout.positions + shared]
+        x = torch.cat([start, rest])
         masks = [
             torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)
             for _, length in layout.groups
         ]
-        for block in lower:
-            x = _all_rows(block, x, shared, layout, masks)
-        x = _last_rows(top, x, shared, layout, ends)
+        *lower, top = cast("list[Block]", list(self.blocks))
+        for index, block in enumerate(lower):
+            projections: tuple[Tensor, ...]
+            if index:
+                projections = block.attention.project(block.attention_norm(x))
+            else:
+                projections = _first_projections(block, start, rest)
+            x = _all_rows(block, x, projections, shared, layout, masks)
+        x = _last_rows(top, x, shared, layout)
         features: Tensor = self.final_norm(x) @ self.projection
         return features[layout.ranks]
 
 
-def _all_rows(block: Block, x: Tensor, shared: int, layout: Layout, masks: Sequence[Tensor]) -> Tensor:
+def _first_projections(block: Block, start: Tensor, rest: Tensor) -> tuple[Tensor, ...]:
+    """Give query, key and value of the first block; constant suffixes by themselves, so that they cost no gradient."""
+    parts = [block.attention.project(block.attention_norm(rows)) for rows in (start, rest)]
+    return tuple(torch.cat(pair, 1) for pair in zip(*parts, strict=True))
+
+
+def _all_rows(
+    block: Block, x: Tensor, projections: Sequence[Tensor], shared: int, layout: Layout, masks: Sequence[Tensor]
+) -> Tensor:
     """Apply a block to the prefix and all suffixes; shapes (P + T, W) to (P + T, W)."""
-    attention, normed = block.attention, block.attention_norm(x)
-    query, key, value = (attention.split(part(normed)) for part in (attention.q, attention.k, attention.v))
-    start = [part[:, :shared] for part in (query, key, value)]  # (heads, rows, d)
-    mixed = [functional.scaled_dot_product_attention(start[0], start[1], start[2], is_causal=True)]
-    for rows, (count, length), mask in zip(_groups(shared, layout), layout.groups, masks, strict=True):
-        queries = query[:, rows].unflatten(1, (count, length))
-        keys, values = (_behind_prefix(part, shared, rows, count, length) for part in (key, value))
+    sizes = [shared, *(count * length for count, length in layout.groups)]
+    # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
+    query, key, value = (part.split(sizes, 1) for part in projections)  # of (heads, rows, d)
+    mixed = [functional.scaled_dot_product_attention(query[0], key[0], value[0], is_causal=True)]
+    for index, ((count, length), mask) in enumerate(zip(layout.groups, masks, strict=True), 1):
+        queries = query[index].unflatten(1, (count, length))
+        keys, values = (_behind_prefix(part[0], part[index], count, length) for part in (key, value))
         mixed.append(functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).flatten(1, 2))
-    return block.finish(x, attention.join(torch.cat(mixed, 1)))
+    return block.finish(x, block.attention.join(torch.cat(mixed, 1)))
 
 
-def _last_rows(block: Block, x: Tensor, shared: int, layout: Layout, ends: Tensor) -> Tensor:
+def _last_rows(block: Block, x: Tensor, shared: int, layout: Layout) -> Tensor:
     """Apply a block to the end-of-text tokens alone, which see all of their prompts; shapes (P + T, W) to (C, W)."""
     attention, normed = block.attention, block.attention_norm(x)
-    query = attention.split(attention.q(normed[ends]))
-    key, value = attention.split(attention.k(normed)), attention.split(attention.v(normed))
-    mixed, done = [], 0
-    for rows, (count, length) in zip(_groups(shared, layout), layout.groups, strict=True):
-        queries = query[:, done : done + count].unsqueeze(2)
-        keys, values = (_behind_prefix(part, shared, rows, count, length) for part in (key, value))
-        mixed.append(functional.scaled_dot_product_attention(queries, keys, values).flatten(1, 2))
-        done += count
+    sizes = [shared, *(count * length for count, length in layout.groups)]
+    ends = layout.ends + shared
+    query = attention.split(attention.q(normed[ends])).split([count for count, _ in layout.groups], 1)
+    key, value = (attention.split(part(normed)).split(sizes, 1) for part in (attention.k, attention.v))
+    mixed = []
+    for index, (count, length) in enumerate(layout.groups):
+        keys, values = (_behind_prefix(part[0], part[1 + index], count, length) for part in (key, value))
+        mixed.append(functional.scaled_dot_product_attention(query[index].unsqueeze(2), keys, values).flatten(1, 2))
     return block.finish(x[ends], attention.join(torch.cat(mixed, 1)))
 
 
-def _groups(shared: int, layout: Layout) -> Iterator[slice]:
-    """Give the rows of each group."""
-    row = shared
-    for count, length in layout.groups:
-        yield slice(row, row + count * length)
-        row += count * length
-
-
-def _behind_prefix(part: Tensor, shared: int, rows: slice, count: int, length: int) -> Tensor:
-    """Put the prefix before every prompt of a group; (heads, P + T, d) to (heads, count, P + length, d)."""
-    prefix = part[:, :shared].unsqueeze(1).expand(-1, count, -1, -1)
-    return torch.cat([prefix, part[:, rows].unflatten(1, (count, length))], 2)
+def _behind_prefix(prefix: Tensor, rows: Tensor, count: int, length: int) -> Tensor:
+    """Put the prefix before every prompt of a group: (heads, P, d) and (heads, n·L, d) to (heads, n, P + L, d)."""
+    return torch.cat([prefix.unsqueeze(1).expand(-1, count, -1, -1), rows.unflatten(1, (count, length))], 2)

@@ -30,12 +30,33 @@ class Attention(nn.Module):
     Parameters
     ----------
     width, heads : int
+
+    Notes
+    -----
+    As long as nothing is attached to q, k or v, the three are computed as one matrix product, which is faster. Their
+    weights are views of its matrix.
     """
+
+    fused_weight: Tensor | None
+    fused_bias: Tensor | None
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.register_buffer("fused_weight", torch.empty(3 * width, width))
+        self.register_buffer("fused_bias", torch.empty(3 * width))
+
+    def unfuse(self) -> None:
+        """Compute q, k and v each by its own layer from now on."""
+        self.fused_weight = self.fused_bias = None
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute query, key and value, split into heads; (..., L, W) to three of (..., heads, L, d)."""
+        if self.fused_weight is None:
+            return self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        query, key, value = functional.linear(x, self.fused_weight, self.fused_bias).chunk(3, -1)
+        return self.split(query), self.split(key), self.split(value)
 
     def split(self, x: Tensor) -> Tensor:
         """Split the last dimension into heads and put them before the sequence; (..., L, W) to (..., heads, L, d)."""
@@ -68,8 +89,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Let every position see every other; shapes (N, L, W) to (N, L, W)."""
-        attention, normed = self.attention, self.attention_norm(x)
-        query, key, value = (attention.split(part(normed)) for part in (attention.q, attention.k, attention.v))
+        attention = self.attention
+        query, key, value = attention.project(self.attention_norm(x))
         mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.finish(x, attention.join(mixed))
 
@@ -123,6 +144,7 @@ def make_blocks(weights: Mapping[str, Tensor], prefix: str, config: Mapping[str,
         index, rest = name.split(".", 1)
         if rest.startswith("attn.in_proj_"):
             kind = rest.removeprefix("attn.in_proj_")
+            state[f"{index}.attention.fused_{kind}"] = value
             for part, piece in zip("qkv", value.chunk(3), strict=True):
                 state[f"{index}.attention.{part}.{kind}"] = piece
             continue

@@ -18,6 +18,7 @@ from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.peft.base import Branch, Family, Host, Logits, Role, cosine_logits
 from fedpurel_app.models.text import TextTower
+from fedpurel_app.models.transformer import Attention
 
 Tower = TypeVar("Tower", bound=nn.Module)
 
@@ -153,6 +154,9 @@ def _adapted(tower: Tower, role: str, rank: int, alpha: float, dropout: float, b
     targets = [f"blocks.{block}.attention.{part}" for block in block_numbers(blocks, depth) for part in wanted]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=True, target_modules=targets)
     copied = _share(tower)
+    for module in copied.modules():
+        if isinstance(module, Attention):
+            module.unfuse()
     with torch.random.fork_rng(devices=[]):  # peft draws initial weights, which are drawn anew here
         inject_adapter_in_model(config, copied, adapter_name=role)
     return copied.eval()
