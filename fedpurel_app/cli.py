@@ -76,7 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw a run's curves, classes and sites into its plots/")
     plot.set_defaults(command=_plot)
     plot.add_argument("run", type=Path)
+
+    doctor = commands.add_parser("doctor", help="print what a setting needs on this machine, and what is there")
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument("--preset", metavar="NAME", default=run_command.DEFAULT_PRESET, help="as for run")
+    doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="as for run")
     return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    config = run_command.settings(options.preset, options.set)
+    from fedpurel_app.doctor import examine  # loads torch
+
+    for line in examine(config):
+        print(line)
+    return 0
 
 
 # --- reading runs -----------------------------------------------------------------------------------------------------

@@ -112,12 +112,29 @@ class Experiment:
         """Global number of training images of each class, shape (C,)."""
         classes = len(self.source.class_names)
         available = np.bincount(self.source.train.labels, minlength=classes)
-        rank = np.arange(classes)
-        if self.config.class_order == "shuffled":
-            rank = self._generator("class order").permutation(classes)
+        config = self.config
         return longtail.profile(
-            available, self.config.imbalance_factor, self.config.max_per_class, rank, self.config.keep_empty_classes
+            available, config.imbalance_factor, config.max_per_class, self._rank, config.keep_empty_classes
         )
+
+    @cached_property
+    def _rank(self) -> Ints:
+        """Rank of each class, 0 = head."""
+        classes = len(self.source.class_names)
+        shuffled = self.config.class_order == "shuffled"
+        return self._generator("class order").permutation(classes) if shuffled else np.arange(classes)
+
+    @cached_property
+    def short_classes(self) -> int:
+        """Number of classes with fewer images than the long-tail profile asks for; they give all they have."""
+        available = np.bincount(self.source.train.labels, minlength=len(self.source.class_names))
+        unlimited = np.full_like(available, available.sum())
+        config = self.config
+        if config.imbalance_factor == 1:
+            return 0
+        largest = config.max_per_class or int(available.sum() / len(available))
+        wanted = longtail.profile(unlimited, config.imbalance_factor, largest, self._rank, config.keep_empty_classes)
+        return int((available < wanted).sum())
 
     @cached_property
     def groups(self) -> dict[str, Ints]:

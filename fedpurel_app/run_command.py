@@ -47,6 +47,17 @@ def run(options: argparse.Namespace) -> int:
     return _conduct(options, config, folder, expect)
 
 
+def settings(preset: str, changes: Sequence[str]) -> RunConfig:
+    """Settle settings from a preset and changes to it, as KEY=VALUE.
+
+    Raises
+    ------
+    ConfigError
+        Naming all that is wrong with them.
+    """
+    return load_config({**load_preset(preset).values, **_assignments(changes)})
+
+
 def _new(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
     """Settle the settings and the folder of a new run."""
     preset = load_preset(options.preset or DEFAULT_PRESET)

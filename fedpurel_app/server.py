@@ -165,6 +165,8 @@ class Server:
         logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.algorithm.title,
                    config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
         logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
+        if short := self.experiment.short_classes:
+            logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
         logger.log(INFO, "run folder: %s", self.folder.path)
         if self._resumed:
             logger.log(INFO, "resumed after round %d of %d", strategy.round_offset, strategy.schedule.total)

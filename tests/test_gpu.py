@@ -4,26 +4,36 @@ import pytest
 import torch
 
 from fedpurel_app.algorithms import ALGORITHMS, Options
+from fedpurel_app.config import RunConfig
 from fedpurel_app.functional import match_temperature
 from fedpurel_app.functional.temperature import entropy_range
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft import FAMILIES, Host, parameters_of
-from fedpurel_app.training.local import LocalData, SgdSettings, global_step, train
+from fedpurel_app.training.inputs import LocalData
+from fedpurel_app.training.local import SgdSettings, global_step, train
 from tests.functional.test_temperature import exact_entropy, families
 from tests.support import run_tiny
 
+DEFAULTS = {field.alias: field.default for field in RunConfig.model_fields.values()}
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
 def trained(name, device):
     demo = load_backbone("demo", torch.device(device))
     names = ("red circle", "blue star", "green heart")
-    host = Host(demo.encode_prompts([f"a photo of a {one}." for one in names]), demo.logit_scale, names, demo)
-    options = {"context-length": 4, "residual-scale": 0.5}
-    module = FAMILIES[name].build(host, options, torch.Generator().manual_seed(0))
-    inputs = torch.randn(96, 128, generator=torch.Generator().manual_seed(1)).to(device)
+    prompts = tuple(f"a photo of a {one}." for one in names)
+    host = Host(demo.encode_prompts(prompts), demo.logit_scale, names, demo, prompts)
+    options = {key: DEFAULTS[key] for key in FAMILIES[name].options}
+    if name == "lora":
+        options["lora-dropout"] = 0.0  # a GPU draws other masks than a CPU
+    module = FAMILIES[name].build(host, "global", options, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8).to(device)
+    with torch.no_grad():
+        features = demo.encode_pixels(pixels)
     labels = (torch.arange(96) % 3).to(device)
-    data = LocalData(inputs, labels, host.zero_shot_logits(inputs))
+    inputs = pixels if module.takes_pixels else features
+    data = LocalData(inputs, labels, host.zero_shot_logits(features))
     step = global_step(ALGORITHMS["fedpurel"], Options())
     metrics = train(module, data, step, SgdSettings(0.01, 0.9, 5e-4, 32, 1), torch.Generator().manual_seed(2))
     return {key: value.cpu() for key, value in parameters_of(module).items()}, metrics

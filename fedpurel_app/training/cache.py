@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 logger = logging.getLogger("flwr.fedpurel")
+
+Kind = Literal["features", "pixels"]
 
 _BATCH = 256
 _FORMAT = 2  # raise when the stored form changes
@@ -79,7 +81,7 @@ def image_features(split: Images, backbone: Backbone, folder: Path, view: int = 
     def encode(pixels: Tensor) -> npt.NDArray[Any]:
         return backbone.encode_pixels(pixels).cpu().numpy()
 
-    key = f"features|{backbone.fingerprint}|{split.fingerprint}"
+    key = _key("features", split, backbone)
     return _images(split, backbone, folder, key, view, encode, f"Encoding {{}} images once with {backbone.name}")
 
 
@@ -96,8 +98,7 @@ def image_pixels(split: Images, backbone: Backbone, folder: Path, view: int = 0)
     ndarray of uint8, shape (N, 3, H, W)
         Cropped and resized, before normalisation. Mapped read-only.
     """
-    form = {name: value for name, value in backbone.checkpoint.preprocessing.items() if name not in ("mean", "std")}
-    key = f"pixels|{backbone.image_size}|{sorted(form.items())}|{split.fingerprint}"
+    key = _key("pixels", split, backbone)
     doing = "Cropping and resizing {} images once"
     return _images(split, backbone, folder, key, view, lambda pixels: pixels.numpy(), doing)
 
@@ -113,6 +114,18 @@ def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> T
             partial.replace(path)
             features = _open(path, len(prompts))
     return torch.from_numpy(np.array(_readable(features, path)))
+
+
+def is_cached(kind: Kind, split: Images, backbone: Backbone, folder: Path, view: int = 0) -> bool:
+    """Tell whether a split's features or pixels are in the cache."""
+    return _open(_path(folder, f"{_key(kind, split, backbone)}|view {view}"), len(split.labels)) is not None
+
+
+def _key(kind: Kind, split: Images, backbone: Backbone) -> str:
+    if kind == "features":
+        return f"features|{backbone.fingerprint}|{split.fingerprint}"
+    form = {name: value for name, value in backbone.checkpoint.preprocessing.items() if name not in ("mean", "std")}
+    return f"pixels|{backbone.image_size}|{sorted(form.items())}|{split.fingerprint}"
 
 
 def _images(

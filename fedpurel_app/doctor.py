@@ -1,0 +1,160 @@
+"""What a setting needs on this machine: devices, versions, what is cached, what would be downloaded, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+
+from fedpurel_app import __version__
+from fedpurel_app.config import RunConfig
+from fedpurel_app.errors import FedPurelError
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.files import home
+from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.training.cache import Kind, is_cached
+
+_PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "flwr-datasets", "numpy", "safetensors")
+_CONTEXT = 0.5 * 2**30  # bytes that CUDA takes for itself in every process
+_TOKENS_OF_A_NAME = 6  # with the full stop and the end-of-text token
+
+
+def examine(config: RunConfig) -> Iterator[str]:
+    """Look at this machine, and at what a setting would need on it; nothing is downloaded.
+
+    Parameters
+    ----------
+    config : RunConfig
+
+    Yields
+    ------
+    str
+        Lines to print.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    yield from _machine()
+    yield ""
+    yield f"{config.algorithm}, {config.peft} on {config.dataset} with {config.backbone}:"
+    experiment = Experiment(config, home() / "cache")
+    backbone: Backbone | None = None
+    try:
+        source = experiment.source
+        sizes = f"{len(source.train.labels):,} training and {len(source.test.labels):,} test images"
+        yield f"  data      {source.name}: {sizes}, {len(source.class_names)} classes"
+        short = experiment.short_classes
+        if short:
+            yield f"            {short} classes have fewer images than the long-tail profile asks for, and give all"
+    except FedPurelError as error:
+        yield f"  data      {error}"
+        return
+    try:
+        backbone = experiment.backbone
+    except FedPurelError as error:
+        yield f"  weights   {error}"
+        return
+    if backbone is None:
+        yield "  weights   none needed: features are precomputed"
+        return
+    path = backbone.checkpoint.path
+    yield f"  weights   {path} ({_size(path.stat().st_size)})"
+    for name, split in (("train", source.train), ("test", source.test)):
+        kinds: tuple[Kind, ...] = ("features", "pixels") if experiment.family.needs == "image tower" else ("features",)
+        for kind in kinds:
+            wide = int(backbone.checkpoint.architecture["embed_dim"])
+            size = len(split.labels) * (4 * wide if kind == "features" else 3 * backbone.image_size**2)
+            state = "there" if is_cached(kind, split, backbone, home() / "cache") else "to be made"
+            yield f"  cache     {kind} of {name}: {state}, {_size(size)} on disk"
+    weights, activations = _memory(experiment, backbone)
+    yield f"  memory    about {_size(weights)} of weights and {_size(activations)} of activations for a site at work"
+    each = weights + activations + _CONTEXT
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        count = int(0.9 * free // each)
+        share = f"--gpus-per-site {1 / count:.3g}" if count else "none fits: lower batch-size"
+        yield f"            {count} sites at a time on this GPU ({share})"
+    else:
+        count = max(1, min(os.cpu_count() or 1, int(0.9 * psutil.virtual_memory().available // each)))
+        yield f"            {count} sites at a time on this machine's CPUs"
+
+
+def _machine() -> Iterator[str]:
+    memory, folder = psutil.virtual_memory(), home()
+    yield f"fedpurel {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} MISSING")
+    yield f"  packages  {', '.join(found)}"
+    yield f"  CPU       {os.cpu_count()} cores, {_size(memory.available)} of {_size(memory.total)} memory free"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            yield f"  GPU       {torch.cuda.get_device_name(index)}, {_size(free)} of {_size(total)} free"
+    else:
+        yield "  GPU       none that PyTorch can use"
+    exists = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    cached = sum(file.stat().st_size for file in (folder / "cache").glob("*.npy")) if folder.exists() else 0
+    free_disk = shutil.disk_usage(exists).free
+    yield f"  home      {folder}: {_size(cached)} of cached features and pixels, {_size(free_disk)} free"
+
+
+def _memory(experiment: Experiment, backbone: Backbone) -> tuple[float, float]:
+    """Estimate the bytes of weights and of activations that training takes at a site."""
+    config, architecture = experiment.config, backbone.checkpoint.architecture
+    text, vision = architecture["text_cfg"], architecture["vision_cfg"]
+    weights = activations = 0.0
+    if experiment.family.needs == "text tower" or (config.peft == "lora" and config.lora_tower != "vision"):
+        weights += _weights(backbone.checkpoint.path, "visual.", inside=False)
+        activations += _activations(len(experiment.source.class_names) * _TOKENS_OF_A_NAME, text)
+    if experiment.family.needs == "image tower" and config.lora_tower != "text":
+        patch = vision["patch_size"]
+        tokens = 1 + (backbone.image_size // patch) ** 2
+        weights += _weights(backbone.checkpoint.path, "visual.", inside=True)
+        activations += _activations(config.batch_size * tokens, vision)
+    return weights, activations
+
+
+def _activations(tokens: int, tower: dict[str, int]) -> float:
+    """Estimate what a tower keeps for the backward pass: two norms, q, k, v, mixture, sum, and the perceptron twice."""
+    width, ratio = int(tower["width"]), float(tower.get("mlp_ratio", 4.0))
+    return 4.0 * tokens * int(tower["layers"]) * width * (7 + 2 * ratio)
+
+
+def _weights(path: Path, prefix: str, inside: bool) -> float:
+    """Count the bytes of a tower's weights in fp32, without reading them where the file allows it."""
+    if path.suffix != ".safetensors":
+        return float(path.stat().st_size) * (0.6 if inside else 0.4)
+    from safetensors import safe_open
+
+    total = 0.0
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            if name.startswith(prefix) == inside:
+                count = 1
+                for edge in file.get_slice(name).get_shape():
+                    count *= edge
+                total += 4 * count
+    return total
+
+
+def _size(count: float) -> str:
+    """Write a number of bytes.
+
+    Examples
+    --------
+    >>> _size(3_000_000), _size(5 * 2**30)
+    ('2.9 MiB', '5.0 GiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

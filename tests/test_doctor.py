@@ -1,0 +1,59 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fedpurel_app.cli import main
+from fedpurel_app.data import rendered
+
+
+@pytest.fixture(autouse=True)
+def fresh_home(monkeypatch, tmp_path):
+    monkeypatch.setattr(rendered, "SHAPES_TEST", 2)
+    monkeypatch.setenv("FEDPUREL_HOME", str(tmp_path / "home"))
+
+
+def doctor(capsys, *arguments):
+    assert main(["doctor", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_tells_what_is_there_and_what_is_not(capsys):
+    out = doctor(capsys, "--set", "max-per-class=4")
+    assert "torch 2" in out and "cores" in out and "192 training and 96 test images, 48 classes" in out
+    assert "cache     features of train: to be made, 96.0 KiB on disk" in out
+    assert "clip.safetensors" in out and "sites at a time" in out
+
+
+def test_pixels_and_weights_are_counted_for_families_inside_the_image_tower(capsys):
+    out = doctor(capsys, "--set", "max-per-class=4", "--set", "peft=lora")
+    assert "pixels of train: to be made, 576.0 KiB on disk" in out
+
+
+def test_weights_that_are_absent_are_named(capsys):
+    out = doctor(capsys, "--set", "backbone=ViT-B-16")
+    assert "Bring open_clip_model.safetensors of huggingface.co/timm/" in out
+
+
+def test_data_that_are_absent_are_named(capsys):
+    assert "CIFAR-100 could not be loaded" in doctor(capsys, "--set", "dataset=cifar100")
+
+
+def test_short_classes_are_counted(capsys, tmp_path):
+    from PIL import Image
+
+    for part, counts in (("train", (8, 1)), ("test", (1, 1))):
+        for name, count in zip(("a", "b"), counts, strict=True):
+            for number in range(count):
+                path = tmp_path / "data" / part / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8)).save(path)
+    arguments = ["--set", "dataset=imagefolder", "--set", f"dataset-path={tmp_path / 'data'}"]
+    out = doctor(capsys, *arguments, "--set", "imbalance-factor=2")
+    assert "1 classes have fewer images than the long-tail profile asks for" in out
+    assert "fewer images" not in doctor(capsys, *arguments, "--set", "imbalance-factor=1")
+
+
+def test_a_file_of_weights_is_found(capsys, tmp_path):
+    save_file({"logit_scale": torch.ones(()), "visual.proj": torch.ones(768, 512)}, tmp_path / "w.safetensors")
+    out = doctor(capsys, "--set", "backbone=ViT-B-16", "--set", f"pretrained={tmp_path / 'w.safetensors'}")
+    assert "w.safetensors (1.5 MiB)" in out
