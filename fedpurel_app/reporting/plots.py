@@ -8,6 +8,7 @@ from typing import Any
 
 from fedpurel_app.errors import StateError
 from fedpurel_app.files import write_atomically
+from fedpurel_app.reporting.diagnostics import balance, contribution, gradients
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
@@ -21,7 +22,7 @@ _TITLES = {
 
 
 def draw(folder: RunFolder) -> list[Path]:
-    """Draw all pictures that the folder has data for, as PNG and SVG, into ``plots/``.
+    """Draw all pictures that the folder has data for, as PNG and SVG, into ``plots/``; diagnostics with a CSV each.
 
     Raises
     ------
@@ -50,6 +51,15 @@ def draw(folder: RunFolder) -> list[Path]:
                 path = folder.path / "plots" / f"{name}.{ending}"
                 figure.savefig(path, dpi=150)
                 written.append(path)
+        plt.close(figure)
+    for name, diagnose in {"balance": balance, "gradients": gradients, "contribution": contribution}.items():
+        figure = plt.figure(figsize=(9, 4.2), layout="constrained")
+        if table := diagnose(folder, figure):
+            for ending in ("png", "svg"):
+                written.append(folder.path / "plots" / f"{name}.{ending}")
+                figure.savefig(written[-1], dpi=150)
+            folder.write_csv(f"plots/{name}.csv", *table)
+            written.append(folder.path / "plots" / f"{name}.csv")
         plt.close(figure)
     return written
 

@@ -165,17 +165,39 @@ def test_compare_counts_a_seed_once_and_a_long_tail_by_itself(runs, tmp_path):
 
 def test_all_pictures_are_drawn(runs):
     paths = draw(runs["fedpurel", 0])
-    assert sorted(path.name for path in paths) == [
-        f"{name}.{ending}" for name in ("classes", "curves", "sites") for ending in ("png", "svg")
-    ]
+    diagnostics = ("balance", "contribution", "gradients")
+    expected = {f"{n}.{e}" for n in ("classes", "curves", "sites", *diagnostics) for e in ("png", "svg")}
+    assert {path.name for path in paths} == expected | {f"{name}.csv" for name in diagnostics}
     for path in paths:
-        assert path.stat().st_size > 5000
+        assert path.stat().st_size > (5000 if path.suffix != ".csv" else 20)
         if path.suffix == ".svg":
             xml.dom.minidom.parse(str(path))
 
 
 def test_a_method_without_a_private_part_has_no_picture_of_gains(runs):
-    assert {path.stem for path in draw(runs["fedavg", 0])} == {"classes", "curves"}
+    assert {path.stem for path in draw(runs["fedavg", 0])} == {"classes", "curves", "balance", "gradients"}
+
+
+def test_tables_of_diagnostics_hold_what_the_rounds_say(runs):
+    folder = runs["fedpurel", 0]
+    draw(folder)
+    rows = folder.read_csv("plots/gradients.csv")
+    trained = [line["train"] for line in folder.rounds() if line["phase"] == "global"]
+    assert [float(row["angle"]) for row in rows] == pytest.approx([line["angle"] for line in trained], rel=1e-3)
+    assert all(row["angle"] == "" for row in _drawn(runs["fedavg", 0], "gradients"))
+    scored = [line for line in folder.rounds() if line.get("global") and line["phase"] != "personal"]
+    assert [float(row["tkl"]) for row in folder.read_csv("plots/balance.csv")] == pytest.approx(
+        [line["tkl"] for line in scored], rel=1e-3
+    )
+    classes = {row["name"]: row for row in folder.read_csv("classes.csv")}
+    for row in folder.read_csv("plots/contribution.csv"):
+        gain = float(classes[row["class"]]["personalized_at_sites"]) - float(classes[row["class"]]["global"])
+        assert float(row["gain"]) == pytest.approx(gain, abs=1e-3)
+
+
+def _drawn(folder, name):
+    draw(folder)
+    return folder.read_csv(f"plots/{name}.csv")
 
 
 def test_there_is_nothing_to_draw_before_the_first_evaluation(tmp_path):

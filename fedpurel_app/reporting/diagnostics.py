@@ -1,0 +1,85 @@
+"""Pictures of why a run went as it did: drift from zero-shot, the angle of gradients, what private branches add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedpurel_app.reporting.run_folder import RunFolder
+
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"  # of Okabe and Ito's palette
+Table = tuple[list[str], list[list[Any]]]  # column names and rows of what is drawn
+
+
+def balance(folder: RunFolder, figure: Any) -> Table | None:
+    """Balancedness of the global model against its TKL from zero-shot, evaluated round by round (paper, Fig. 2)."""
+    rows = [
+        [line["round"], line["tkl"], line["global"]["balancedness"], line["global"]["few"]]
+        for line in folder.rounds()
+        if line.get("global") and line.get("tkl") is not None and line["phase"] != "personal"
+    ]
+    if len(rows) < 2:
+        return None
+    left, right = figure.subplots(1, 2, sharex=True)
+    for axes, column, name in ((left, 2, "Balancedness x 100"), (right, 3, "accuracy of few-shot classes [%]")):
+        known = [row for row in rows if row[column] is not None]
+        axes.plot([row[1] for row in known], [row[column] for row in known], color=_GREY, linewidth=1, zorder=0)
+        points = axes.scatter(
+            [row[1] for row in known], [row[column] for row in known], c=[row[0] for row in known], cmap="viridis", s=25
+        )
+        axes.set(xlabel="TKL from zero-shot [nats]", ylabel=name)
+    figure.colorbar(points, ax=right, label="round")
+    return ["round", "tkl", "balancedness", "few"], rows
+
+
+def gradients(folder: RunFolder, figure: Any) -> Table | None:
+    """Angle between task and alignment gradients, share of conflicts, and client drift (paper, Figs. 5 and 7)."""
+    names = ("angle", "conflict", "drift")
+    rows = [
+        [line["round"], *(line["train"].get(name) for name in names)]
+        for line in folder.rounds()
+        if line["phase"] == "global" and line.get("train")
+    ]
+    if not rows:
+        return None
+    left, right = figure.subplots(1, 2, sharex=True)
+    _line(left, rows, 1, _BLUE)
+    left.axhline(90, color=_GREY, linestyle="--", linewidth=1)
+    left.set(xlabel="round", ylabel="angle of task and alignment gradient [°]")
+    if any(row[2] is not None for row in rows):
+        share = left.twinx()
+        _line(share, [[row[0], 100 * row[2]] for row in rows if row[2] is not None], 1, _ORANGE)
+        share.set(ylim=(0, 102))
+        share.set_ylabel("steps in conflict [%]", color=_ORANGE)
+    _line(right, rows, 3, _BLUE)
+    right.set(xlabel="round", ylabel="client drift: distance moved in a visit")
+    return ["round", *names], rows
+
+
+def contribution(folder: RunFolder, figure: Any) -> Table | None:
+    """What the private branches add to each class, head to tail (paper, Fig. 5)."""
+    if not any(row["has_private_branch"] == "1" for row in folder.read_csv("sites.csv")):
+        return None
+    classes = [row for row in folder.read_csv("classes.csv") if row["global"] and row["personalized_at_sites"]]
+    if not classes:
+        return None
+    classes.sort(key=lambda row: -int(row["train_images"]))
+    gains = [float(row["personalized_at_sites"]) - float(row["global"]) for row in classes]
+    rows = [
+        [row["name"], row["group"], int(row["train_images"]), gain] for row, gain in zip(classes, gains, strict=True)
+    ]
+    axes = figure.subplots()
+    axes.bar(range(len(rows)), gains, width=1.0, color=[_ORANGE if gain >= 0 else _GREY for gain in gains])
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(
+        xlabel="classes, head to tail",
+        ylabel="personalized at sites - global [points]",
+        title="Contribution of the private branches, by class",
+    )
+    return ["class", "group", "train_images", "gain"], rows
+
+
+def _line(axes: Any, rows: Sequence[Sequence[Any]], column: int, colour: str) -> None:
+    known = [(row[0], row[column]) for row in rows if row[column] is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), color=colour, linewidth=1.5)
