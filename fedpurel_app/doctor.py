@@ -17,7 +17,7 @@ from fedpurel_app.config import RunConfig
 from fedpurel_app.errors import FedPurelError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
-from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.models.backbone import Backbone, check_backbone
 from fedpurel_app.training.cache import Kind, is_cached
 
 _PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "flwr-datasets", "numpy", "safetensors")
@@ -55,6 +55,10 @@ def examine(config: RunConfig) -> Iterator[str]:
         return
     try:
         backbone = experiment.backbone
+        if backbone is not None:
+            check_backbone(config.backbone, config.pretrained)
+            if experiment.family.needs == "image tower":
+                _ = backbone.image
     except FedPurelError as error:
         yield f"  weights   {error}"
         return
@@ -63,8 +67,13 @@ def examine(config: RunConfig) -> Iterator[str]:
         return
     path = backbone.checkpoint.path
     yield f"  weights   {path} ({_size(path.stat().st_size)})"
+    text_alone = config.peft == "lora" and config.lora_tower == "text"
+    takes_pixels = experiment.family.needs == "image tower" and not text_alone
+    if config.augment != "none":
+        what = f"{config.views} random views of every image" if config.augment == "views" else "a fresh crop every time"
+        yield f"  augment   {what}: what is said of train below is for augment = none"
     for name, split in (("train", source.train), ("test", source.test)):
-        kinds: tuple[Kind, ...] = ("features", "pixels") if experiment.family.needs == "image tower" else ("features",)
+        kinds: tuple[Kind, ...] = ("features", "pixels") if takes_pixels else ("features",)
         for kind in kinds:
             wide = int(backbone.checkpoint.architecture["embed_dim"])
             size = len(split.labels) * (4 * wide if kind == "features" else 3 * backbone.image_size**2)

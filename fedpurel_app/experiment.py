@@ -98,7 +98,7 @@ class Experiment:
             return Host(text.to(self.device), classifier.logit_scale, names, None)
         backbone = self._images_backbone
         template = self.source.template if self.config.template == "auto" else self.config.template
-        prompts = tuple(template.format(name.replace("_", " ")) for name in names)
+        prompts = tuple(template.replace("{}", name.replace("_", " ")) for name in names)
         text = text_features(prompts, backbone, self._cache).to(self.device)
         return Host(text, backbone.logit_scale, names, backbone, prompts)
 

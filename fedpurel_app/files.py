@@ -49,3 +49,14 @@ def sync_folder(folder: Path) -> None:
 def home() -> Path:
     """Give the folder of runs and caches: ``FEDPUREL_HOME``, or ``~/fedpurel``."""
     return Path(os.environ.get("FEDPUREL_HOME") or Path.home() / "fedpurel").expanduser().absolute()
+
+
+def names_weights(text: str) -> bool:
+    """Tell whether a text is the path of a file of weights, by its ending.
+
+    Examples
+    --------
+    >>> names_weights("/models/clip.safetensors"), names_weights("laion2b_s34b_b88k")
+    (True, False)
+    """
+    return Path(text).suffix in (".safetensors", ".pt", ".pth", ".bin")

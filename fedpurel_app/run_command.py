@@ -17,6 +17,7 @@ from rich.console import Console
 from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig, describe_keys, load_config, require_same, to_run_config
 from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.files import names_weights
 from fedpurel_app.presets import PATH_KEYS, load_preset, preset_names
 from fedpurel_app.processes import count_gpus
 from fedpurel_app.reporting.console import show
@@ -106,7 +107,7 @@ def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
             values[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             values[key] = text
-        if key in PATH_KEYS and values[key]:
+        if (key in PATH_KEYS and values[key]) or (key == "pretrained" and names_weights(str(values[key]))):
             values[key] = str(Path(str(values[key])).expanduser().absolute())
     return values
 
@@ -136,9 +137,9 @@ def _preflight(config: RunConfig, folder: Path) -> None:
     require_tracker(config.tracker)
     DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
     if config.backbone != "demo":
-        from fedpurel_app.models.checkpoints import find_checkpoint  # loads torch, which the demo does without here
+        from fedpurel_app.models.backbone import check_backbone  # loads torch, which the demo does without here
 
-        find_checkpoint(config.backbone, config.pretrained)
+        check_backbone(config.backbone, config.pretrained)
     if not config.resume_from:
         RunFolder.create(folder)
 

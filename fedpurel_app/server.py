@@ -165,6 +165,9 @@ class Server:
         logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.algorithm.title,
                    config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
         logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
+        if config.backbone == "demo" and config.dataset not in ("shapes", "features"):
+            logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
+                       config.dataset)  # fmt: skip
         if short := self.experiment.short_classes:
             logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
         logger.log(INFO, "run folder: %s", self.folder.path)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from fedpurel_app.config import RunConfig, load_config
-from fedpurel_app.errors import DataError, RunError
+from fedpurel_app.errors import ConfigError, DataError, RunError
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.files import home
+from fedpurel_app.files import home, names_weights
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
 from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.records import Arrays, Description, Instruction, counts_to_metrics
@@ -44,7 +44,7 @@ class Site:
         Settings of the run.
     node_config : mapping
         Settings of this node: ``partition-id`` and ``num-partitions`` (a simulation sets them), ``state-dir``,
-        ``dataset-path``, and ``share-class-counts = false``, which no run config overrules.
+        ``dataset-path``, ``pretrained``, and ``share-class-counts = false``, which no run config overrules.
 
     Raises
     ------
@@ -135,10 +135,17 @@ class Site:
         return is_simulated(self._node_config)
 
     def _own_paths(self, config: RunConfig) -> RunConfig:
-        """Read data from where this node says, not from where the server says; in a simulation both are the same."""
+        """Read files from where this node says, not from where the server says; in a simulation both are the same."""
         if self.simulated:
             return config
-        return config.model_copy(update={"dataset_path": str(self._node_config.get("dataset-path", ""))})
+        pretrained = str(self._node_config.get("pretrained", config.pretrained))
+        if names_weights(config.pretrained) and "pretrained" not in self._node_config:
+            raise ConfigError(
+                "This run's backbone comes from a file: start this node with "
+                "--node-config 'pretrained=\"/path/to/it\"'."
+            )
+        own = {"dataset_path": str(self._node_config.get("dataset-path", "")), "pretrained": pretrained}
+        return config.model_copy(update=own)
 
     def _rows(self, split: str) -> npt.NDArray[np.int64]:
         partition = self.experiment.partition(self.sites)

@@ -246,6 +246,10 @@ def test_a_real_site_reads_the_data_that_it_names_itself(tmp_path):
     assert site.Site(config, node).config.dataset_path == ""
     assert site.Site(config, node | {"dataset-path": "/own.npz"}).config.dataset_path == "/own.npz"
     assert site.Site(config, node | {"simulation": True}).config.dataset_path == config["dataset-path"]
+    from_file = config | {"backbone": "ViT-B-16", "pretrained": "/of/the/server.pt"}
+    with pytest.raises(ConfigError, match="start this node with --node-config 'pretrained="):
+        site.Site(from_file, node)
+    assert site.Site(from_file, node | {"pretrained": "/own.pt"}).config.pretrained == "/own.pt"
 
 
 def test_a_site_may_keep_its_class_counts(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedpurel_app.config.model import RunConfig
+from fedpurel_app.files import names_weights
 
 
 class Rule(NamedTuple):
@@ -52,6 +53,11 @@ def _model_rules(config: RunConfig) -> list[Rule]:
     return [
         *unused,
         _rule(
+            "algorithm align-loss",
+            config.align_loss != "tkl" and config.algorithm != "fedpurel",
+            f'align-loss = "{config.align_loss}" has no use with algorithm = "{config.algorithm}": drop it.',
+        ),
+        _rule(
             "backbone pretrained",
             config.backbone == "demo" and config.pretrained != defaults["pretrained"],
             f'pretrained = "{config.pretrained}" has no use with backbone = "demo", which has one set of weights: drop '
@@ -89,6 +95,11 @@ def _data_rules(config: RunConfig) -> list[Rule]:
             "template",
             config.template != "auto" and config.template.count("{}") != 1,
             f'template = "{config.template}" must hold "{{}}" once, where the class name goes.',
+        ),
+        _rule(
+            "augment views",
+            config.augment != "views" and config.views != RunConfig.model_fields["views"].default,
+            f'views = {config.views} has no use with augment = "{config.augment}": drop it, or set augment = "views".',
         ),
         _rule(
             "dataset augment",
@@ -149,6 +160,7 @@ def _path_rules(config: RunConfig) -> list[Rule]:
         "resume-from": config.resume_from,
         "state-dir": config.state_dir,
         "dataset-path": config.dataset_path,
+        "pretrained": config.pretrained if names_weights(config.pretrained) else "",
     }
     return [
         _rule(

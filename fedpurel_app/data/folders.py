@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,10 +38,11 @@ class FileSplit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all names, sizes and labels; not of the content, which may be too much to read at every start."""
+        """SHA-256 of names, sizes, times of change and labels; the content may be too much to read at every start."""
         digest = hashlib.sha256(self.labels.tobytes())
         for name in self.files:
-            digest.update(f"{name}|{(self.root / name).stat().st_size}\n".encode())
+            state = (self.root / name).stat()
+            digest.update(f"{name}|{state.st_size}|{state.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
     def images(self, rows: Ints) -> list[Image]:
@@ -49,8 +51,12 @@ class FileSplit:
 
         found = []
         for row in rows:
-            with Image.open(self.root / self.files[int(row)]) as image:
-                found.append(image.convert("RGB"))
+            path = self.root / self.files[int(row)]
+            try:
+                with Image.open(path) as image:
+                    found.append(image.convert("RGB"))
+            except OSError as error:
+                raise DataError(f"{path} is not a readable image ({error}): mend it, or take it away.") from error
         return found
 
 
@@ -89,10 +95,11 @@ def load_imagefolder(path: str, max_per_class: int) -> Source:
             (str(file.relative_to(root)), label)
             for label, name in enumerate(classes[part])
             for file in sorted((root / part / name).rglob("*"))
-            if file.suffix.lower() in _SUFFIXES
+            if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
         ]
-        if not files:
-            raise DataError(f'dataset-path = "{path}": no images in {part}/. {form}')
+        empty = [name for label, name in enumerate(classes[part]) if label not in {label for _, label in files}]
+        if empty:
+            raise DataError(f'dataset-path = "{path}": no images in {part}/ of {", ".join(empty[:6])}. {form}')
         splits.append(_split(root, files))
     return Source("imagefolder", tuple(classes["train"]), PLAIN_TEMPLATE, splits[0], splits[1])
 
@@ -184,6 +191,8 @@ def load_aircraft(path: str, max_per_class: int) -> Source:
         from torchvision.datasets import FGVCAircraft
 
         try:
+            if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+                raise ConnectionError("HF_HUB_OFFLINE is set")
             FGVCAircraft(path, "trainval", "variant", download=True)
         except Exception as error:  # torchvision raises many kinds; all mean that the data are not to be had
             raise DataError(

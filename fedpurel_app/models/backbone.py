@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,7 +72,8 @@ class Backbone:
     @cached_property
     def logit_scale(self) -> float:
         """Scale s = exp(logit_scale) of the cosine logits."""
-        return float(self.checkpoint.load("logit_scale")["logit_scale"].exp())
+        with self._weights_that_fit():
+            return float(self.checkpoint.load("logit_scale")["logit_scale"].exp())
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -84,7 +85,8 @@ class Backbone:
         """The text tower, in fp32."""
         architecture = self.checkpoint.architecture
         weights = self.checkpoint.load(other_than="visual.")
-        tower = TextTower(weights, architecture["text_cfg"], bool(architecture.get("quick_gelu")))
+        with self._weights_that_fit():
+            tower = TextTower(weights, architecture["text_cfg"], bool(architecture.get("quick_gelu")))
         return tower.to(self.device)
 
     @cached_property
@@ -103,7 +105,9 @@ class Backbone:
                 'peft = "prompt", "adapter" or "text-residual", or a vision transformer of CLIP\'s form, as ViT-B-16.'
             )
         weights = self.checkpoint.load("visual.")
-        return ImageTower(weights, architecture["vision_cfg"], bool(architecture.get("quick_gelu"))).to(self.device)
+        with self._weights_that_fit():
+            tower = ImageTower(weights, architecture["vision_cfg"], bool(architecture.get("quick_gelu")))
+        return tower.to(self.device)
 
     @cached_property
     def preprocess(self) -> Callable[[Image], Tensor]:
@@ -165,6 +169,12 @@ class Backbone:
     def lay_out(self, prompts: Sequence[str]) -> LaidOut:
         """Turn whole prompts into embeddings."""
         rows = [[*self.tokenizer.encode(text), self.tokenizer.end] for text in prompts]
+        longest = max(range(len(rows)), key=lambda index: len(rows[index]))
+        if 1 + len(rows[longest]) > len(self.text.positions):
+            raise ConfigError(
+                f'the prompt "{prompts[longest]}" has {1 + len(rows[longest])} tokens, and the text tower of '
+                f'"{self.name}" takes {len(self.text.positions)}: shorten the class name, or the template.'
+            )
         layout = Layout.of([len(row) for row in rows], self.device)
         suffixes = self.text.embed([token for index in layout.order for token in rows[index]])
         return LaidOut(self.text.embed([self.tokenizer.start]), suffixes, layout)
@@ -184,6 +194,17 @@ class Backbone:
         """
         return self.encode_text(self.lay_out(prompts))
 
+    @contextmanager
+    def _weights_that_fit(self) -> Iterator[None]:
+        """Say of which model a checkpoint should have been, when names or shapes are wrong."""
+        try:
+            yield
+        except (KeyError, RuntimeError) as error:
+            raise ConfigError(
+                f'{self.checkpoint.path} does not hold the weights of "{self.name}" in open_clip\'s form '
+                f"({type(error).__name__}: {str(error).splitlines()[-1].strip()}). Bring open_clip's file of it."
+            ) from error
+
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
@@ -200,7 +221,8 @@ class Backbone:
             architecture["embed_dim"], architecture["vision_cfg"], bool(architecture.get("quick_gelu"))
         )
         weights = self.checkpoint.load("visual.")
-        tower.load_state_dict({name.removeprefix("visual."): value for name, value in weights.items()})
+        with self._weights_that_fit():
+            tower.load_state_dict({name.removeprefix("visual."): value for name, value in weights.items()})
         return tower.eval().requires_grad_(False).to(self.device)
 
 
@@ -237,3 +259,17 @@ def load_backbone(
     if statistics == "cifar":
         checkpoint = replace(checkpoint, preprocessing={**checkpoint.preprocessing, **_CIFAR})
     return Backbone(name, checkpoint, device, precision)
+
+
+def check_backbone(name: str, pretrained: str) -> None:
+    """Find a backbone and read its weights once, to meet what is wrong with them before anything is started.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such model or checkpoint, or the checkpoint is of another model.
+    StateError
+        When it cannot be read.
+    """
+    backbone = load_backbone(name, torch.device("cpu"), pretrained)
+    _ = backbone.logit_scale, backbone.text, backbone._any_image_tower

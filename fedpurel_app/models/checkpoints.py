@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.files import names_weights
 from fedpurel_app.models.tokenizers import ClipTokenizer, Tokenizer, WordTokenizer
 
 # Of OpenAI's CLIP and of nearly all that came after it.
@@ -118,7 +119,7 @@ def find_checkpoint(name: str, pretrained: str) -> Checkpoint:
     if name == "demo":
         return _demo()
     architecture = _architecture(name)
-    if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
+    if names_weights(pretrained):
         path = Path(pretrained).expanduser()
         if not path.is_file():
             raise ConfigError(f'pretrained = "{pretrained}": no such file.')
@@ -183,9 +184,14 @@ def _from_hub(name: str, tag: str, architecture: dict[str, Any]) -> Checkpoint:
     except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
         repository = str(config.get("hf_hub", "")).rstrip("/")
         where = f"open_clip_model.safetensors of huggingface.co/{repository}" if repository else config.get("url", "")
+        bring = f'Bring {where} and set pretrained = "/path/to/it"'
+        if config.get("quick_gelu") and not architecture.get("quick_gelu"):
+            bring += f' and backbone = "{name}-quickgelu", the activation of these weights'
+        if any(config.get(key, value) != value for key, value in _PREPROCESSING.items()):
+            bring = "A file alone will not do: these weights want an image transform of their own"
         raise ConfigError(
             f'backbone = "{name}", pretrained = "{tag}": the weights are not on this machine and could not be '
-            f'downloaded. Bring {where} and set pretrained = "/path/to/it", or allow the hub (unset HF_HUB_OFFLINE).'
+            f"downloaded. {bring}, or allow the hub (unset HF_HUB_OFFLINE)."
         ) from error
     preprocessing = {key: config.get(key, value) for key, value in _PREPROCESSING.items()}
     quick = bool(config.get("quick_gelu", architecture.get("quick_gelu", False)))

@@ -34,7 +34,7 @@ class Attention(nn.Module):
     Notes
     -----
     As long as nothing is attached to q, k or v, the three are computed as one matrix product, which is faster. Their
-    weights are views of its matrix.
+    weights are views of its matrix on the CPU; moved to a GPU they take memory of their own.
     """
 
     fused_weight: Tensor | None

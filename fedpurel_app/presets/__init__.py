@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.errors import ConfigError
+from fedpurel_app.files import names_weights
 
 PATH_KEYS = frozenset({"dataset-path", "state-dir"})
 
@@ -62,7 +63,8 @@ def load_preset(name: str) -> Preset:
     misplaced = sorted({"out", "resume-from"} & set(values))
     if misplaced:
         raise ConfigError(f"{path}: {', '.join(misplaced)} belong on the command line (--out, --resume), not here.")
-    for key in PATH_KEYS & set(values):
+    weights = {"pretrained"} if names_weights(str(values.get("pretrained", ""))) else set()
+    for key in (PATH_KEYS | weights) & set(values):
         if isinstance(values[key], str) and values[key]:
             values[key] = str(path.absolute().parent / Path(values[key]).expanduser())
     comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]

@@ -36,6 +36,7 @@ logger = logging.getLogger("flwr.fedpurel")
 Kind = Literal["features", "pixels"]
 
 _BATCH = 256
+_DECODED = 16  # images that a thread holds at their full size
 _FORMAT = 2  # raise when the stored form changes
 _REPORT = 10.0  # seconds between lines on progress
 
@@ -194,6 +195,7 @@ def _encode(
         for start, pixels in _batches(split, backbone, done, view):
             values = encode(pixels)
             if target is None:
+                progress.unlink(missing_ok=True)  # of a file that is gone
                 target = np.lib.format.open_memmap(partial, "w+", values.dtype, (count, *values.shape[1:]))
             target[start : start + len(values)] = values
             done = start + len(values)
@@ -210,9 +212,9 @@ def _encode(
     if target is None:
         raise ValueError("there are no images to encode")
     target.flush()
+    progress.unlink(missing_ok=True)
     partial.replace(path)
     path.chmod(0o600)
-    progress.unlink(missing_ok=True)
 
 
 def _interrupted(partial: Path, progress: Path, count: int) -> tuple[np.memmap[Any, Any] | None, int]:
@@ -237,7 +239,10 @@ def _batches(split: Images, backbone: Backbone, done: int, view: int) -> Iterato
 
     def load(start: int) -> Tensor:
         rows = np.arange(start, min(start + _BATCH, count))
-        return torch.stack([preprocess(image, int(row)) for image, row in zip(split.images(rows), rows, strict=True)])
+        pixels = []
+        for part in np.array_split(rows, -(-len(rows) // _DECODED)):  # full-size images fill memory quickly
+            pixels += [preprocess(image, int(row)) for image, row in zip(split.images(part), part, strict=True)]
+        return torch.stack(pixels)
 
     waiting: deque[tuple[int, Future[Tensor]]] = deque()
     with ThreadPoolExecutor(_cores()) as pool:

@@ -41,6 +41,9 @@ class SgdSettings:
     epochs: int
 
 
+_SCALE = 2.0**10  # keeps small gradients in the range of half precision; a power of two costs no accuracy
+
+
 class Sgd:
     """Stochastic gradient descent with momentum and weight decay, as ``torch.optim.SGD`` does it.
 
@@ -152,10 +155,12 @@ def train(
         logits = module.logits(inputs)
 
         def pull_back(cotangent: Tensor, logits: Tensor = logits) -> list[Tensor]:
-            return list(torch.autograd.grad(logits, parameters, cotangent.to(logits.dtype), retain_graph=True))
+            scaled = (_SCALE * cotangent).to(logits.dtype)
+            return [part / _SCALE for part in torch.autograd.grad(logits, parameters, scaled, retain_graph=True)]
 
         gradients, metrics = step(logits.detach(), reference, data.labels[rows], pull_back)
         optimizer.step(gradients)
+        del logits, pull_back  # or this step's graph would live beside the next one's
         steps += 1
         for name, value in metrics.items():
             totals[name] = totals[name] + value if name in totals else value

@@ -77,12 +77,32 @@ def test_images_of_ones_own(tmp_path):
     assert DATASETS["imagefolder"].load(str(tmp_path), 0).train.fingerprint != before
 
 
+def test_other_pixels_under_the_same_name_are_other_data(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Pillow.new("RGB", (8, 8), "red").save(tmp_path / part / "a" / "1.bmp")
+    before = DATASETS["imagefolder"].load(str(tmp_path), 0).train.fingerprint
+    Pillow.new("RGB", (8, 8), "blue").save(tmp_path / "train" / "a" / "1.bmp")
+    assert DATASETS["imagefolder"].load(str(tmp_path), 0).train.fingerprint != before
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / part / "a" / "1.jpg")
+    path = tmp_path / "train" / "a" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    source = DATASETS["imagefolder"].load(str(tmp_path), 0)
+    with pytest.raises(DataError, match=r"1\.jpg is not a readable image"):
+        source.train.images(np.array([0]))
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ([], "no classes"),
         (["train/a/1.png", "test/b/1.png"], "classes that are in one part alone: a, b"),
-        (["train/a/1.txt", "test/a/1.png"], "no images in train/"),
+        (["train/a/1.txt", "test/a/1.png"], "no images in train/ of a"),
+        (["train/a/1.png", "train/b/._1.png", "test/a/1.png", "test/b/1.png"], "no images in train/ of b"),
     ],
 )
 def test_folders_of_another_form_are_refused(tmp_path, files, message):
@@ -148,6 +168,6 @@ def test_aircraft_from_its_archive(tmp_path):
 def test_aircraft_that_are_absent_say_what_to_bring(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="needs dataset-path"):
         catalog.load_aircraft("", 0)
-    monkeypatch.setattr("torchvision.datasets.fgvc_aircraft.download_and_extract_archive", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("torchvision.datasets.fgvc_aircraft.download_and_extract_archive", lambda *a, **k: exit(1))
     with pytest.raises(DataError, match=r"could not be downloaded.*fgvc-aircraft-2013b\.tar\.gz"):
         catalog.load_aircraft(str(tmp_path), 0)

@@ -34,6 +34,26 @@ def test_an_unreachable_hub_says_which_file_to_bring():
         find_checkpoint("ViT-B-16", "openai")
 
 
+def test_the_advice_names_the_activation_of_the_weights():
+    with pytest.raises(ConfigError, match='backbone = "ViT-B-16-quickgelu", the activation of these weights'):
+        find_checkpoint("ViT-B-16", "openai")
+    with pytest.raises(ConfigError, match="image transform of their own"):
+        find_checkpoint("ViT-H-14-378-quickgelu", "dfn5b")
+
+
+@pytest.mark.parametrize("tower", ["text", "image", "logit_scale"])
+def test_weights_of_another_model_or_form_are_refused(tmp_path, tower):
+    save_file({"text_model.embeddings.weight": torch.ones(3)}, tmp_path / "weights.safetensors")
+    backbone = load_backbone("ViT-B-16", CPU, str(tmp_path / "weights.safetensors"))
+    with pytest.raises(ConfigError, match='does not hold the weights of "ViT-B-16" in open_clip\'s form'):
+        getattr(backbone, tower)
+
+
+def test_a_prompt_that_is_too_long_is_named():
+    with pytest.raises(ConfigError, match=r'the prompt "red red .* has 42 tokens, and the text tower of "demo" takes'):
+        load_backbone("demo", CPU).encode_prompts(["red", "red " * 40])
+
+
 def test_other_text_towers_are_refused(tmp_path):
     save_file({"logit_scale": torch.ones(())}, tmp_path / "weights.safetensors")
     with pytest.raises(ConfigError, match="has a text tower of another kind.*no_causal_mask"):

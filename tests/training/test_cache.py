@@ -113,6 +113,24 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, backbone, monkeypat
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".npy", ".lock"}
 
 
+def test_progress_of_a_file_that_is_gone_counts_for_nothing(tmp_path, backbone, monkeypatch):
+    """Rows that nobody wrote are zeros, and must not pass for features."""
+    features = image_features(Numbers(700), backbone, tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    path.unlink()
+    path.with_suffix(".rows").write_text("512")
+
+    def interrupt(pixels):
+        raise KeyboardInterrupt
+
+    whole, backbone.encode_pixels = backbone.encode_pixels, interrupt
+    with pytest.raises(KeyboardInterrupt):
+        image_features(Numbers(700), backbone, tmp_path)
+    backbone.encode_pixels = whole
+    features = image_features(Numbers(700), backbone, tmp_path)
+    assert np.array_equal(features[:, 0], np.arange(700))
+
+
 def encode(folder, log):
     features = image_features(Numbers(2000), Counting(log), Path(folder))
     assert float(features[1999, 1]) == 3998
