@@ -12,7 +12,7 @@ Table = tuple[list[str], list[list[Any]]]  # column names and rows of what is dr
 
 
 def balance(folder: RunFolder, figure: Any) -> Table | None:
-    """Balancedness of the global model against its TKL from zero-shot, evaluated round by round (paper, Fig. 2)."""
+    """Draw Balancedness of the global model against its TKL from zero-shot, round by round (paper, Fig. 2)."""
     rows = [
         [line["round"], line["tkl"], line["global"]["balancedness"], line["global"]["few"]]
         for line in folder.rounds()
@@ -33,7 +33,7 @@ def balance(folder: RunFolder, figure: Any) -> Table | None:
 
 
 def gradients(folder: RunFolder, figure: Any) -> Table | None:
-    """Angle between task and alignment gradients, share of conflicts, and client drift (paper, Figs. 5 and 7)."""
+    """Draw the angle of task and alignment gradients, conflicts, and client drift (paper, Figs. 5 and 7)."""
     names = ("angle", "conflict", "drift")
     rows = [
         [line["round"], *(line["train"].get(name) for name in names)]
@@ -57,7 +57,7 @@ def gradients(folder: RunFolder, figure: Any) -> Table | None:
 
 
 def contribution(folder: RunFolder, figure: Any) -> Table | None:
-    """What the private branches add to each class, head to tail (paper, Fig. 5)."""
+    """Draw what the private branches add to each class, head to tail (paper, Fig. 5)."""
     if not any(row["has_private_branch"] == "1" for row in folder.read_csv("sites.csv")):
         return None
     classes = [row for row in folder.read_csv("classes.csv") if row["global"] and row["personalized_at_sites"]]
