@@ -17,7 +17,7 @@ from fedpurel_app.config import RunConfig
 from fedpurel_app.errors import FedPurelError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
-from fedpurel_app.models.backbone import Backbone, check_backbone
+from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.training.cache import Kind, is_cached
 
 _PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "flwr-datasets", "numpy", "safetensors")
@@ -56,7 +56,7 @@ def examine(config: RunConfig) -> Iterator[str]:
     try:
         backbone = experiment.backbone
         if backbone is not None:
-            check_backbone(config.backbone, config.pretrained)
+            backbone.check()
             if experiment.family.needs == "image tower":
                 _ = backbone.image
     except FedPurelError as error:

@@ -110,12 +110,18 @@ class Experiment:
     @cached_property
     def train_counts(self) -> Ints:
         """Global number of training images of each class, shape (C,)."""
-        classes = len(self.source.class_names)
-        available = np.bincount(self.source.train.labels, minlength=classes)
+        return longtail.profile(self._available, *self._tail)
+
+    @cached_property
+    def _available(self) -> Ints:
+        """Number of training images there are of each class, shape (C,)."""
+        return np.bincount(self.source.train.labels, minlength=len(self.source.class_names))
+
+    @property
+    def _tail(self) -> tuple[float, int, Ints, bool]:
+        """Arguments of the long-tail profile."""
         config = self.config
-        return longtail.profile(
-            available, config.imbalance_factor, config.max_per_class, self._rank, config.keep_empty_classes
-        )
+        return config.imbalance_factor, config.max_per_class, self._rank, config.keep_empty_classes
 
     @cached_property
     def _rank(self) -> Ints:
@@ -127,14 +133,7 @@ class Experiment:
     @cached_property
     def short_classes(self) -> int:
         """Number of classes with fewer images than the long-tail profile asks for; they give all they have."""
-        available = np.bincount(self.source.train.labels, minlength=len(self.source.class_names))
-        unlimited = np.full_like(available, available.sum())
-        config = self.config
-        if config.imbalance_factor == 1:
-            return 0
-        largest = config.max_per_class or int(available.sum() / len(available))
-        wanted = longtail.profile(unlimited, config.imbalance_factor, largest, self._rank, config.keep_empty_classes)
-        return int((available < wanted).sum())
+        return int((self._available < longtail.quota(self._available, *self._tail)).sum())
 
     @cached_property
     def groups(self) -> dict[str, Ints]:

@@ -137,9 +137,11 @@ def _preflight(config: RunConfig, folder: Path) -> None:
     require_tracker(config.tracker)
     DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
     if config.backbone != "demo":
-        from fedpurel_app.models.backbone import check_backbone  # loads torch, which the demo does without here
+        import torch  # which the demo does without here
 
-        check_backbone(config.backbone, config.pretrained)
+        from fedpurel_app.models.backbone import load_backbone
+
+        load_backbone(config.backbone, torch.device("cpu"), config.pretrained).check()
     if not config.resume_from:
         RunFolder.create(folder)
 

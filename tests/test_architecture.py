@@ -33,7 +33,7 @@ RULES = {
     "conductor": ({"config", "reporting", "processes"}, set()),
     "run_command": (
         {"config", "presets", "reporting", "data", "models", "algorithms", "conductor", "processes"},
-        {"rich"},
+        {"rich", "torch"},
     ),
 }
 ENDS = {"client_app", "server_app", "cli"}  # import what they like; nobody imports them

@@ -45,13 +45,39 @@ def profile(
     [100, 10, 1]
     """
     available = np.asarray(available, np.int64)
+    return np.minimum(available, quota(available, imbalance_factor, max_per_class, rank, keep_empty))
+
+
+def quota(
+    available: Ints,
+    imbalance_factor: float,
+    max_per_class: int = 0,
+    rank: Ints | None = None,
+    keep_empty: bool = False,
+) -> Ints:
+    """Compute the number of images per class that the profile asks for, whether they are there or not.
+
+    Parameters
+    ----------
+    available, imbalance_factor, max_per_class, rank, keep_empty
+        As for :func:`profile`.
+
+    Returns
+    -------
+    ndarray of int64, shape (C,)
+
+    Examples
+    --------
+    >>> quota(np.array([30, 2]), imbalance_factor=2, max_per_class=20).tolist()
+    [20, 10]
+    """
     if imbalance_factor == 1:
-        return available.copy()
+        return np.array(available, np.int64)
     classes = len(available)
     ranks = np.arange(classes) if rank is None else np.asarray(rank)
-    largest = max_per_class or int(available.sum()) / classes
+    largest = max_per_class or int(np.sum(available)) / classes
     wanted = (largest * float(imbalance_factor) ** (-ranks / max(1, classes - 1))).astype(np.int64)
-    return np.minimum(available, wanted if keep_empty else np.maximum(1, wanted))
+    return wanted if keep_empty else np.maximum(1, wanted)
 
 
 def select(labels: Ints, counts: Ints, rng: np.random.Generator) -> Ints:

@@ -194,6 +194,18 @@ class Backbone:
         """
         return self.encode_text(self.lay_out(prompts))
 
+    def check(self) -> None:
+        """Read all weights, to meet what is wrong with them before anything is started.
+
+        Raises
+        ------
+        ConfigError
+            When the checkpoint is of another model.
+        StateError
+            When it cannot be read.
+        """
+        _ = self.logit_scale, self.text, self._any_image_tower
+
     @contextmanager
     def _weights_that_fit(self) -> Iterator[None]:
         """Say of which model a checkpoint should have been, when names or shapes are wrong."""
@@ -259,17 +271,3 @@ def load_backbone(
     if statistics == "cifar":
         checkpoint = replace(checkpoint, preprocessing={**checkpoint.preprocessing, **_CIFAR})
     return Backbone(name, checkpoint, device, precision)
-
-
-def check_backbone(name: str, pretrained: str) -> None:
-    """Find a backbone and read its weights once, to meet what is wrong with them before anything is started.
-
-    Raises
-    ------
-    ConfigError
-        When there is no such model or checkpoint, or the checkpoint is of another model.
-    StateError
-        When it cannot be read.
-    """
-    backbone = load_backbone(name, torch.device("cpu"), pretrained)
-    _ = backbone.logit_scale, backbone.text, backbone._any_image_tower

@@ -206,13 +206,10 @@ def test_adapter_by_hand(host):
     assert not torch.allclose(module.logits(x), module.logits(0.1 * x), atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["lora", "visual-prompt"])
-def test_what_starts_at_zero_is_zero_shot(name, host):
-    module = build(name, host) if name == "lora" else build(name, host, prompt_tokens=1)
-    if name == "visual-prompt":
-        assert not torch.allclose(module.image_features(pixels()), host.backbone.encode_pixels(pixels()), atol=1e-3)
-    else:
-        assert torch.allclose(module.image_features(pixels()), host.backbone.encode_pixels(pixels()), atol=1e-5)
+def test_lora_starts_as_zero_shot_and_learned_tokens_do_not(host):
+    zero_shot = host.backbone.encode_pixels(pixels())
+    assert torch.allclose(build("lora", host).image_features(pixels()), zero_shot, atol=1e-5)
+    assert not torch.allclose(build("visual-prompt", host).image_features(pixels()), zero_shot, atol=1e-3)
 
 
 def test_lora_by_hand(host):
