@@ -32,15 +32,14 @@ class Plain:
     """
 
     def __init__(self, model: Any, host: Host, family: str, module: PeftModule) -> None:
-        assert host.backbone is not None
         self.model, self.family, self.module = model, family, module
-        self.scale, self.backbone = host.logit_scale, host.backbone
+        self.scale, self.backbone = host.logit_scale, host.towers(family)
         self.parameters = [value for _, value in module.named_parameters()]
-        tokenizer = host.backbone.tokenizer
+        tokenizer = self.backbone.tokenizer
 
         def tokens(rows: Sequence[Sequence[int]]) -> Tensor:
             length = model.context_length
-            return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=host.backbone.device)
+            return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=self.backbone.device)
 
         whole = [[tokenizer.start, *tokenizer.encode(text), tokenizer.end] for text in host.prompts]
         self.tokens = tokens(whole)
@@ -50,7 +49,7 @@ class Plain:
                 [tokenizer.start, *[0] * length, *tokenizer.encode(f"{name}."), tokenizer.end]
                 for name in host.class_names
             ]
-            self.ends = torch.tensor([len(row) - 1 for row in rows], device=host.backbone.device)
+            self.ends = torch.tensor([len(row) - 1 for row in rows], device=self.backbone.device)
             embedded = model.token_embedding(tokens(rows)).detach()
             self.start, self.rest = embedded[:, :1], embedded[:, 1 + length :]
 

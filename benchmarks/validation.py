@@ -75,7 +75,7 @@ def main() -> None:
         if "dataset-path" in fixed and fixed.get("dataset") == "features":
             hold_out(Path(fixed["dataset-path"]), Path(scratch) / "features.npz")
             fixed["dataset-path"] = str(Path(scratch) / "features.npz")
-        folders = []
+        folders: list[Path] = []
         for choice in itertools.product(*(values for _, values in varied)):
             chosen = {key: value_of(text) for (key, _), text in zip(varied, choice, strict=True)}
             for seed in options.seeds:

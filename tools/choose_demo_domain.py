@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedpurel_app.config import RunConfig
 from fedpurel_app.data import shapes
-from fedpurel_app.data.loading import load_shapes
+from fedpurel_app.data.rendered import load_shapes
 from fedpurel_app.data.shapes import Domain
 from fedpurel_app.metrics import ClassCounts, group_by_terciles, summarize
 from fedpurel_app.models.backbone import Backbone, load_backbone
-from fedpurel_app.models.peft import FAMILIES, Host
+from fedpurel_app.models.peft import FAMILIES, Host, PeftModule
 
 MEDIA = ("photo", "painting")
 MILD, STRONG = (0.3, 0.7), (0.6, 1.0)  # ranges of severity
@@ -65,10 +66,11 @@ def encode(backbone: Backbone, domain: Domain, split: str, per_class: int) -> tu
     return torch.cat(features), torch.arange(len(shapes.CLASS_NAMES)).repeat_interleave(per_class)
 
 
-def tune(host: Host, features: Tensor, labels: Tensor, epochs: int, rate: float) -> nn.Module:
+def tune(host: Host, features: Tensor, labels: Tensor, epochs: int, rate: float) -> PeftModule:
     """Tune a prompt on balanced data in one place; cosine rate, batches of 64."""
     generator = torch.Generator().manual_seed(0)
-    module = FAMILIES["prompt"].build(host, {"context-length": 4}, generator)
+    settings = RunConfig.model_validate({}).model_dump(by_alias=True) | {"context-length": 4}
+    module = FAMILIES["prompt"].build(host, "global", settings, generator)
     optimizer = torch.optim.SGD([value for _, value in module.named_parameters()], rate, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
@@ -77,7 +79,7 @@ def tune(host: Host, features: Tensor, labels: Tensor, epochs: int, rate: float)
             nn.functional.cross_entropy(module.logits(features[rows]), labels[rows]).backward()
             optimizer.step()
         schedule.step()
-    return module  # type: ignore[return-value]
+    return module
 
 
 def score(logits: Tensor, labels: Tensor) -> str:
@@ -108,7 +110,7 @@ def main() -> None:
         before = score(host.zero_shot_logits(features), labels)
         module = tune(host, *encode(backbone, domain, "train", options.train_per_class), options.epochs, options.rate)
         with torch.no_grad():
-            print(f"{name:<24}  {before}    {score(module.logits(features), labels)}", flush=True)  # type: ignore[operator]
+            print(f"{name:<24}  {before}    {score(module.logits(features), labels)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
 from fedpurel_app.data import shapes
-from fedpurel_app.models.backbone import WordTokenizer
+from fedpurel_app.data.outlines import SIZE
+from fedpurel_app.models.tokenizers import WordTokenizer
 
 WORDS = ["a", "of", ".", "picture", "very", "slightly", *shapes.MEDIA, *shapes.NAMED_EFFECTS, *shapes.COLOURS]
 # Words that the vocabulary lacks fall on one of the spare ones, which stay as they were drawn.
 VOCABULARY = ["<pad>", "<start>", *WORDS, *shapes.SHAPES, *(f"<spare{i}>" for i in range(64)), "<end>"]
 ARCHITECTURE = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": shapes.SIZE, "patch_size": 4, "width": 128, "layers": 5, "head_width": 64},
+    "vision_cfg": {"image_size": SIZE, "patch_size": 4, "width": 128, "layers": 5, "head_width": 64},
     "text_cfg": {"context_length": 24, "vocab_size": len(VOCABULARY), "width": 128, "layers": 3, "heads": 2},
 }
 TEMPLATE = "a photo of a {}."
@@ -55,7 +56,7 @@ def caption(label: int, medium: int, severity: np.ndarray, rng: np.random.Genera
     return " ".join([*words, noun, "of a", shapes.CLASS_NAMES[label]]) + "."
 
 
-class Captioned(Dataset):
+class Captioned(Dataset[tuple[Tensor, Tensor]]):
     """Batches of images and caption tokens; item i is batch i, the same in every run."""
 
     def __init__(self, steps: int, batch: int) -> None:
