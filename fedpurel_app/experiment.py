@@ -16,6 +16,7 @@ from fedpurel_app.algorithms import ALGORITHMS, Algorithm, Options
 from fedpurel_app.config import RunConfig
 from fedpurel_app.data import longtail, partition
 from fedpurel_app.data.catalog import DATASETS
+from fedpurel_app.data.own import load_own
 from fedpurel_app.data.source import FeatureSplit, Source, Split
 from fedpurel_app.errors import ConfigError, DataError
 from fedpurel_app.metrics import group_by_counts, group_by_terciles
@@ -38,6 +39,8 @@ class Experiment:
     config : RunConfig
     cache : Path
         Folder of the feature cache.
+    own : bool
+        ``dataset-path`` is a site's own data, and not a data set that is dealt out.
 
     Notes
     -----
@@ -45,8 +48,8 @@ class Experiment:
     same sites and the same initial parameters. Nothing private is held here.
     """
 
-    def __init__(self, config: RunConfig, cache: Path) -> None:
-        self.config, self._cache = config, cache
+    def __init__(self, config: RunConfig, cache: Path, own: bool = False) -> None:
+        self.config, self._cache, self._own = config, cache, own or config.dataset == "sites"
         self.algorithm: Algorithm = ALGORITHMS[config.algorithm]
         self.family: Family = FAMILIES[config.peft]
         self.options = Options(
@@ -73,11 +76,26 @@ class Experiment:
     @cached_property
     def source(self) -> Source:
         """The data set."""
-        source = DATASETS[self.config.dataset].load(self.config.dataset_path, self.config.max_per_class)
+        source = self._load()
         if self.family.needs != "features" and source.classifier is not None:
             raise ConfigError(f'peft = "{self.family.name}" needs a {self.family.needs}; "{source.name}" has features.')
         if self.config.partition == "pachinko" and source.superclass is None:
             raise ConfigError(f'partition = "pachinko" needs superclasses; {source.name} has none: use "dirichlet".')
+        return source
+
+    def _load(self) -> Source:
+        config = self.config
+        if config.dataset != "sites":
+            source = DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+            if config.class_names and config.class_names != source.class_names:
+                raise DataError(
+                    f"{config.dataset_path} has other classes than the run, or another order of them: in the run "
+                    f"{', '.join(config.class_names[:10])}..., here {', '.join(source.class_names[:10])}..."
+                )
+            return source
+        source = load_own(config.dataset_path, config.class_names, derive_seed(config.seed, "hold out"))
+        if self.family.needs == "image tower" and len(source.train.labels) and isinstance(source.train, FeatureSplit):
+            raise DataError(f'peft = "{self.family.name}" works inside the image tower: bring images, not features.')
         return source
 
     @cached_property
@@ -109,7 +127,9 @@ class Experiment:
 
     @cached_property
     def train_counts(self) -> Ints:
-        """Global number of training images of each class, shape (C,)."""
+        """Number of training images of each class, shape (C,): of all sites, or of the one that has data of its own."""
+        if self._own:
+            return self._available
         return longtail.profile(self._available, *self._tail)
 
     @cached_property
@@ -133,15 +153,21 @@ class Experiment:
     @cached_property
     def short_classes(self) -> int:
         """Number of classes with fewer images than the long-tail profile asks for; they give all they have."""
+        if self._own:
+            return 0
         return int((self._available < longtail.quota(self._available, *self._tail)).sum())
 
     @cached_property
     def groups(self) -> dict[str, Ints]:
         """Classes of "many", "medium" and "few"."""
+        return self.group(self.train_counts)
+
+    def group(self, counts: Ints) -> dict[str, Ints]:
+        """Classes of "many", "medium" and "few" by their numbers of training images."""
         how = self.config.group_by
         if how == "auto":
-            how = DATASETS[self.config.dataset].group_by
-        return (group_by_counts if how == "counts" else group_by_terciles)(self.train_counts)
+            how = "counts" if self._own else DATASETS[self.config.dataset].group_by
+        return (group_by_counts if how == "counts" else group_by_terciles)(counts)
 
     @lru_cache(maxsize=2)  # noqa: B019  # one experiment lives as long as its process
     def partition(self, sites: int) -> partition.Partition:
@@ -149,6 +175,8 @@ class Experiment:
         labels = self.source.train.labels
         train = (self.train_rows, labels[self.train_rows])
         test = (np.arange(len(self.source.test.labels)), self.source.test.labels)
+        if self._own:
+            return partition.Partition((self.train_rows,), (test[0],))
         rng, alpha = self._generator("partition"), self.config.alpha
         if self.config.partition == "iid":
             return partition.iid(train, test, sites, derive_seed(self.config.seed, "partition") % 2**32)
@@ -180,6 +208,11 @@ class Experiment:
             0 for CLIP's own evaluation transform, k > 0 for the k-th random view.
         """
         features = torch.from_numpy(np.array(self.features(name, view)[rows])).to(self.device)
+        if features.shape[1] != self.host.zero_shot_text.shape[1]:
+            raise DataError(
+                f"{self.config.dataset_path} has features of {features.shape[1]} numbers; {self.config.backbone} makes "
+                f"{self.host.zero_shot_text.shape[1]}."
+            )
         inputs = Pixels(self.pixels(name, view), rows) if pixels else features
         return LocalData(inputs, self._labels(name, rows), self.host.zero_shot_logits(features))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import numpy as np
@@ -67,7 +67,7 @@ class Instruction:
     @classmethod
     def from_config(cls, record: Mapping[str, Any]) -> Instruction:
         """Unpack; raises ValueError when something is missing or of the wrong type."""
-        values = {field.name: record.get(field.name.replace("_", "-"), field.default) for field in fields(cls)}
+        values = {one.name: record.get(one.name.replace("_", "-"), one.default) for one in fields(cls)}
         kinds = {"phase": str, "round": int, "experiment_id": str, "private_round": int, "simulation_dir": str}
         wrong = [name for name, value in values.items() if not isinstance(value, kinds[name])]
         if wrong:
@@ -90,23 +90,29 @@ class Description:
         deal out too; 0 for a site with data of its own.
     device : str
         "cpu" or "cuda".
+    class_counts : list of int
+        Training images of every class; empty where the server knows them, or the site does not share them.
     """
 
     site: str
     num_examples: int
     partitions: int
     device: str
+    class_counts: list[int] = field(default_factory=list)
 
     def to_config(self) -> ConfigRecord:
         """Pack."""
-        return ConfigRecord({name.replace("_", "-"): value for name, value in asdict(self).items()})
+        return ConfigRecord({name.replace("_", "-"): value for name, value in asdict(self).items() if value != []})
 
     @classmethod
     def from_config(cls, record: Mapping[str, Any]) -> Description:
         """Unpack; raises ValueError when something is missing or of the wrong type."""
-        values = {field.name: record.get(field.name.replace("_", "-")) for field in fields(cls)}
-        kinds = {"site": str, "num_examples": int, "partitions": int, "device": str}
-        if any(not isinstance(value, kinds[name]) for name, value in values.items()) or not values["site"]:
+        values: dict[str, Any] = {one.name: record.get(one.name.replace("_", "-")) for one in fields(cls)}
+        values["class_counts"] = list(values["class_counts"] or [])
+        kinds = {"site": str, "num_examples": int, "partitions": int, "device": str, "class_counts": list}
+        odd = [name for name, value in values.items() if not isinstance(value, kinds[name])]
+        odd += [str(count) for count in values["class_counts"] if not isinstance(count, int) or count < 0]
+        if odd or not values["site"]:
             raise ValueError(f"a site described itself as {values}")
         return cls(**cast(Any, values))
 

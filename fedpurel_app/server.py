@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -119,6 +120,7 @@ class Server:
         )
         if self._resumed:
             strategy.restore(self._state)
+        self._roster = strategy.roster
         return strategy
 
     def _open_recorder(self) -> Recorder:
@@ -162,10 +164,12 @@ class Server:
         data = f"IF {config.imbalance_factor:g}, {config.partition}" + (
             f" alpha {config.alpha:g}" if config.partition != "iid" else ""
         )
+        if config.dataset == "sites":
+            data = f"{len(config.class_names)} classes"
         logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.algorithm.title,
                    config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
         logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
-        if config.backbone == "demo" and config.dataset not in ("shapes", "features"):
+        if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
             logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
                        config.dataset)  # fmt: skip
         if short := self.experiment.short_classes:
@@ -236,6 +240,8 @@ class Server:
         module = self.experiment.new_branch("global")
         load_parameters(module, {name: torch.from_numpy(value) for name, value in arrays.items()})
         rows = np.arange(len(self.experiment.source.test.labels))
+        if not len(rows):  # a server without data leaves the scoring to the sites
+            return
         data = self.experiment.data("test", rows, module.takes_pixels)
         self._scores, self._scored = evaluate(data, module), arrays
         self._feature_seconds = self.experiment.feature_seconds - encoding
@@ -245,12 +251,27 @@ class Server:
         if self._scores is None:
             return None
         counts: ClassCounts = getattr(self._scores, model)
-        return summarize(counts, self.experiment.groups, self.config.balancedness_power, self.config.balancedness_sigma)
+        return summarize(counts, self._groups, self.config.balancedness_power, self.config.balancedness_sigma)
+
+    @property
+    def _train_counts(self) -> npt.NDArray[np.int64] | None:
+        """Training images of every class in the federation; None where the sites do not tell."""
+        if self.config.dataset != "sites":
+            return self.experiment.train_counts
+        told = [one.class_counts for one in self._roster.descriptions.values() if one is not None]
+        if not told or any(len(counts) != len(self.config.class_names) for counts in told):
+            return None
+        return np.array(told, np.int64).sum(0)
+
+    @property
+    def _groups(self) -> dict[str, npt.NDArray[np.int64]] | None:
+        counts = self._train_counts
+        return None if counts is None else self.experiment.group(counts)
 
     def _pooled(self, scores: dict[str, SiteScores]) -> dict[str, Any]:
         config = self.config
         classes = len(self.experiment.source.class_names)
-        return pool_sites(scores, self.experiment.groups, config.balancedness_power, config.balancedness_sigma, classes)
+        return pool_sites(scores, self._groups, config.balancedness_power, config.balancedness_sigma, classes)
 
     def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray], seconds: float) -> None:
         self._arrays = arrays
@@ -259,7 +280,7 @@ class Server:
     def _class_rows(self, scores: dict[str, SiteScores]) -> list[list[Any]]:
         experiment = self.experiment
         here = None if self._scores is None else (self._scores.zero_shot, self._scores.global_model)
-        return class_rows(experiment.source.class_names, experiment.train_counts, experiment.groups, here, scores)
+        return class_rows(experiment.source.class_names, self._train_counts, self._groups, here, scores)
 
     # --- after ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.config import RunConfig, load_config
-from fedpurel_app.errors import ConfigError, DataError, RunError
+from fedpurel_app.config import NODE_EXAMPLE, RunConfig, load_config, load_node_config
+from fedpurel_app.errors import ConfigError, RunError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
@@ -30,9 +30,9 @@ Named = dict[str, npt.NDArray[np.float32]]
 
 
 @lru_cache(maxsize=1)
-def _experiment(config: RunConfig, cache: Path) -> Experiment:
+def _experiment(config: RunConfig, cache: Path, own: bool) -> Experiment:
     """Keep frozen and shared things for the life of the process; sites that share a process share them."""
-    return Experiment(config, cache)
+    return Experiment(config, cache, own)
 
 
 class Site:
@@ -43,8 +43,7 @@ class Site:
     run_config : mapping
         Settings of the run.
     node_config : mapping
-        Settings of this node: ``partition-id`` and ``num-partitions`` (a simulation sets them), ``state-dir``,
-        ``dataset-path``, ``pretrained``, and ``share-class-counts = false``, which no run config overrules.
+        Settings of this node: see :class:`~fedpurel_app.config.NodeConfig`.
 
     Raises
     ------
@@ -58,19 +57,15 @@ class Site:
         # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
         self._started = time.monotonic()
-        self._node_config = node_config
+        self.node = load_node_config(node_config)
+        self.simulated = is_simulated(node_config)
         self.config = self._own_paths(load_config(run_config))
-        if not {"partition-id", "num-partitions"} <= set(node_config):
-            raise DataError(
-                "This node has no part in the data: start it with --node-config 'partition-id=0 num-partitions=3' "
-                "(its number, and how many there are)."
-            )
-        self.index, self.sites = int(node_config["partition-id"]), int(node_config["num-partitions"])
-        if not 0 <= self.index < self.sites:
-            raise DataError(f"partition-id = {self.index}: must be 0 to num-partitions - 1 = {self.sites - 1}.")
-        self.sites = self.config.num_sites or self.sites
-        self.name = f"site-{self.index:0{len(str(self.sites - 1))}d}"
-        self.experiment = _experiment(self.config, home() / "cache")
+        # A site with data of its own is the only one that its data are dealt out to.
+        self.index, self.sites = (0, 1) if self._own else (self.node.partition_id, self.node.num_partitions)
+        self.sites = self.sites if self._own else self.config.num_sites or self.sites
+        self.name = self.node.site or f"site-{self.index:0{len(str(self.sites - 1))}d}"
+        cache = home() if self.simulated or not self.node.state_dir else Path(self.node.state_dir).expanduser()
+        self.experiment = _experiment(self.config, cache / "cache", self._own)
         self._features_before = self.experiment.feature_seconds
 
     # --- messages ---------------------------------------------------------------------------------------------------
@@ -79,7 +74,8 @@ class Site:
         """Say who this site is; ``num_examples`` is 0 for a node beyond the number of sites asked for."""
         spare = self.index >= self.sites
         count = 0 if spare else len(self._rows("train"))
-        return Description(self.name, count, self.sites, self.experiment.device.type)
+        counts = self.experiment.train_counts.tolist() if self._own and self._shares_class_counts else []
+        return Description(self.name, count, 0 if self._own else self.sites, self.experiment.device.type, counts)
 
     def train_global(self, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared parameters on this site's data; give what may be shared."""
@@ -114,10 +110,7 @@ class Site:
         shared = self._global_branch(arrays)
         data = experiment.data("test", self._rows("test"), shared.takes_pixels)
         scores = evaluate(data, shared, private)
-        share = self.config.share_class_counts
-        by_class = (self.simulated if share == "auto" else share) and bool(
-            self._node_config.get("share-class-counts", True)
-        )
+        by_class = self._shares_class_counts
         metrics: Metrics = dict(counts_to_metrics("zero-shot", scores.zero_shot, by_class))
         metrics |= counts_to_metrics("global", scores.global_model, by_class)
         if scores.personalized is not None:
@@ -126,25 +119,38 @@ class Site:
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def simulated(self) -> bool:
-        """Whether this site exists inside a simulation on its user's own machine.
+    @property
+    def _own(self) -> bool:
+        """Whether the data are this site's own, not its part of a data set that all sites hold."""
+        return not self.node.has_part
 
-        True in one of Ray's processes, or where the node itself says so; never because a server says so.
-        """
-        return is_simulated(self._node_config)
+    @property
+    def _shares_class_counts(self) -> bool:
+        share = self.config.share_class_counts
+        return (self.simulated if share == "auto" else share) and self.node.share_class_counts
 
     def _own_paths(self, config: RunConfig) -> RunConfig:
         """Read files from where this node says, not from where the server says; in a simulation both are the same."""
-        if self.simulated:
-            return config
-        pretrained = str(self._node_config.get("pretrained", config.pretrained))
-        if names_weights(config.pretrained) and "pretrained" not in self._node_config:
-            raise ConfigError(
+        problems = []
+        if self._own and config.dataset not in ("sites", "features"):
+            problems.append(
+                f'This node brings data of its own, and the run\'s dataset = "{config.dataset}" is dealt out: start '
+                "the node with 'partition-id=0 num-partitions=3' as well, or run with dataset = \"sites\"."
+            )
+        if self._own and config.dataset == "features" and config.imbalance_factor != 1:
+            problems.append("Sites with data of their own use all of it: run with imbalance-factor = 1.")
+        if not self._own and config.dataset == "sites":
+            problems.append(f"This run is for sites with data of their own: start this node with {NODE_EXAMPLE}.")
+        if not self.simulated and names_weights(config.pretrained) and not self.node.pretrained:
+            problems.append(
                 "This run's backbone comes from a file: start this node with "
                 "--node-config 'pretrained=\"/path/to/it\"'."
             )
-        own = {"dataset_path": str(self._node_config.get("dataset-path", "")), "pretrained": pretrained}
+        if problems:
+            raise ConfigError(problems)
+        if self.simulated and not self._own:
+            return config
+        own = {"dataset_path": self.node.data, "pretrained": self.node.pretrained or config.pretrained}
         return config.model_copy(update=own)
 
     def _rows(self, split: str) -> npt.NDArray[np.int64]:
@@ -169,10 +175,10 @@ class Site:
 
     def _store(self, instruction: Instruction) -> PrivateStore:
         """Open the private store: where the node says, else, in a simulation, where the run says."""
-        folder = self._node_config.get("state-dir")
+        folder = self.node.state_dir
         if not folder and self.simulated:
             folder = self.config.state_dir or instruction.simulation_dir
-        root = Path(str(folder)).expanduser() if folder else home() / "private"
+        root = Path(folder).expanduser() if folder else home() / "private"
         return PrivateStore(root, instruction.experiment_id, self.name)
 
     def _order(self, instruction: Instruction) -> torch.Generator:
@@ -189,7 +195,10 @@ class Site:
 
 
 def is_simulated(node_config: Mapping[str, Any]) -> bool:
-    """Tell whether a node exists inside a simulation: see :attr:`Site.simulated`."""
+    """Tell whether a node exists inside a simulation on its user's own machine.
+
+    True in one of Ray's processes, or where the node itself says so; never because a server says so.
+    """
     ray = sys.modules.get("ray")
     return bool(node_config.get("simulation")) or (ray is not None and ray.is_initialized())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class LocalGrid(Grid):
         Added to node ids: another value gives the nodes other ids in another order, as every Flower run does.
     spy : callable, optional
         Called with every message and reply; may return another reply.
+    nodes : sequence of mapping, optional
+        Settings of the nodes; else those of a simulation.
     """
 
     def __init__(
@@ -42,18 +44,22 @@ class LocalGrid(Grid):
         run_config: Mapping[str, Any],
         shuffle: int = 0,
         spy: Callable[[Message, Message], Message | None] | None = None,
+        nodes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        simulated = [
+            {"partition-id": site, "num-partitions": num_nodes, "simulation": True} for site in range(num_nodes)
+        ]
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self.app, self.spy = client_app, spy
         self.contexts = {
             (7919 * (site + 1) * (shuffle + 1)) % 1_000_003: Context(
                 run_id=1,
                 node_id=0,
-                node_config={"partition-id": site, "num-partitions": num_nodes, "simulation": True},
+                node_config=dict(node),
                 state=RecordDict(),
                 run_config=dict(run_config),
             )
-            for site in range(num_nodes)
+            for site, node in enumerate(nodes or simulated)
         }
 
     def get_node_ids(self) -> Iterable[int]:
@@ -151,3 +157,13 @@ def private_files(folder: RunFolder) -> dict[str, bytes]:
     """Give every private branch of a simulation by site and generation."""
     root = folder.path / "private"
     return {str(Path(*path.relative_to(root).parts[1:])): path.read_bytes() for path in root.rglob("*.safetensors")}
+
+
+def write_images(root: Path, shades: Mapping[str, Iterable[int]]) -> None:
+    """Write one small image for every shade into the folder of its class."""
+    from PIL import Image
+
+    for name, values in shades.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for shade in values:
+            Image.new("RGB", (4, 4), (shade, 0, 0)).save(root / name / f"{shade}.png")

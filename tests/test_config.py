@@ -43,7 +43,7 @@ def choices(name):
 def test_choices_are_what_the_registries_hold():
     assert choices("algorithm") == list(ALGORITHMS)
     assert choices("peft") == list(FAMILIES)
-    assert choices("dataset") == list(DATASETS)
+    assert choices("dataset") == [*DATASETS, "sites"]
     assert {f.name: f.options for f in FAMILIES.values()} == _KEYS_OF_FAMILY
 
 

@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord
 
 from fedpurel_app import site
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.errors import ConfigError, DataError, FedPurelError, RunError, StateError
+from fedpurel_app.errors import ConfigError, FedPurelError, RunError, StateError
 from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -231,7 +231,7 @@ def test_a_real_site_keeps_the_text_of_its_errors(tmp_path, caplog):
     message = Message(RecordDict(), 1, "query.describe")
     message.metadata.__dict__["_message_id"] = "1"
     secret = tmp_path / "patients.npz"
-    node = {"partition-id": 0, "num-partitions": 5, "dataset-path": str(secret)}
+    node = {"partition-id": 0, "num-partitions": 5, "data": str(secret)}
     config = tiny_config(tmp_path)
     context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=config)
     with pytest.raises(RuntimeError) as caught:
@@ -244,7 +244,7 @@ def test_a_real_site_reads_the_data_that_it_names_itself(tmp_path):
     config = tiny_config(tmp_path)
     node = {"partition-id": 0, "num-partitions": 5}
     assert site.Site(config, node).config.dataset_path == ""
-    assert site.Site(config, node | {"dataset-path": "/own.npz"}).config.dataset_path == "/own.npz"
+    assert site.Site(config, node | {"data": "/own.npz"}).config.dataset_path == "/own.npz"
     assert site.Site(config, node | {"simulation": True}).config.dataset_path == config["dataset-path"]
     from_file = config | {"backbone": "ViT-B-16", "pretrained": "/of/the/server.pt"}
     with pytest.raises(ConfigError, match="start this node with --node-config 'pretrained="):
@@ -267,7 +267,7 @@ def test_a_site_may_keep_its_class_counts(tmp_path):
 
 @pytest.mark.parametrize("index", [-1, 5])
 def test_a_part_that_does_not_exist_is_refused(tmp_path, index):
-    with pytest.raises(DataError, match=r"must be 0 to num-partitions - 1 = 4"):
+    with pytest.raises(ConfigError, match=r"num-partitions = 5: a node is given both, the first from 0"):
         site.Site(tiny_config(tmp_path), {"partition-id": index, "num-partitions": 5, "simulation": True})
 
 

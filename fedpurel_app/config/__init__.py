@@ -5,14 +5,18 @@
 
 from fedpurel_app.config.checking import PLACE_KEYS, load_config, require_same
 from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.node import NODE_EXAMPLE, NodeConfig, load_node_config
 from fedpurel_app.config.text import describe_keys, known_keys, run_config_table, to_run_config, to_toml
 
 __all__ = [
+    "NODE_EXAMPLE",
     "PLACE_KEYS",
+    "NodeConfig",
     "RunConfig",
     "describe_keys",
     "known_keys",
     "load_config",
+    "load_node_config",
     "require_same",
     "run_config_table",
     "to_run_config",

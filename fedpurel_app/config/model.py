@@ -76,11 +76,15 @@ class RunConfig(BaseModel):
         "aircraft",
         "stanford-dogs",
         "oxford-pets",
+        "sites",
     ] = _field(
         "shapes",
         "shapes | features | imagefolder | cifar10 | cifar100 | imagenet-lt | places-lt | food101 | dtd | aircraft | "
-        "stanford-dogs | oxford-pets",
+        "stanford-dogs | oxford-pets | sites (each brings its own)",
         "Data",
+    )
+    classes: str = _field(
+        "", "sites: the federation's class names in order, after commas (after semicolons, where a name has a comma)"
     )
     dataset_path: str = _field("", "its folder, or .npz file (features); empty = from the hub, where it is there")
     template: str = _field("auto", 'zero-shot prompt with "{}" for the class name; auto = the data set\'s own')
@@ -157,6 +161,12 @@ class RunConfig(BaseModel):
     )
     state_dir: str = _field("", "simulation: folder of private branches; empty = in the run folder")
     resume_from: str = _field("", "run folder to continue, an absolute path")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in ``classes``."""
+        separator = ";" if ";" in self.classes else ","
+        return tuple(name.strip() for name in self.classes.split(separator) if name.strip())
 
     @property
     def total_rounds(self) -> tuple[int, int]:

@@ -30,7 +30,13 @@ _KEYS_OF_FAMILY = {
 
 def broken_rules(config: RunConfig) -> list[Rule]:
     """List the rules that settings break, each valid by itself."""
-    rules = [*_model_rules(config), *_data_rules(config), *_round_rules(config), *_path_rules(config)]
+    rules = [
+        *_model_rules(config),
+        *_data_rules(config),
+        *_site_rules(config),
+        *_round_rules(config),
+        *_path_rules(config),
+    ]
     return [rule for rule in rules if rule.is_broken]
 
 
@@ -62,6 +68,42 @@ def _model_rules(config: RunConfig) -> list[Rule]:
             config.backbone == "demo" and config.pretrained != defaults["pretrained"],
             f'pretrained = "{config.pretrained}" has no use with backbone = "demo", which has one set of weights: drop '
             'it, or name another backbone, as "ViT-B-16".',
+        ),
+    ]
+
+
+_DEALING = ("max-per-class", "class-order", "keep-empty-classes", "partition", "alpha", "local-test")
+
+
+def _site_rules(config: RunConfig) -> list[Rule]:
+    """Rules of data that the sites bring."""
+    values, sites, names = config.model_dump(by_alias=True), config.dataset == "sites", config.class_names
+    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    return [
+        _rule(
+            "dataset classes",
+            sites and (len(names) < 2 or len({name.casefold() for name in names}) < len(names)),
+            f'dataset = "sites" needs the names of all classes, each once; classes = "{config.classes}". Example: '
+            "classes = 'cat, dog, polar bear'.",
+        ),
+        _rule(
+            "dataset classes",
+            bool(names) and config.dataset not in ("sites", "features"),
+            f'classes has no use with dataset = "{config.dataset}", which has names of its own: drop it.',
+        ),
+        _rule(
+            "dataset imbalance-factor",
+            sites and config.imbalance_factor not in (1, defaults["imbalance-factor"]),
+            f'imbalance-factor = {config.imbalance_factor:g} has no use with dataset = "sites": all their images are '
+            "used. Drop it.",
+        ),
+        *(
+            _rule(
+                f"dataset {key}",
+                sites and values[key] != defaults[key],
+                f'{key} has no use with dataset = "sites", where nothing is dealt out: drop it.',
+            )
+            for key in _DEALING
         ),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,24 +85,29 @@ def load_imagefolder(path: str, max_per_class: int) -> Source:
     form = "It should hold train/CLASS/*.jpg and test/CLASS/*.jpg, with the same classes in both."
     if not path or not root.is_dir():
         raise DataError(f'dataset-path = "{path}": no such folder. {form}')
-    classes = {part: _folders(root / part) for part in ("train", "test")}
+    classes = {part: subfolders(root / part) for part in ("train", "test")}
     if not classes["train"] or classes["train"] != classes["test"]:
         odd = sorted(set(classes["train"]) ^ set(classes["test"]))
         what = f"classes that are in one part alone: {', '.join(odd[:6])}" if odd else "no classes"
         raise DataError(f'dataset-path = "{path}": {what}. {form}')
     splits = []
     for part in ("train", "test"):
-        files = [
-            (str(file.relative_to(root)), label)
-            for label, name in enumerate(classes[part])
-            for file in sorted((root / part / name).rglob("*"))
-            if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
-        ]
-        empty = [name for label, name in enumerate(classes[part]) if label not in {label for _, label in files}]
-        if empty:
+        split = labelled_files(root / part, classes[part])
+        if empty := [name for label, name in enumerate(classes[part]) if label not in split.labels]:
             raise DataError(f'dataset-path = "{path}": no images in {part}/ of {", ".join(empty[:6])}. {form}')
-        splits.append(_split(root, files))
+        splits.append(split)
     return Source("imagefolder", tuple(classes["train"]), PLAIN_TEMPLATE, splits[0], splits[1])
+
+
+def labelled_files(root: Path, names: Sequence[str]) -> FileSplit:
+    """List the image files below ``root/NAME`` for every name; the label is the name's place in the list."""
+    files = [
+        (str(file.relative_to(root)), label)
+        for label, name in enumerate(names)
+        for file in sorted((root / name).rglob("*"))
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+    ]
+    return _split(root, files)
 
 
 @dataclass(frozen=True)
@@ -213,8 +219,11 @@ def _split(root: Path, rows: list[tuple[str, int]]) -> FileSplit:
     return FileSplit(root, tuple(name for name, _ in rows), np.array([label for _, label in rows], np.int64))
 
 
-def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+def subfolders(path: Path) -> list[str]:
+    """Name the folders in a folder, sorted; none where there is no such folder, and none that is hidden."""
+    if not path.is_dir():
+        return []
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _place(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpurel_app.data.source import PLAIN_TEMPLATE, Ints, Source
+from fedpurel_app.data.source import PLAIN_TEMPLATE, Ints, Source, Split
 from fedpurel_app.errors import DataError
 
 if TYPE_CHECKING:
@@ -130,6 +130,64 @@ class HubData:
         return Source(
             self.title, tuple(self.class_name(name) for name in names), self.template, train, test, superclass
         )
+
+
+def read_parquet(path: Path) -> tuple[dict[str, Split], list[str]]:
+    """Read a site's own parquet files.
+
+    Parameters
+    ----------
+    path : Path
+        One file, or a folder; names that begin with "test" or "validation" hold the test part, all others training.
+
+    Returns
+    -------
+    dict of str to Split
+        "train", and "test" where there are such files.
+    list of str
+        What the labels stand for.
+
+    Raises
+    ------
+    DataError
+        When they cannot be read, or have not one column of images and one of labels with names.
+    """
+    import datasets
+
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    test = [file for file in files if path.is_dir() and file.name.startswith(("test", "validation"))]
+    parts = {"train": [file for file in files if file not in test]} | ({"test": test} if test else {})
+    try:
+        splits = datasets.load_dataset(
+            "parquet", data_files={part: [str(file) for file in paths] for part, paths in parts.items()}
+        )
+    except Exception as error:  # the library raises many kinds; all mean that the data are not to be had
+        raise DataError(
+            f'data = "{path}": parquet files that cannot be read ({type(error).__name__}: {error}).'
+        ) from error
+    columns = splits["train"].features
+    images = [name for name, kind in columns.items() if isinstance(kind, datasets.Image) or _holds_bytes(kind)]
+    labels = [name for name, kind in columns.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = labels or [name for name, kind in columns.items() if getattr(kind, "dtype", "") == "string"]
+    if len(images) != 1 or len(labels) != 1:
+        raise DataError(
+            f'data = "{path}" has columns {", ".join(columns)}: there must be one of images (encoded, as the '
+            "`datasets` library stores them) and one of labels (its type ClassLabel, or text)."
+        )
+    image, label = images[0], labels[0]
+    if not isinstance(columns[label], datasets.ClassLabel):
+        found = sorted({name for split in splits.values() for name in split.unique(label)})
+        splits = splits.cast_column(label, datasets.ClassLabel(names=found))
+    names = list(splits["train"].features[label].names)
+    if any(split.features[label].names != names for split in splits.values()):
+        raise DataError(f'data = "{path}": training and test part differ in the class names of column "{label}".')
+    splits = splits.cast_column(image, datasets.Image())
+    return {part: HubSplit(split, image, label) for part, split in splits.items()}, names
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Tell whether a column holds encoded images without saying so: bytes, or a struct of bytes and a path."""
+    return getattr(kind, "dtype", "") == "binary" or (isinstance(kind, dict) and "bytes" in kind)
 
 
 def without_wordnet_id(name: str) -> str:

@@ -28,8 +28,8 @@ def site_rows(scores: Mapping[str, SiteScores]) -> list[list[Any]]:
 
 def class_rows(
     names: Sequence[str],
-    train_counts: npt.NDArray[np.int64],
-    groups: Mapping[str, npt.NDArray[np.int64]],
+    train_counts: npt.NDArray[np.int64] | None,
+    groups: Mapping[str, npt.NDArray[np.int64]] | None,
     at_server: tuple[ClassCounts, ClassCounts] | None,
     scores: Mapping[str, SiteScores],
 ) -> list[list[Any]]:
@@ -38,9 +38,9 @@ def class_rows(
     Parameters
     ----------
     names : sequence of str
-    train_counts : ndarray of int, shape (C,)
-    groups : mapping of str to ndarray of int
-        Classes of "many", "medium" and "few".
+    train_counts : ndarray of int, shape (C,), or None
+    groups : mapping of str to ndarray of int, or None
+        Classes of "many", "medium" and "few". None for both where the sites keep their counts to themselves.
     at_server : (ClassCounts, ClassCounts), optional
         Zero-shot and global model on the balanced test set; None where the server has none.
     scores : mapping of str to SiteScores
@@ -52,9 +52,10 @@ def class_rows(
     if all(len(one.personalized.total) == len(names) for one in scores.values()):
         pooled = pool(one.personalized for one in scores.values())
     columns.append(unknown if pooled is None else pooled.per_class)
-    group = {int(label): name for name, members in groups.items() for label in members}
+    group = {int(label): name for name, members in (groups or {}).items() for label in members}
+    counts = [""] * len(names) if train_counts is None else [int(count) for count in train_counts]
     return [
-        [label, name, group[label], int(train_counts[label]), *(_percent(column[label]) for column in columns)]
+        [label, name, group.get(label, ""), counts[label], *(_percent(column[label]) for column in columns)]
         for label, name in enumerate(names)
     ]
 

@@ -1,0 +1,100 @@
+"""What a node says of itself, in its ``--node-config``: checked like the settings of the run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedpurel_app.config.model import key_of
+from fedpurel_app.config.text import known_keys
+from fedpurel_app.errors import ConfigError
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NODE_EXAMPLE = '--node-config \'site="hospital-a" data="/data/a" state-dir="/var/lib/fedpurel"\''
+
+
+class NodeConfig(BaseModel):
+    """Checked settings of a node. Attributes are the keys with underscores for hyphens.
+
+    Attributes
+    ----------
+    site : str
+        Stable name of the site, 1 to 64 letters, digits, ".", "_" and "-".
+    data : str
+        Its data: with ``partition-id`` its copy of the run's data set, otherwise data of its own.
+    state_dir : str
+        Folder of its private branch and of its feature cache.
+    pretrained : str
+        Its copy of the backbone's weights.
+    share_class_counts : bool
+        False keeps class counts here, whatever the run asks for.
+    partition_id, num_partitions : int
+        Its part of the run's data set; a simulation sets both. -1 and 0: none.
+    simulation : bool
+        The node exists inside a simulation on its user's own machine.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", alias_generator=key_of)
+
+    site: Annotated[str, Field(pattern=_NAME)] | None = None
+    data: str = ""
+    state_dir: str = ""
+    pretrained: str = ""
+    share_class_counts: bool = True
+    partition_id: int = -1
+    num_partitions: int = 0
+    simulation: bool = False
+
+    @property
+    def has_part(self) -> bool:
+        """Whether the node is given a part of a data set that is dealt out."""
+        return self.num_partitions > 0 or self.partition_id >= 0
+
+
+def load_node_config(values: Mapping[str, Any]) -> NodeConfig:
+    """Check a node's settings.
+
+    Parameters
+    ----------
+    values : mapping
+        Flower's ``context.node_config``. Keys that are not ours are left alone, unless they look misspelt.
+
+    Raises
+    ------
+    ConfigError
+        Naming everything that is wrong.
+    """
+    known = [key_of(name) for name in NodeConfig.model_fields]
+    problems = [
+        f"{key} belongs to the settings of the run, not to a node; data of the node are named by `data`."
+        for key in values
+        if key not in known and key in known_keys()
+    ]
+    problems += [
+        f'unknown key "{key}" in the node config. Did you mean "{near[0]}"?'
+        for key in values
+        if key not in known and (near := difflib.get_close_matches(key.replace("_", "-"), known, 1, 0.8))
+    ]
+    node = NodeConfig()
+    try:
+        node = NodeConfig.model_validate(dict(values))
+    except ValidationError as error:
+        for one in error.errors():
+            key = str(one["loc"][0])
+            problems.append(f"{key} = {values[key]!r} in the node config: {one['msg']}.")
+    if node.has_part and not 0 <= node.partition_id < node.num_partitions:
+        problems.append(
+            f"partition-id = {node.partition_id}, num-partitions = {node.num_partitions}: a node is given both, the "
+            "first from 0 to the second minus 1."
+        )
+    if not node.has_part and not problems and not (node.site and node.data):
+        problems.append(
+            f"This node has no part in the data: start it with {NODE_EXAMPLE} for data of its own, or with "
+            "'partition-id=0 num-partitions=3' (its number, and how many there are) for a part of the run's data set."
+        )
+    if problems:
+        raise ConfigError(problems)
+    return node

@@ -1,0 +1,108 @@
+"""Data that a site brings of its own."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedpurel_app.data.own import hold_out, load_own
+from fedpurel_app.errors import DataError
+from tests.support import write_images
+
+NAMES = ("cat", "polar bear", "dog")
+
+
+def colours(split):
+    """Read back the colour that stands for every image."""
+    return [image.getpixel((0, 0))[0] for image in split.images(np.arange(len(split.labels)))]
+
+
+def test_folders_of_some_classes_get_the_labels_of_the_federation(tmp_path):
+    write_images(tmp_path / "train", {"Polar_Bear": [10, 11, 12], "cat": [20, 21]})
+    write_images(tmp_path / "test", {"Polar_Bear": [13]})
+    source = load_own(str(tmp_path), NAMES, 0)
+    assert source.class_names == NAMES
+    assert dict(zip(colours(source.train), source.train.labels, strict=True)) == {10: 1, 11: 1, 12: 1, 20: 0, 21: 0}
+    assert colours(source.test) == [13] and source.test.labels.tolist() == [1]
+
+
+def test_without_a_test_part_a_fifth_of_every_class_is_held_out(tmp_path):
+    write_images(tmp_path, {"cat": range(10), "dog": range(10, 13), "polar bear": [20]})
+    source = load_own(str(tmp_path), NAMES, 0)
+    assert np.bincount(source.test.labels, minlength=3).tolist() == [2, 0, 1]
+    assert np.bincount(source.train.labels, minlength=3).tolist() == [8, 1, 2]
+    assert sorted(colours(source.train) + colours(source.test)) == [*range(13), 20]
+    again, other = load_own(str(tmp_path), NAMES, 0), load_own(str(tmp_path), NAMES, 1)
+    assert colours(again.test) == colours(source.test) != colours(other.test)
+    assert again.train.fingerprint == source.train.fingerprint != other.train.fingerprint
+
+
+def test_hold_out_deals_every_row_once():
+    labels = np.array([3, 1, 3, 3, 1, 0, 3, 3, 3])
+    train, test = hold_out(labels, np.random.default_rng(0))
+    assert sorted([*train, *test]) == list(range(9))
+    assert np.bincount(labels[test], minlength=4).tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("labels", ["classes", "text"])
+@pytest.mark.parametrize("parts", [("train",), ("train", "test")])
+def test_parquet(tmp_path, labels, parts):
+    import datasets
+
+    for part in parts:
+        images = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (5, 6, 7, 8, 9)]
+        names = ["dog", "cat", "dog", "cat", "dog"]
+        table = datasets.Dataset.from_dict({"picture": images, "animal": names})
+        table = table.cast_column("picture", datasets.Image())
+        if labels == "classes":
+            table = table.class_encode_column("animal")
+        table.to_parquet(tmp_path / f"{part}-0.parquet")
+    source = load_own(str(tmp_path if len(parts) == 2 else tmp_path / "train-0.parquet"), NAMES, 0)
+    assert {shade: NAMES[label] for shade, label in zip(colours(source.train), source.train.labels, strict=True)} == {
+        shade: "dog" if shade % 2 else "cat" for shade in colours(source.train)
+    }
+    assert (len(source.train.labels), len(source.test.labels)) == ((5, 5) if len(parts) == 2 else (3, 2))
+
+
+def test_features_of_some_classes(tmp_path):
+    rows = np.arange(1, 19, dtype=np.float32).reshape(6, 3)
+    path = tmp_path / "own.npz"
+    np.savez(path, train_features=rows, train_labels=[0, 1, 0, 1, 1, 0], class_names=np.array(["dog", "cat"]))
+    source = load_own(str(path), NAMES, 0)
+    assert sorted([*source.train.labels, *source.test.labels]) == [0, 0, 0, 2, 2, 2]
+    first = np.flatnonzero((source.train.features == rows[1]).all(1))
+    assert len(first) == 0 or source.train.labels[first[0]] == 0
+    assert source.classifier is None
+
+
+def test_no_path_is_no_data():
+    source = load_own("", NAMES, 0)
+    assert len(source.train.labels) == len(source.test.labels) == 0 and source.class_names == NAMES
+
+
+def test_unknown_classes_are_all_named(tmp_path):
+    write_images(tmp_path, {"cat": [1, 2], "zebra": [3], "yak": [4]})
+    with pytest.raises(DataError, match=r"does not know: yak, zebra\. Its classes are cat, polar bear, dog"):
+        load_own(str(tmp_path), NAMES, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist. It should be a folder with one folder of images per class"),
+        (lambda path: path.mkdir(), "has no folders in it"),
+        (lambda path: (path / "cat").mkdir(parents=True), "holds no training image"),
+        (lambda path: write_images(path, {"cat": [1], "dog": [2]}), "no image to test on"),
+    ],
+)
+def test_what_is_not_data_is_refused(tmp_path, make, message):
+    make(tmp_path / "data")
+    with pytest.raises(DataError, match=message):
+        load_own(str(tmp_path / "data"), NAMES, 0)
+
+
+def test_parquet_without_images_is_refused(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_dict({"a": [1.0], "b": ["cat"]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="has columns a, b: there must be one of images"):
+        load_own(str(tmp_path), NAMES, 0)

@@ -1,0 +1,136 @@
+"""Sites with data of their own, each with some of the classes, and a server without any."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedpurel_app.client_app import app as client_app
+from fedpurel_app.data import shapes
+from fedpurel_app.errors import ConfigError
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.server_app import app as server_app
+from fedpurel_app.site import Site
+from tests.support import run_app, tiny_features
+
+NAMES = shapes.CLASS_NAMES[:5]
+HELD = {"north": [0, 1, 2], "south": [2, 3, 4], "east": [0, 4]}
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    for name, labels in HELD.items():
+        for label in labels:
+            folder = tmp_path / name / NAMES[label].replace(" ", "_")
+            folder.mkdir(parents=True)
+            for index, picture in enumerate(shapes.images("train", label, 0, 6 + 2 * label)):
+                Image.fromarray(picture).save(folder / f"{index}.png")
+    return [{"site": name, "data": str(tmp_path / name), "state-dir": str(tmp_path / f"{name}-state")} for name in HELD]
+
+
+def settings(tmp_path, **changes):
+    config = {
+        "dataset": "sites",
+        "classes": ", ".join(NAMES),
+        "global-rounds": 2,
+        "personal-rounds": 1,
+        "fraction-train": 1.0,
+        "evaluate-every": 1,
+        "out": str(tmp_path / "run"),
+    }
+    return config | changes
+
+
+def run(tmp_path, nodes, **changes):
+    run_app(server_app, client_app, len(nodes), settings(tmp_path, **changes), nodes=nodes)
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_run_without_data_at_the_server(tmp_path, nodes, home):
+    folder = run(tmp_path, nodes)
+    summary = folder.summary()
+    assert summary["outcome"] == "completed" and summary["rounds"] == 3
+    assert summary["global"] is None and summary["zero_shot"] is None
+    last = folder.rounds()[-1]
+    assert sorted(last["cohort"]) == ["east", "north", "south"]
+    assert last["sites"]["personalized"]["all"] is not None
+    assert last["sites"]["global"]["many"] is None and last["sites"]["global"]["balancedness"] is None  # totals alone
+    for name in HELD:  # its own disk
+        assert list((tmp_path / f"{name}-state").rglob("private-*.safetensors"))
+        assert list((tmp_path / f"{name}-state" / "cache").iterdir())
+    assert not (folder.path / "private").exists() and not (home / "cache").joinpath("image-features").exists()
+
+
+def test_counts_of_classes_leave_when_run_and_site_agree(tmp_path, nodes):
+    folder = run(tmp_path, nodes, **{"share-class-counts": True})
+    last = folder.rounds()[-1]["sites"]["personalized"]
+    assert last["few"] is not None and last["balancedness"] is not None
+    lines = (folder.path / "classes.csv").read_text().splitlines()[1:]
+    held = [sum(label in labels for labels in HELD.values()) for label in range(5)]
+    per_site = [6 + 2 * label - (6 + 2 * label) // 5 for label in range(5)]
+    assert [int(line.split(",")[3]) for line in lines] == [a * b for a, b in zip(held, per_site, strict=True)]
+    nodes[0]["share-class-counts"] = False
+    folder = run(tmp_path, nodes, **{"share-class-counts": True, "out": str(tmp_path / "again")})
+    last = RunFolder(tmp_path / "again").rounds()[-1]["sites"]["personalized"]
+    assert last["few"] is None
+
+
+def test_a_site_of_strange_classes_is_left_out_and_the_run_goes_on(tmp_path, nodes, caplog):
+    (tmp_path / "east" / "zebra").mkdir()
+    folder = run(tmp_path, nodes)
+    assert folder.summary()["outcome"] == "completed"
+    assert sorted(folder.rounds()[-1]["cohort"]) == ["north", "south"]
+    assert "does not know: zebra" in caplog.text  # at the site
+
+
+def test_feature_files_of_a_federation_without_a_backbone(tmp_path):
+    config = settings(tmp_path, dataset="features", classes="", peft="text-residual") | {"imbalance-factor": 1}
+    nodes = [
+        {"site": name, "data": str(tiny_features(tmp_path / f"{name}.npz", per_class=10 + seed, seed=0))}
+        for seed, name in enumerate(("a", "b"))
+    ]
+    config["dataset-path"] = str(tiny_features(tmp_path / "server.npz", seed=0))
+    run_app(server_app, client_app, 2, config, nodes=nodes)
+    last = RunFolder(tmp_path / "run").rounds()[-1]
+    assert last["sites"]["personalized"]["all"] is not None and last["global"]["all"] is not None
+    descriptions = json.loads((tmp_path / "run" / "state.json").read_text())["roster"]
+    assert {name: one["num_examples"] for name, one in descriptions.items()} == {"a": 60, "b": 66}
+
+
+def test_features_of_the_run_s_backbone(tmp_path):
+    from fedpurel_app.models.backbone import load_backbone
+
+    backbone = load_backbone("demo", "cpu")
+    pictures = [Image.fromarray(p) for label in (0, 1) for p in shapes.images("train", label, 0, 5)]
+    features = backbone.encode_images(pictures).numpy()
+    path = tmp_path / "own.npz"
+    np.savez(path, train_features=features, train_labels=np.repeat([0, 1], 5), class_names=np.array(NAMES[:2]))
+    one = Site(settings(tmp_path), {"site": "a", "data": str(path)})
+    assert one.describe().num_examples == 8
+    path = tmp_path / "narrow.npz"
+    np.savez(path, train_features=features[:, :7], train_labels=np.repeat([0, 1], 5), class_names=np.array(NAMES[:2]))
+    odd = Site(settings(tmp_path), {"site": "b", "data": str(path)})
+    with pytest.raises(Exception, match="has features of 7 numbers; demo makes 128"):
+        odd.experiment.data("train", np.arange(2), False)
+    with pytest.raises(Exception, match="bring images, not features"):
+        _ = Site(settings(tmp_path, peft="lora"), {"site": "c", "data": str(path)}).describe()
+
+
+@pytest.mark.parametrize(
+    ("changes", "node", "message"),
+    [
+        ({}, {"partition-id": 0, "num-partitions": 2}, 'start this node with --node-config \'site="hospital-a"'),
+        ({}, {"data": "/x"}, "This node has no part in the data: start it with"),
+        ({}, {"site": "../x", "data": "/x"}, "site = '../x' in the node config"),
+        ({}, {"site": "a", "data": "/x", "state_dir": "/y"}, 'unknown key "state_dir".*Did you mean "state-dir"'),
+        ({}, {"site": "a", "dataset-path": "/x"}, "dataset-path belongs to the settings of the run"),
+        ({"dataset": "shapes", "classes": ""}, {"site": "a", "data": "/x"}, 'or run with dataset = "sites"'),
+        ({"classes": "cat"}, {"site": "a", "data": "/x"}, 'dataset = "sites" needs the names of all classes'),
+        ({"alpha": 0.1}, {"site": "a", "data": "/x"}, 'alpha has no use with dataset = "sites"'),
+        ({"imbalance-factor": 10.0}, {"site": "a", "data": "/x"}, "imbalance-factor = 10 has no use"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, changes, node, message):
+    with pytest.raises(ConfigError, match=message):
+        Site(settings(tmp_path, **changes), node)
