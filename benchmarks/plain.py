@@ -41,13 +41,13 @@ class Plain:
             length = model.context_length
             return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=self.backbone.device)
 
-        whole = [[tokenizer.start, *tokenizer.encode(text), tokenizer.end] for text in host.prompts]
+        whole = [[tokenizer.start, *ids, tokenizer.end] for ids in tokenizer.encode_all(host.prompts)]
         self.tokens = tokens(whole)
         if family == "prompt":
             length = len(self.parameters[0])
             rows = [
-                [tokenizer.start, *[0] * length, *tokenizer.encode(f"{name}."), tokenizer.end]
-                for name in host.class_names
+                [tokenizer.start, *[0] * length, *ids, tokenizer.end]
+                for ids in tokenizer.encode_all([f"{name}." for name in host.class_names])
             ]
             self.ends = torch.tensor([len(row) - 1 for row in rows], device=self.backbone.device)
             embedded = model.token_embedding(tokens(rows)).detach()

@@ -14,10 +14,10 @@ LEAVES = {"errors", "files", "seeding", "metrics", "tensor_file"}  # without dep
 # What a part may import: siblings by first name, and packages from outside beyond the standard library and numpy.
 RULES = {
     "functional": (set(), {"torch"}),
-    "models": ({"functional"}, {"torch", "torchvision", "open_clip", "peft", "safetensors", "PIL"}),
+    "models": ({"functional", "facts"}, {"torch", "torchvision", "open_clip", "peft", "safetensors", "PIL"}),
     "algorithms": ({"functional", "models"}, {"torch"}),
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
-    "data": (set(), {"datasets", "flwr_datasets", "PIL", "open_clip", "torchvision"}),
+    "data": ({"facts"}, {"datasets", "flwr_datasets", "PIL", "open_clip", "torchvision"}),
     "strategies": ({"records"}, {"flwr"}),
     "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil", "filelock"}),
     "records": (set(), {"flwr"}),
@@ -27,6 +27,7 @@ RULES = {
     "metrics": (set(), set()),
     "seeding": (set(), set()),
     "files": (set(), set()),
+    "facts": (set(), set()),
     "tensor_file": (set(), {"safetensors"}),
     "errors": (set(), set()),
     "processes": (set(), {"psutil"}),

@@ -1,5 +1,6 @@
 """The scripts under tools/ and benchmarks/ run: nothing else in the suite calls them."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,7 @@ SCRIPTS = {
     "benchmarks/validation.py": "--seeds 100 --out {out} --set " + " --set ".join(SMALL),
     "benchmarks/round_overhead.py": "--sites 4 --rounds 2 --json {out}",
 }
-IMPORTED = {"benchmarks/plain.py"}
+ELSEWHERE = {"benchmarks/plain.py", "benchmarks/message.py"}  # imported by step.py; the test below
 
 
 @pytest.mark.slow
@@ -28,6 +29,16 @@ def test_a_script_runs(script: str, tmp_path: Path) -> None:
     assert result.stdout.strip()
 
 
+@pytest.mark.slow
+def test_a_message_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    """Each of these libraries costs a process seconds; with cached features a message needs none of them."""
+    command = [sys.executable, str(ROOT / "benchmarks/message.py"), *shlex.split("--backbone demo --rounds 1 --json")]
+    subprocess.run([*command, str(tmp_path / "x.json")], check=True, capture_output=True, timeout=600)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert {f"{family} {kind}" for family in ("adapter", "prompt") for kind in ("train", "evaluate")} <= found.keys()
+    assert {message: case["imported"] for message, case in found.items() if case["imported"]} == {}
+
+
 def test_every_script_is_tried() -> None:
     found = {str(path.relative_to(ROOT)) for folder in ("tools", "benchmarks") for path in (ROOT / folder).glob("*.py")}
-    assert found == SCRIPTS.keys() | IMPORTED
+    assert found == SCRIPTS.keys() | ELSEWHERE

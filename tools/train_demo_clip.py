@@ -74,7 +74,7 @@ class Captioned(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images), torch.tensor(rows)
 
     def _tokens(self, text: str) -> list[int]:
-        ids = [self.tokenizer.start, *self.tokenizer.encode(text), self.tokenizer.end]
+        ids = [self.tokenizer.start, *self.tokenizer.encode_all([text])[0], self.tokenizer.end]
         return ids + [0] * (ARCHITECTURE["text_cfg"]["context_length"] - len(ids))  # type: ignore[index]
 
 

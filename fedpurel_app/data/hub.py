@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from fedpurel_app.data.source import PLAIN_TEMPLATE, Ints, Source, Split
 from fedpurel_app.errors import DataError
+from fedpurel_app.facts import remembered, state_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -132,7 +133,7 @@ class HubData:
         )
 
 
-def read_parquet(path: Path) -> tuple[dict[str, Split], list[str]]:
+def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str]]:
     """Read a site's own parquet files.
 
     Parameters
@@ -152,11 +153,64 @@ def read_parquet(path: Path) -> tuple[dict[str, Split], list[str]]:
     DataError
         When they cannot be read, or have not one column of images and one of labels with names.
     """
-    import datasets
-
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     test = [file for file in files if path.is_dir() and file.name.startswith(("test", "validation"))]
     parts = {"train": [file for file in files if file not in test]} | ({"test": test} if test else {})
+    facts = remembered(f"parquet|{state_of(files)}", lambda: _survey(path, parts))
+    splits = {
+        part: KnownSplit(
+            np.array(facts["labels"][part], np.int64),
+            facts["fingerprints"][part],
+            partial(_open_part, path, parts, part),
+        )
+        for part in parts
+    }
+    return splits, facts["names"]
+
+
+@dataclass(frozen=True)
+class KnownSplit:
+    """A split whose labels are known, so that a process with cached features opens no file.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (N,)
+    fingerprint : str
+    open : callable
+        Gives the split itself.
+    """
+
+    labels: Ints
+    fingerprint: str
+    open: Callable[[], HubSplit]
+
+    @cached_property
+    def _whole(self) -> HubSplit:
+        return self.open()
+
+    def images(self, rows: Ints) -> list[Image]:
+        """Load images by row number, as RGB."""
+        return self._whole.images(rows)
+
+
+def _survey(path: Path, parts: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    splits = _open(path, parts)
+    first = splits["train"]
+    return {
+        "names": list(first.dataset.features[first.label_column].names),
+        "labels": {part: split.labels.tolist() for part, split in splits.items()},
+        "fingerprints": {part: split.fingerprint for part, split in splits.items()},
+    }
+
+
+def _open_part(path: Path, parts: Mapping[str, Sequence[Path]], part: str) -> HubSplit:
+    return _open(path, parts)[part]
+
+
+def _open(path: Path, parts: Mapping[str, Sequence[Path]]) -> dict[str, HubSplit]:
+    """Open parquet files, part by part, with images and named classes under one scheme."""
+    import datasets
+
     try:
         splits = datasets.load_dataset(
             "parquet", data_files={part: [str(file) for file in paths] for part, paths in parts.items()}
@@ -182,7 +236,7 @@ def read_parquet(path: Path) -> tuple[dict[str, Split], list[str]]:
     if any(split.features[label].names != names for split in splits.values()):
         raise DataError(f'data = "{path}": training and test part differ in the class names of column "{label}".')
     splits = splits.cast_column(image, datasets.Image())
-    return {part: HubSplit(split, image, label) for part, split in splits.items()}, names
+    return {part: HubSplit(split, image, label) for part, split in splits.items()}
 
 
 def _holds_bytes(kind: Any) -> bool:

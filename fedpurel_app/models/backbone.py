@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedpurel_app.errors import ConfigError
+from fedpurel_app.facts import sha256_of
 from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.text import LaidOut, Layout, TextTower
@@ -63,11 +64,8 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights and of how they are used: part of the key of everything that is cached."""
-        with self.checkpoint.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
         form = (self.checkpoint.architecture, self.checkpoint.preprocessing, self.device.type, self.precision)
-        digest.update(repr(form).encode())
-        return digest.hexdigest()
+        return hashlib.sha256(f"{sha256_of(self.checkpoint.path)}|{form!r}".encode()).hexdigest()
 
     @cached_property
     def logit_scale(self) -> float:
@@ -168,7 +166,7 @@ class Backbone:
 
     def lay_out(self, prompts: Sequence[str]) -> LaidOut:
         """Turn whole prompts into embeddings."""
-        rows = [[*self.tokenizer.encode(text), self.tokenizer.end] for text in prompts]
+        rows = [[*ids, self.tokenizer.end] for ids in self.tokenizer.encode_all(prompts)]
         longest = max(range(len(rows)), key=lambda index: len(rows[index]))
         if 1 + len(rows[longest]) > len(self.text.positions):
             raise ConfigError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.facts import remembered
 from fedpurel_app.files import names_weights
 from fedpurel_app.models.tokenizers import ClipTokenizer, Tokenizer, WordTokenizer
 
@@ -170,6 +172,16 @@ def _demo() -> Checkpoint:
 
 
 def _from_hub(name: str, tag: str, architecture: dict[str, Any]) -> Checkpoint:
+    key = f"weights|{metadata.version('open_clip_torch')}|{name}|{tag}|{os.environ.get('HF_HOME', '')}"
+    found = remembered(key, lambda: _download(name, tag, architecture))
+    if not Path(found["path"]).is_file():  # the hub's own cache was emptied
+        found = _download(name, tag, architecture)
+    form = {**architecture, "quick_gelu": found["quick_gelu"]}
+    return Checkpoint(Path(found["path"]), form, found["preprocessing"], ClipTokenizer())
+
+
+def _download(name: str, tag: str, architecture: dict[str, Any]) -> dict[str, Any]:
+    """Get weights from the hub, or from its cache on this machine; open_clip knows which, and takes long to import."""
     from open_clip import pretrained
 
     tags = pretrained.list_pretrained_tags_by_model(name)
@@ -195,4 +207,4 @@ def _from_hub(name: str, tag: str, architecture: dict[str, Any]) -> Checkpoint:
         ) from error
     preprocessing = {key: config.get(key, value) for key, value in _PREPROCESSING.items()}
     quick = bool(config.get("quick_gelu", architecture.get("quick_gelu", False)))
-    return Checkpoint(path, {**architecture, "quick_gelu": quick}, preprocessing, ClipTokenizer())
+    return {"path": str(path.absolute()), "preprocessing": preprocessing, "quick_gelu": quick}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, Protocol
+from importlib import metadata
+from typing import Protocol
+
+from fedpurel_app.facts import remembered
 
 
 class Tokenizer(Protocol):
@@ -21,8 +24,8 @@ class Tokenizer(Protocol):
         """Id of the end-of-text token."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Turn text into token ids, without the start and end tokens."""
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into token ids, without the start and end tokens."""
         ...
 
 
@@ -41,30 +44,38 @@ class WordTokenizer:
         self._spare = [index for word, index in self._ids.items() if word.startswith("<spare")]
         self.start, self.end = self._ids["<start>"], self._ids["<end>"]
 
-    def encode(self, text: str) -> list[int]:
-        """Turn text into token ids. A word outside the vocabulary becomes a spare one, which means nothing."""
-        return [self._ids.get(word, self._stand_in(word)) for word in text.lower().replace(".", " . ").split()]
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into token ids. A word outside the vocabulary becomes a spare one, which means nothing."""
+        return [[self._ids.get(word, self._stand_in(word)) for word in _words(text)] for text in texts]
 
     def unknown(self, text: str) -> list[str]:
         """List the words outside the vocabulary."""
-        return [word for word in text.lower().replace(".", " . ").split() if word not in self._ids]
+        return [word for word in _words(text) if word not in self._ids]
 
     def _stand_in(self, word: str) -> int:
         return self._spare[zlib.crc32(word.encode()) % len(self._spare)]
 
 
 class ClipTokenizer:
-    """CLIP's own byte-pair encoding, as open_clip has it; open_clip is imported when the first text comes."""
+    """CLIP's own byte-pair encoding, as open_clip has it; ids of texts met before are remembered on disk.
+
+    open_clip takes seconds to import, and a process that knows its class names' ids has no other use for it.
+    """
 
     start, end = 49406, 49407
 
-    def encode(self, text: str) -> list[int]:
-        """Turn text into token ids: lower case, white space cleaned."""
-        ids: list[int] = self._tokenizer.encode(self._tokenizer.clean_fn(text))
-        return ids
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into token ids: lower case, white space cleaned."""
+        key = json.dumps(["token ids", metadata.version("open_clip_torch"), *texts])
+        found: list[list[int]] = remembered(key, lambda: self._encode(texts))
+        return found
 
-    @cached_property
-    def _tokenizer(self) -> Any:
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         from open_clip.tokenizer import SimpleTokenizer
 
-        return SimpleTokenizer()
+        tokenizer = SimpleTokenizer()
+        return [tokenizer.encode(tokenizer.clean_fn(text)) for text in texts]
+
+
+def _words(text: str) -> list[str]:
+    return text.lower().replace(".", " . ").split()

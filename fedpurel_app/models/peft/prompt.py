@@ -57,8 +57,8 @@ class TextPrompt(Branch):
         backbone = host.towers("prompt")
         self._backbone = [backbone]  # in a list, so that the frozen towers are no submodule of this one
         tower, tokenizer = backbone.text, backbone.tokenizer
-        names = [tokenizer.encode(name.replace("_", " ")) for name in host.class_names]
-        end = [*tokenizer.encode("."), tokenizer.end]
+        *names, stop = tokenizer.encode_all([*(name.replace("_", " ") for name in host.class_names), "."])
+        end = [*stop, tokenizer.end]
         longest = 1 + length + max(map(len, names)) + len(end)
         if longest > len(tower.positions):
             raise ConfigError(
@@ -99,7 +99,7 @@ def _initial_context(backbone: Backbone, length: int, words: str, generator: tor
     """Give the first context, shape (length, width)."""
     if not words:
         return (torch.randn(length, backbone.text.width, generator=generator) * 0.02).to(backbone.device)
-    tokens = backbone.tokenizer.encode(words)
+    (tokens,) = backbone.tokenizer.encode_all([words])
     if len(tokens) != length:
         raise ConfigError(
             f'context-words = "{words}" has {len(tokens)} tokens, and context-length = {length}: set '
