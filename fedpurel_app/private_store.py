@@ -77,6 +77,7 @@ class PrivateStore:
         """
         if bind and self._attempt.number and attempts.seen(self._folder) != self._attempt:
             with self._alone():
+                drop_leftovers(self._folder)  # of a crash while writing
                 attempts.bind(self._folder, self._attempt, self._experiment_id)
         else:
             attempts.refuse_other(self._folder, self._attempt, self._experiment_id)
