@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedpurel_app import __version__, run_command
-from fedpurel_app.errors import FedPurelError, RunError
+from fedpurel_app.errors import DiskFullError, FedPurelError, RunError
 from fedpurel_app.reporting.console import show
 from fedpurel_app.reporting.run_folder import RunFolder
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except FedPurelError as error:
         print(f"error: {error}", file=sys.stderr)
-        return run_command.FAILED if isinstance(error, RunError) else run_command.BAD_INPUT
+        return run_command.FAILED if isinstance(error, RunError | DiskFullError) else run_command.BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +81,21 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--preset", metavar="NAME", default=run_command.DEFAULT_PRESET, help="as for run")
     doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="as for run")
+
+    keygen = commands.add_parser("keygen", help="write a new key file, for a site that encrypts its private branch")
+    keygen.set_defaults(command=_keygen)
+    keygen.add_argument("file", metavar="FILE", type=Path)
     return parser
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from fedpurel_app.sealing import make_key_file
+
+    path = options.file.absolute()
+    key = make_key_file(path)
+    print(f"key {key.name} is in {path}. Keep a copy elsewhere: without it, what it encrypts is lost.")
+    print(f"Start the site with --node-config 'key-file=\"{path}\"'.")
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -18,7 +18,8 @@ logger = getLogger("flwr.fedpurel.client")
 def describe(message: Message, context: Context) -> Message:
     """Say who this site is."""
     with _site(context) as site:
-        description = site.describe()
+        told = message.content.config_records.get(CONFIG)  # other servers ask without saying who they are
+        description = site.describe(Instruction.from_config(told) if told else None)
     return Message(RecordDict({CONFIG: description.to_config()}), reply_to=message)
 
 

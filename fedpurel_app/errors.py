@@ -37,3 +37,32 @@ class StateError(FedPurelError):
 
 class RunError(FedPurelError):
     """A federated run cannot go on."""
+
+
+class DamagedError(StateError):
+    """A file's content is not what was written to it."""
+
+
+class UnusableBranchError(StateError):
+    """A site's private branch is absent, damaged, foreign or of another version.
+
+    Parameters
+    ----------
+    message : str
+    reason : {"absent", "damaged", "older-version", "newer-version", "foreign"}
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class AttemptError(StateError):
+    """A site serves another run of the same experiment, or a later attempt at it."""
+
+
+class DiskFullError(FedPurelError, OSError):
+    """A disk or quota is full; ``errno`` and ``strerror`` are as those of any OSError."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)

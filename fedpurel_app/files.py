@@ -1,10 +1,19 @@
-"""Write files so that a reader or a crash only ever sees a whole one."""
+"""Write files so that a reader or a crash only ever sees a whole one, and so that a full disk is met with words."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from fedpurel_app.errors import DiskFullError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_RESERVATION = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # file systems that cannot
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -20,21 +29,49 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Raises
     ------
+    DiskFullError
+        When there is no room; the old file is then still there.
     OSError
-        When the disk refuses; the old file is then still there.
+        When the disk refuses for another reason; so it is then, too.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with full_disk_named(path, len(content)):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            try:
+                os.fchmod(descriptor, mode)
+                left = memoryview(content)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def drop_leftovers(folder: Path, prefix: str = "") -> None:
+    """Remove what :func:`write_atomically` left where it was cut off; nobody else may write there meanwhile."""
+    for leftover in folder.glob(f".{prefix}*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def make_folders(path: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it that are missing, so that they survive a power loss.
+
+    Parameters
+    ----------
+    path : Path
+    mode : int
+        Permissions of those that are made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        with full_disk_named(folder, 0):
+            folder.mkdir(mode=mode, exist_ok=True)
+            sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,6 +81,65 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reserve(path: Path) -> None:
+    """Take all the room that a file's size asks for, so that writing to a map of it cannot fail.
+
+    Memory that maps a file has no way to report a full disk but to kill the process (SIGBUS).
+
+    Parameters
+    ----------
+    path : Path
+        A file of its final size, whose blocks may not be there yet.
+
+    Raises
+    ------
+    DiskFullError
+        When there is not enough room.
+    """
+    status = path.stat()
+    with full_disk_named(path, status.st_size):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, status.st_size)
+            return
+        except AttributeError:  # macOS has no such call
+            pass
+        except OSError as error:
+            if error.errno not in _NO_RESERVATION:
+                raise
+        if shutil.disk_usage(path.parent).free < status.st_size - 512 * status.st_blocks:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def full_disk_named(path: Path, needed: int) -> Iterator[None]:
+    """Turn the error of a full disk or quota into one that says what was written where, and what to do.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is written.
+    needed : int
+        Its size in bytes.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM or isinstance(error, DiskFullError):
+            raise
+        free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
+        text = (
+            f"{path} could not be written: {os.strerror(error.errno or 0)}. It takes {needed:,} bytes, {free:,} are "
+            "free there. What was there before is unchanged. Make room on that disk; a run then goes on with "
+            "fedpurel run --resume, a site by itself."
+        )
+        raise DiskFullError(error.errno, text) from error
 
 
 def home() -> Path:

@@ -14,6 +14,7 @@ from fedpurel_app.metrics import ClassCounts
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 NUM_EXAMPLES = "num-examples"
+RESTARTED = "private-restarted"  # 1 in the reply of a site that had to begin a fresh private branch
 DESCRIBE, PERSONALIZE = "query.describe", "train.personalize"
 MODELS = ("zero-shot", "global", "personalized")
 
@@ -52,6 +53,10 @@ class Instruction:
         Round of the private branch to start from or to score; 0 = none yet.
     simulation_dir : str
         Folder for private branches. A site obeys only inside a simulation.
+    attempt : int
+        1 for a new run, one more for every resumption; 0 = not counted. A site refuses a lower one than it has seen.
+    token : str
+        Drawn by the server at each start. A site refuses another one of the same attempt: it is another run.
     """
 
     phase: str
@@ -59,6 +64,8 @@ class Instruction:
     experiment_id: str
     private_round: int = 0
     simulation_dir: str = ""
+    attempt: int = 0
+    token: str = ""
 
     def to_config(self) -> ConfigRecord:
         """Pack."""
@@ -68,7 +75,7 @@ class Instruction:
     def from_config(cls, record: Mapping[str, Any]) -> Instruction:
         """Unpack; raises ValueError when something is missing or of the wrong type."""
         values = {one.name: record.get(one.name.replace("_", "-"), one.default) for one in fields(cls)}
-        kinds = {"phase": str, "round": int, "experiment_id": str, "private_round": int, "simulation_dir": str}
+        kinds = {one.name: int if one.type == "int" else str for one in fields(cls)}
         wrong = [name for name, value in values.items() if not isinstance(value, kinds[name])]
         if wrong:
             raise ValueError(f"the server's message lacks {wrong}: server and site must run the same app version")

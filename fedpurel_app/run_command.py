@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig, describe_keys, load_config, require_same, to_run_config
-from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.errors import ConfigError, DiskFullError, StateError
 from fedpurel_app.files import names_weights
 from fedpurel_app.presets import PATH_KEYS, load_preset, preset_names
 from fedpurel_app.processes import count_gpus
@@ -178,7 +178,7 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
             status = conductor.run(view.update)
     except KeyboardInterrupt:
         _mark(folder, config, "stopped", "interrupted by the user")
-        if (folder.summary() or {})["outcome"] == "completed":  # it was quicker
+        if (folder.summary() or {}).get("outcome") == "completed":  # it was quicker
             return _outcome(folder, "finished:completed", expect)
         print("\nstopped. ", file=sys.stderr, end="")
         _say_how_to_go_on(folder)
@@ -200,7 +200,10 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
     rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
     spent = sum(line["seconds"]["total"] for line in rounds)
     has_private_part = ALGORITHMS[config.algorithm].personalization is not None
-    folder.write_json("summary.json", summarize_run(rounds, settings, outcome, error, has_private_part, spent))
+    try:
+        folder.write_json("summary.json", summarize_run(rounds, settings, outcome, error, has_private_part, spent))
+    except DiskFullError as full:  # without an outcome in the folder the run can be resumed all the same
+        print(f"error: {full}", file=sys.stderr)
 
 
 def _say_how_to_go_on(folder: RunFolder) -> None:
@@ -217,7 +220,7 @@ def _outcome(folder: RunFolder, status: str, expect: str) -> int:
         if expect:
             print(f"expect: {expect}")
         return 0
-    print(f"error: the run {summary.get('outcome', 'failed')}: {summary.get('error')}", file=sys.stderr)
+    print(f"error: the run {summary.get('outcome', 'failed')}: {summary.get('error', status)}", file=sys.stderr)
     print(f"logs: {folder.path / 'logs' / 'flower.log'}", file=sys.stderr)
     _say_how_to_go_on(folder)
     return FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 import uuid
@@ -54,9 +55,14 @@ class Server:
         if resume is not None:
             self.folder = RunFolder.open(resume)
             require_same(load_config(self.folder.read_json("config.json")["config"]), config, resume)
-            self._arrays, self._state = self.folder.read_checkpoint()
             self._lock = self.folder.lock()
-            self.folder.forget_outcome()
+            try:
+                self._arrays, self._state = self.folder.read_checkpoint()
+                self.folder.drop_leftovers()
+                self.folder.forget_outcome()
+            except BaseException:
+                self._lock.release()
+                raise
         else:
             path = new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
             self.folder = RunFolder.create(Path(config.out) if config.out else path)
@@ -142,6 +148,8 @@ class Server:
     def _begin(self, strategy: FedPuReL, grid: Grid) -> None:
         """Meet the sites, make or take up the parameters, and say what will happen."""
         if self._resumed:
+            # Before any site hears of this attempt, or the next one could not have a higher number.
+            self.folder.write_json("state.json", {**self._state, "attempt": strategy.attempt})
             self.folder.drop_rounds_after(strategy.round_offset)
         else:
             self._arrays = {
@@ -176,7 +184,8 @@ class Server:
             logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
         logger.log(INFO, "run folder: %s", self.folder.path)
         if self._resumed:
-            logger.log(INFO, "resumed after round %d of %d", strategy.round_offset, strategy.schedule.total)
+            logger.log(INFO, "resumed after round %d of %d, attempt %d", strategy.round_offset, strategy.schedule.total,
+                       strategy.attempt)  # fmt: skip
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
         if len(sites) < config.suggested_sites and not config.num_sites:
             logger.log(WARNING, "%d sites are connected; this setting is made for %d. %s", len(sites),
@@ -302,8 +311,9 @@ class Server:
         """Write down why the run ended; what was reached stays on disk and can be resumed."""
         text = str(error) or type(error).__name__
         logger.error("the run failed: %s", text)
-        (self.folder.path / "error.txt").write_text("".join(traceback.format_exception(error)), "utf-8")
-        self._finish("failed", text)
+        with contextlib.suppress(OSError):  # where the disk is full, the line above has to do
+            (self.folder.path / "error.txt").write_text("".join(traceback.format_exception(error)), "utf-8")
+            self._finish("failed", text)
 
 
 def _round_facts(report: RoundReport) -> dict[str, Any]:
@@ -314,6 +324,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
         "usable": report.usable,
         "dropped": report.dropped,
         "kept_old_model": report.kept_old_model,
+        "private_restarted": report.restarted,
         "train": report.train,
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,

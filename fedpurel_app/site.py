@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import lru_cache
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedpurel_app.attempts import Attempt
 from fedpurel_app.config import NODE_EXAMPLE, RunConfig, load_config, load_node_config
-from fedpurel_app.errors import ConfigError, RunError
+from fedpurel_app.errors import ConfigError, RunError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
 from fedpurel_app.private_store import PrivateStore
-from fedpurel_app.records import Arrays, Description, Instruction, counts_to_metrics
+from fedpurel_app.records import RESTARTED, Arrays, Description, Instruction, counts_to_metrics
+from fedpurel_app.sealing import read_key
 from fedpurel_app.seeding import derive_seed
 from fedpurel_app.training.evaluation import evaluate
 from fedpurel_app.training.local import global_step, residual_step, train
+
+logger = getLogger("flwr.fedpurel.client")
 
 Metrics = dict[str, Any]
 Named = dict[str, npt.NDArray[np.float32]]
@@ -53,6 +58,8 @@ class Site:
         When the node has no part in the data.
     """
 
+    _restarted = False  # whether the private branch was lost, and begun afresh
+
     def __init__(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
         # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
@@ -70,8 +77,11 @@ class Site:
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
-    def describe(self) -> Description:
+    def describe(self, instruction: Instruction | None = None) -> Description:
         """Say who this site is; ``num_examples`` is 0 for a node beyond the number of sites asked for."""
+        # A first attempt binds this site with its first work only: one that dies before may be begun anew.
+        if instruction is not None:
+            self._admit(instruction, bind=instruction.attempt > 1)
         spare = self.index >= self.sites
         count = 0 if spare else len(self._rows("train"))
         counts = self.experiment.train_counts.tolist() if self._own and self._shares_class_counts else []
@@ -79,6 +89,7 @@ class Site:
 
     def train_global(self, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared parameters on this site's data; give what may be shared."""
+        self._admit(instruction)
         experiment = self.experiment
         module = self._global_branch(arrays)
         data = experiment.training_data(self._rows("train"), module.takes_pixels)
@@ -91,6 +102,7 @@ class Site:
         experiment = self.experiment
         if experiment.algorithm.personalization is None:
             raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
+        self._admit(instruction)
         frozen, private = self._global_branch(arrays), self._private_branch(arrays, instruction)
         data = experiment.training_data(self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
         settings = experiment.sgd("private")
@@ -106,7 +118,10 @@ class Site:
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
         experiment = self.experiment
+        self._admit(instruction)
         private = self._private_branch(arrays, instruction) if instruction.private_round else None
+        if self._restarted:
+            private = None  # a fresh one that nobody trained is no model to score
         shared = self._global_branch(arrays)
         data = experiment.data("test", self._rows("test"), shared.takes_pixels)
         scores = evaluate(data, shared, private)
@@ -166,12 +181,29 @@ class Site:
     def _private_branch(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Give the private branch that the server's message names: one on disk, or the common initial one."""
         module = self.experiment.new_branch("private")
-        if instruction.private_round:
-            stored = self._store(instruction).load(instruction.private_round)
+        if (stored := self._stored(instruction)) is not None:
             load_parameters(module, {name: torch.from_numpy(value) for name, value in stored.items()})
         elif self.config.private_init == "global":
             load_parameters(module, {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()})
         return module
+
+    def _stored(self, instruction: Instruction) -> Named | None:
+        """Give the stored private branch; None where there is none yet, or none to use and this node goes on so."""
+        if not instruction.private_round:
+            return None
+        try:
+            return self._store(instruction).take(instruction.private_round)
+        except UnusableBranchError as error:
+            if self.node.private_fallback != "fresh":
+                raise
+            logger.warning('%s Here, private-fallback = "fresh": this site begins a fresh private branch.', error)
+            self._restarted = True
+            return None
+
+    def _admit(self, instruction: Instruction, bind: bool = True) -> None:
+        """Refuse a second run of the experiment that this site serves, where there is a private part to protect."""
+        if self.experiment.algorithm.personalization is not None:
+            self._store(instruction).admit(bind)
 
     def _store(self, instruction: Instruction) -> PrivateStore:
         """Open the private store: where the node says, else, in a simulation, where the run says."""
@@ -179,7 +211,9 @@ class Site:
         if not folder and self.simulated:
             folder = self.config.state_dir or instruction.simulation_dir
         root = Path(folder).expanduser() if folder else home() / "private"
-        return PrivateStore(root, instruction.experiment_id, self.name)
+        key = read_key(Path(self.node.key_file).expanduser()) if self.node.key_file else None
+        attempt = Attempt(instruction.attempt, instruction.token)
+        return PrivateStore(root, instruction.experiment_id, self.name, attempt, key)
 
     def _order(self, instruction: Instruction) -> torch.Generator:
         """Seed the order of this visit's batches."""
@@ -189,6 +223,8 @@ class Site:
     def _reply(self, metrics: Mapping[str, Any], num_examples: int) -> Metrics:
         reply = {**metrics, "num-examples": num_examples, "seconds": time.monotonic() - self._started}
         reply["feature-seconds"] = self.experiment.feature_seconds - self._features_before
+        if self._restarted:
+            reply[RESTARTED] = 1
         if self.simulated:
             reply["worker"] = os.getpid()
         return reply

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +31,11 @@ class NodeConfig(BaseModel):
         Its copy of the backbone's weights.
     share_class_counts : bool
         False keeps class counts here, whatever the run asks for.
+    key_file : str
+        File of the key that encrypts the private branch on disk; none: it lies there in the clear.
+    private_fallback : {"refuse", "fresh"}
+        What to do when the private branch that the server names is lost or damaged: answer with an error, or begin
+        another.
     partition_id, num_partitions : int
         Its part of the run's data set; a simulation sets both. -1 and 0: none.
     simulation : bool
@@ -44,6 +49,8 @@ class NodeConfig(BaseModel):
     state_dir: str = ""
     pretrained: str = ""
     share_class_counts: bool = True
+    key_file: str = ""
+    private_fallback: Literal["refuse", "fresh"] = "refuse"
     partition_id: int = -1
     num_partitions: int = 0
     simulation: bool = False

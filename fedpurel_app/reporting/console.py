@@ -50,6 +50,8 @@ def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
     parts.append(f"{len(line['usable'])}/{len(line['cohort'])} sites")
     if line["kept_old_model"]:
         parts.append("KEPT OLD MODEL")
+    if lost := line.get("private_restarted"):
+        parts.append(f"{len(lost)} LOST THEIR PRIVATE BRANCH ({', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''})")
     if line["dropped"]:
         site, reason = line["dropped"][0]
         more = f", and {len(line['dropped']) - 1} more" if len(line["dropped"]) > 1 else ""
@@ -84,6 +86,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         else:
             cells = [f"{number(scores.get(column)):>{10 if column == 'balancedness' else 8}}" for column in COLUMNS]
             lines.append(f"{title:<22}" + "".join(cells))
+    if lost := summary.get("private_restarted"):
+        lines.append(f"private branches lost and begun afresh: {len(lost)} ({', '.join(lost)})")
     metric = summary.get("balancedness_is")
     if metric:
         lines.append(

@@ -17,8 +17,8 @@ from typing import Any
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from fedpurel_app.errors import StateError
-from fedpurel_app.files import home, write_atomically
+from fedpurel_app.errors import DiskFullError, StateError
+from fedpurel_app.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically
 from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
@@ -49,7 +49,7 @@ class RunFolder:
             When it holds a run already, or cannot be written.
         """
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folders(path)
             if any((path / name).exists() for name in ("config.json", "rounds.jsonl", "state.json")):
                 raise StateError(
                     f"{path} already holds a run. Choose another folder, or continue it: fedpurel run --resume {path}"
@@ -57,6 +57,8 @@ class RunFolder:
             write_atomically(path / ".writable", b"")
             (path / ".writable").unlink()
             cls(path).forget_outcome()  # of a run that ended before it began
+        except DiskFullError:
+            raise
         except OSError as error:
             raise StateError(f'out = "{path}" cannot be written ({error.strerror}). Choose another folder.') from error
         return cls(path)
@@ -94,6 +96,10 @@ class RunFolder:
             return True
         return False
 
+    def drop_leftovers(self) -> None:
+        """Remove what writes that were cut off left; only whoever has claimed the folder may."""
+        drop_leftovers(self.path)
+
     def forget_outcome(self) -> None:
         """Remove the outcome of an earlier attempt, so that none is taken for that of the next."""
         for name in ("summary.json", "error.txt"):
@@ -124,8 +130,9 @@ class RunFolder:
 
     def append_round(self, line: Mapping[str, Any]) -> None:
         """Append one round to ``rounds.jsonl``."""
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        path, text = self.path / "rounds.jsonl", json.dumps(_finite(line), allow_nan=False) + "\n"
+        with full_disk_named(path, len(text)), path.open("a", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
 

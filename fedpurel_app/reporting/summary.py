@@ -73,6 +73,7 @@ def summarize_run(
         "bytes_down": sum(line["bytes_down"] for line in played),
         "dropped_replies": sum(len(line["dropped"]) for line in played),
         "rounds_without_quorum": sum(line["kept_old_model"] for line in played),
+        "private_restarted": sorted({site for line in played for site in line.get("private_restarted", [])}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from logging import INFO, WARNING, getLogger
@@ -11,14 +12,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fedpurel_app.errors import RunError
+from fedpurel_app.errors import AttemptError, RunError
 from fedpurel_app.metrics import pool
-from fedpurel_app.records import ARRAYS, CONFIG, NUM_EXAMPLES, PERSONALIZE, Description, Instruction
+from fedpurel_app.records import ARRAYS, CONFIG, NUM_EXAMPLES, PERSONALIZE, RESTARTED, Description, Instruction
 from fedpurel_app.strategies.inner import refuse_sampling, refuse_waiting
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.replies import (
     BadReplyError,
     as_sent,
+    brief,
     check_arrays,
     check_metrics,
     check_scores,
@@ -32,7 +34,7 @@ from fedpurel_app.strategies.schedule import Phase, Schedule
 
 logger = getLogger("flwr.fedpurel.strategy")
 
-_NOT_AVERAGED = {"seconds", "feature-seconds", "worker"}  # a site's own time and process: for the books alone
+_NOT_AVERAGED = {"seconds", "feature-seconds", "worker", RESTARTED}  # a site's own: for the books alone
 
 
 class FedPuReL(Strategy):
@@ -79,8 +81,8 @@ class FedPuReL(Strategy):
     Notes
     -----
     The client's contract. Every message carries a ConfigRecord ``config`` with ``phase``, ``round``, ``experiment-id``,
-    ``private-round`` and ``simulation-dir`` (see :class:`fedpurel_app.records.Instruction`), and, but for queries, an
-    ArrayRecord ``arrays`` with the shared parameters.
+    ``private-round``, ``simulation-dir``, ``attempt`` and ``token`` (see :class:`fedpurel_app.records.Instruction`),
+    and, but for queries, an ArrayRecord ``arrays`` with the shared parameters.
 
     ============================ =======================================================================================
     message                      reply
@@ -135,6 +137,7 @@ class FedPuReL(Strategy):
         self.connect_timeout, self.query_timeout = connect_timeout, query_timeout
         self.experiment_id, self.simulation_dir = experiment_id, simulation_dir
         self.weighted_by_key, self.num_classes = weighted_by_key, num_classes
+        self.attempt, self._token = 1, secrets.token_hex(8)
         self.roster = Roster()
         self._restored: dict[str, Description | None] = {}
         self.private_rounds: dict[str, int] = {}
@@ -158,6 +161,8 @@ class FedPuReL(Strategy):
         ------
         RunError
             When fewer than ``num_sites`` sites (or none) are there in time.
+        AttemptError
+            When a site serves another run of this experiment.
         """
         deadline = time.monotonic() + self.connect_timeout
         wanted, before = max(1, self.num_sites), -1
@@ -171,6 +176,11 @@ class FedPuReL(Strategy):
                     break
             before = there
             time.sleep(1.0)
+        if refusals := sorted({brief(reason) for reason in self.roster.refusals.values()}):
+            raise AttemptError(
+                f'{len(self.roster.refusals)} of {there} sites refuse this run of experiment "{self.experiment_id}", '
+                f"attempt {self.attempt}: {'; '.join(refusals[:3])}"
+            )
         present = len(self.roster.present)
         if present < wanted:
             raise RunError(
@@ -200,7 +210,8 @@ class FedPuReL(Strategy):
                 )
 
     def _refresh(self, grid: Grid, patient: bool = True) -> None:
-        for note in self.roster.refresh(grid, self.query_timeout, patient):
+        number = self.report.round if self.report else self.round_offset
+        for note in self.roster.refresh(grid, self.query_timeout, patient, self._instruction("describe", number)):
             logger.log(WARNING, note)
         self._refuse_other_parts()
 
@@ -222,7 +233,7 @@ class FedPuReL(Strategy):
         self._expected = [name for name in cohort if self.roster.node(name) is not None]
         self.report.dropped += [(name, "not connected") for name in cohort if name not in self._expected]
         self._sent, self._clock = arrays, time.monotonic()
-        instruction = Instruction(phase.value, number, self.experiment_id, simulation_dir=self.simulation_dir)
+        instruction = self._instruction(phase.value, number)
         if phase is Phase.PERSONAL:
             return self._address(self._expected, arrays, instruction, PERSONALIZE)
         config.update(instruction.to_config())
@@ -285,9 +296,7 @@ class FedPuReL(Strategy):
             return []
         self._clock = time.monotonic()
         self._expected = self.roster.present
-        instruction = Instruction(
-            report.phase.value, report.round, self.experiment_id, simulation_dir=self.simulation_dir
-        )
+        instruction = self._instruction(report.phase.value, report.round)
         return self._address(self._expected, arrays, instruction, MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -326,10 +335,14 @@ class FedPuReL(Strategy):
             "private_rounds": dict(sorted(self.private_rounds.items())),
             "failed_in_a_row": self._failed_in_a_row,
             "experiment_id": self.experiment_id,
+            "attempt": self.attempt,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up a saved state; ``start`` is then called with the remaining number of rounds.
+        """Take up a saved state as the next attempt; ``start`` is then called with the remaining number of rounds.
+
+        Save :meth:`state` again before that: were this attempt to die before its first checkpoint, the one after it
+        would have the same number, and sites that met this one would take it for another run.
 
         Parameters
         ----------
@@ -340,6 +353,7 @@ class FedPuReL(Strategy):
         self.private_rounds = {str(site): int(stamp) for site, stamp in state["private_rounds"].items()}
         self._failed_in_a_row = int(state["failed_in_a_row"])
         self.experiment_id = str(state["experiment_id"])
+        self.attempt = int(state.get("attempt", 1)) + 1
         self.roster.restore(state["roster"])
         self._restored = dict(self.roster.descriptions)
 
@@ -361,6 +375,16 @@ class FedPuReL(Strategy):
         self.inner.summary()
 
     # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _instruction(self, phase: str, number: int) -> Instruction:
+        return Instruction(
+            phase,
+            number,
+            self.experiment_id,
+            simulation_dir=self.simulation_dir,
+            attempt=self.attempt,
+            token=self._token,
+        )
 
     def _current(self) -> RoundReport:
         if self.report is None:

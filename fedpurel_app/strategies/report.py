@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import MetricRecord
 
+from fedpurel_app.records import RESTARTED
 from fedpurel_app.strategies.replies import Screened, SiteScores
 from fedpurel_app.strategies.schedule import Phase
 
@@ -33,6 +34,8 @@ class RoundReport:
         Means of the sites' training metrics, weighted by their numbers of examples.
     scores : dict of str to SiteScores, or None
         By site, where this round was evaluated.
+    restarted : list of str
+        Sites whose private branch was lost, so that they began a fresh one or had none to score.
     bytes_down, bytes_up : int
         Size of the arrays and metrics sent to and received from sites.
     seconds : dict of str to float
@@ -48,12 +51,15 @@ class RoundReport:
     kept_old_model: bool = False
     train: dict[str, float] = field(default_factory=dict)
     scores: dict[str, SiteScores] | None = None
+    restarted: list[str] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def take(self, screened: Screened) -> None:
-        """Book the replies that were dropped, and the bytes of all."""
+        """Book the replies that were dropped, the bytes of all, and who lost a private branch."""
+        lost = {site for site, record in screened.metrics.items() if record.get(RESTARTED)}
+        self.restarted = sorted(lost.union(self.restarted))
         self.dropped += screened.dropped
         self.bytes_up += screened.bytes_received
 

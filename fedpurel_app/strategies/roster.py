@@ -10,7 +10,8 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedpurel_app.records import CONFIG, DESCRIBE, Description
+from fedpurel_app.errors import AttemptError
+from fedpurel_app.records import CONFIG, DESCRIBE, Description, Instruction
 from fedpurel_app.seeding import derive_seed
 
 _UNREGISTERED = "No query function registered"
@@ -23,6 +24,8 @@ class Roster:
     ----------
     descriptions : dict of str to Description or None
         By site name; None for a client that cannot describe itself.
+    refusals : dict of int to str
+        By node that serves another run of this experiment, or a later attempt: its answer.
     """
 
     def __init__(self) -> None:
@@ -32,8 +35,11 @@ class Roster:
         self._failures: dict[int, tuple[int, int]] = {}  # how often a node did not say who it is, and when it last did
         self._refreshes = 0
         self.connected: set[int] = set()
+        self.refusals: dict[int, str] = {}
 
-    def refresh(self, grid: Grid, timeout: float, patient: bool = True) -> list[str]:
+    def refresh(
+        self, grid: Grid, timeout: float, patient: bool = True, instruction: Instruction | None = None
+    ) -> list[str]:
         """Ask every node not yet known who it is.
 
         Parameters
@@ -44,6 +50,8 @@ class Roster:
         patient : bool
             Ask a node that failed to answer again only after 1, 2, 4, ... further calls, so that one broken node does
             not hold up every round; False: ask it now.
+        instruction : Instruction, optional
+            Tells the sites which run this is.
 
         Returns
         -------
@@ -51,11 +59,13 @@ class Roster:
             A line for everything that a user should know.
         """
         self.connected = set(grid.get_node_ids())
+        self.refusals = {node: answer for node, answer in self.refusals.items() if node in self.connected}
         self._refreshes += 1
         unknown = sorted(node for node in self.connected - set(self._name_of) if not patient or self._is_due(node))
         if not unknown:
             return []
-        messages = [Message(RecordDict({CONFIG: ConfigRecord()}), node, DESCRIBE) for node in unknown]
+        config = ConfigRecord() if instruction is None else instruction.to_config()
+        messages = [Message(RecordDict({CONFIG: config}), node, DESCRIBE) for node in unknown]
         notes, silent = [], set(unknown)
         for reply in grid.send_and_receive(messages, timeout=timeout):
             node = reply.metadata.src_node_id
@@ -82,6 +92,8 @@ class Roster:
                 name = f"node-{node}"
                 self._admit(node, name, None)
                 return [f"{name} has no {DESCRIBE}: it is known by its node id, which no restart keeps"]
+            if AttemptError.__name__ in (reply.error.reason or ""):
+                self.refusals[node] = reply.error.reason or ""
             return self._leave_out(node, reply.error.reason or "error")
         try:
             description = Description.from_config(reply.content[CONFIG])
@@ -98,6 +110,7 @@ class Roster:
 
     def _admit(self, node: int, name: str, description: Description | None) -> None:
         self._name_of[node] = name
+        self.refusals.pop(node, None)
         self._nodes_of.setdefault(name, []).append(node)
         self.descriptions[name] = description
 

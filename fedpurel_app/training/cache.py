@@ -8,6 +8,7 @@ site asked first. Interrupted work goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import time
@@ -24,7 +25,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from fedpurel_app.files import write_atomically
+from fedpurel_app.files import full_disk_named, reserve, write_atomically
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.training.augment import random_crop
 
@@ -111,8 +112,8 @@ def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> T
         features = _open(path, len(prompts))
         if features is None:
             with _all_threads():
-                np.save(partial := path.with_suffix(".partial.npy"), backbone.encode_prompts(prompts).cpu().numpy())
-            partial.replace(path)
+                np.save(buffer := io.BytesIO(), backbone.encode_prompts(prompts).cpu().numpy())
+            write_atomically(path, buffer.getvalue(), mode=0o600)
             features = _open(path, len(prompts))
     return torch.from_numpy(np.array(_readable(features, path)))
 
@@ -196,7 +197,9 @@ def _encode(
             values = encode(pixels)
             if target is None:
                 progress.unlink(missing_ok=True)  # of a file that is gone
-                target = np.lib.format.open_memmap(partial, "w+", values.dtype, (count, *values.shape[1:]))
+                with full_disk_named(path, count * values[0].nbytes):
+                    target = np.lib.format.open_memmap(partial, "w+", values.dtype, (count, *values.shape[1:]))
+                reserve(partial)
             target[start : start + len(values)] = values
             done = start + len(values)
             if (now := time.monotonic()) - reported > _REPORT:
