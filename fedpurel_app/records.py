@@ -15,6 +15,7 @@ from fedpurel_app.metrics import ClassCounts
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 NUM_EXAMPLES = "num-examples"
 DESCRIBE, PERSONALIZE = "query.describe", "train.personalize"
+PRIVACY, PRIVACY_MOD = "privacy", "mod"  # a reply's record, and the key that names the client's privacy mod
 MODELS = ("zero-shot", "global", "personalized")
 
 Arrays = Mapping[str, npt.NDArray[Any]]

@@ -200,7 +200,8 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
     rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
     spent = sum(line["seconds"]["total"] for line in rounds)
     has_private_part = ALGORITHMS[config.algorithm].personalization is not None
-    folder.write_json("summary.json", summarize_run(rounds, settings, outcome, error, has_private_part, spent))
+    summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
+    folder.write_json("summary.json", summary)
 
 
 def _say_how_to_go_on(folder: RunFolder) -> None:

@@ -28,7 +28,7 @@ from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.summary import summarize_run
 from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, class_rows, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
-from fedpurel_app.strategies import FedPuReL, RoundReport, Schedule, SiteScores, pool_sites
+from fedpurel_app.strategies import Aggregation, FedPuReL, RoundReport, Schedule, SiteScores, pool_sites
 from fedpurel_app.training.evaluation import Scores, evaluate
 
 logger = getLogger("flwr.fedpurel")
@@ -104,8 +104,18 @@ class Server:
             schedule = Schedule(global_rounds, 0)
         else:
             schedule = Schedule(global_rounds, personal_rounds, config.schedule)
+        aggregation = Aggregation(
+            config.aggregation,
+            config.trim_share,
+            config.privacy,
+            config.clipping_norm,
+            config.noise_multiplier,
+            config.delta,
+        )
         strategy = FedPuReL(
             schedule,
+            aggregation.strategy(),
+            required_mod=config.privacy if aggregation.needs_mod else "",
             fraction_train=config.fraction_train,
             seed=config.seed,
             full_first_round=config.full_first_round,
@@ -141,6 +151,8 @@ class Server:
         """Meet the sites, make or take up the parameters, and say what will happen."""
         if self._resumed:
             self.folder.drop_rounds_after(strategy.round_offset)
+            if strategy.clipping is not None:  # what a lost round may have spent is on disk before it is spent again
+                self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
         else:
             self._arrays = {
                 name: value.cpu().numpy() for name, value in parameters_of(self.experiment.new_branch("global")).items()
@@ -173,6 +185,8 @@ class Server:
         logger.log(INFO, "run folder: %s", self.folder.path)
         if self._resumed:
             logger.log(INFO, "resumed after round %d of %d", strategy.round_offset, strategy.schedule.total)
+        if config.privacy != "none":
+            logger.log(INFO, "privacy of global rounds: %s, %s", config.privacy, strategy.privacy_outlook())
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
         if len(sites) < config.suggested_sites and not config.num_sites:
             logger.log(WARNING, "%d sites are connected; this setting is made for %d. %s", len(sites),
@@ -268,7 +282,8 @@ class Server:
         has_private_part = self.experiment.algorithm.personalization is not None
         recorder = self._recorder
         seconds = recorder.seconds if recorder else 0.0
-        summary = summarize_run(self.folder.rounds(), settings, outcome, error, has_private_part, seconds)
+        rounds, spent = self.folder.rounds(), self.folder.spent()
+        summary = summarize_run(rounds, settings, outcome, error, has_private_part, seconds, spent)
         if recorder:
             recorder.finish(summary)
         else:
@@ -294,6 +309,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
         "dropped": report.dropped,
         "kept_old_model": report.kept_old_model,
         "train": report.train,
+        **({"privacy": report.privacy} if report.privacy else {}),
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
     }

@@ -33,6 +33,9 @@ class RoundReport:
         Means of the sites' training metrics, weighted by their numbers of examples.
     scores : dict of str to SiteScores, or None
         By site, where this round was evaluated.
+    privacy : dict of str to float
+        In a global round with clipping: ``clipping_norm``; where Flower accounts for it, also ``epsilon``, ``delta``
+        and the number of ``releases`` so far.
     bytes_down, bytes_up : int
         Size of the arrays and metrics sent to and received from sites.
     seconds : dict of str to float
@@ -48,6 +51,7 @@ class RoundReport:
     kept_old_model: bool = False
     train: dict[str, float] = field(default_factory=dict)
     scores: dict[str, SiteScores] | None = None
+    privacy: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
