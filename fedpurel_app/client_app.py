@@ -7,6 +7,7 @@ from logging import getLogger
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpurel_app.privacy_mod import privacy_mod
 from fedpurel_app.records import ARRAYS, CONFIG, METRICS, Arrays, Instruction, to_array_record, to_arrays
 from fedpurel_app.site import Site, is_simulated
 
@@ -23,7 +24,7 @@ def describe(message: Message, context: Context) -> Message:
     return Message(RecordDict({CONFIG: description.to_config()}), reply_to=message)
 
 
-@app.train()
+@app.train(mods=[privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the shared parameters (phase 1)."""
     with _site(context) as site:

@@ -16,6 +16,7 @@ ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 NUM_EXAMPLES = "num-examples"
 RESTARTED = "private-restarted"  # 1 in the reply of a site that had to begin a fresh private branch
 DESCRIBE, PERSONALIZE = "query.describe", "train.personalize"
+PRIVACY, PRIVACY_MOD = "privacy", "mod"  # a reply's record, and the key that names the client's privacy mod
 MODELS = ("zero-shot", "global", "personalized")
 
 Arrays = Mapping[str, npt.NDArray[Any]]

@@ -200,8 +200,9 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
     rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
     spent = sum(line["seconds"]["total"] for line in rounds)
     has_private_part = ALGORITHMS[config.algorithm].personalization is not None
+    summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
     try:
-        folder.write_json("summary.json", summarize_run(rounds, settings, outcome, error, has_private_part, spent))
+        folder.write_json("summary.json", summary)
     except DiskFullError as full:  # without an outcome in the folder the run can be resumed all the same
         print(f"error: {full}", file=sys.stderr)
 

@@ -30,7 +30,7 @@ from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.summary import summarize_run
 from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, class_rows, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
-from fedpurel_app.strategies import FedPuReL, RoundReport, Schedule, SiteScores, pool_sites
+from fedpurel_app.strategies import Aggregation, FedPuReL, RoundReport, Schedule, SiteScores, pool_sites
 from fedpurel_app.training.evaluation import Scores, evaluate
 
 logger = getLogger("flwr.fedpurel")
@@ -111,8 +111,18 @@ class Server:
             schedule = Schedule(global_rounds, 0)
         else:
             schedule = Schedule(global_rounds, personal_rounds, config.schedule)
+        aggregation = Aggregation(
+            config.aggregation,
+            config.trim_share,
+            config.privacy,
+            config.clipping_norm,
+            config.noise_multiplier,
+            config.delta,
+        )
         strategy = FedPuReL(
             schedule,
+            aggregation.strategy(),
+            required_mod=config.privacy if aggregation.needs_mod else "",
             fraction_train=config.fraction_train,
             seed=config.seed,
             full_first_round=config.full_first_round,
@@ -148,8 +158,9 @@ class Server:
     def _begin(self, strategy: FedPuReL, grid: Grid) -> None:
         """Meet the sites, make or take up the parameters, and say what will happen."""
         if self._resumed:
-            # Before any site hears of this attempt, or the next one could not have a higher number.
-            self.folder.write_json("state.json", {**self._state, "attempt": strategy.attempt})
+            # Before any site hears of this attempt: the next one must have a higher number, and what a lost round may
+            # have spent of the privacy is on disk before it is spent again.
+            self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
             self.folder.drop_rounds_after(strategy.round_offset)
         else:
             self._arrays = {
@@ -186,6 +197,8 @@ class Server:
         if self._resumed:
             logger.log(INFO, "resumed after round %d of %d, attempt %d", strategy.round_offset, strategy.schedule.total,
                        strategy.attempt)  # fmt: skip
+        if config.privacy != "none":
+            logger.log(INFO, "privacy of global rounds: %s, %s", config.privacy, strategy.privacy_outlook())
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
         if len(sites) < config.suggested_sites and not config.num_sites:
             logger.log(WARNING, "%d sites are connected; this setting is made for %d. %s", len(sites),
@@ -298,7 +311,8 @@ class Server:
         has_private_part = self.experiment.algorithm.personalization is not None
         recorder = self._recorder
         seconds = recorder.seconds if recorder else 0.0
-        summary = summarize_run(self.folder.rounds(), settings, outcome, error, has_private_part, seconds)
+        rounds, spent = self.folder.rounds(), self.folder.spent()
+        summary = summarize_run(rounds, settings, outcome, error, has_private_part, seconds, spent)
         if recorder:
             recorder.finish(summary)
         else:
@@ -326,6 +340,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
         "kept_old_model": report.kept_old_model,
         "private_restarted": report.restarted,
         "train": report.train,
+        **({"privacy": report.privacy} if report.privacy else {}),
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
     }

@@ -22,6 +22,7 @@ RULES = {
     "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil", "filelock"}),
     "records": (set(), {"flwr"}),
     "config": (set(), {"pydantic", "pydantic_core"}),
+    "privacy_mod": ({"config", "records"}, {"flwr"}),
     "presets": (set(), set()),
     "private_store": ({"attempts", "sealing"}, {"filelock"}),
     "attempts": (set(), set()),

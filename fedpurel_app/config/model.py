@@ -123,6 +123,24 @@ class RunConfig(BaseModel):
     max_failed_rounds: Count = _field(3, "such rounds in a row that stop the run")
     round_timeout: Positive = _field(3600.0, "seconds to wait for the replies of a round")
 
+    aggregation: Literal["mean", "median", "trimmed-mean", "norm-clipping"] = _field(
+        "mean",
+        "of updates: mean (by numbers of images) | median | trimmed-mean | norm-clipping",
+        "Aggregation",
+    )
+    trim_share: Annotated[float, Field(gt=0, lt=0.5)] = _field(
+        0.2, "trimmed-mean: share of the replies cut off at both ends, (0, 0.5)"
+    )
+    privacy: Literal["none", "server-fixed", "server-adaptive", "client-fixed", "client-adaptive", "local"] = _field(
+        "none", "of global rounds: none | server-fixed | server-adaptive | client-fixed | client-adaptive | local"
+    )
+    clipping_norm: Positive = _field(
+        1.0, "norm-clipping, privacy: largest Euclidean norm of an update; adaptive: of the first round"
+    )
+    noise_multiplier: Positive = _field(1.0, "privacy at server or client: noise over clipping norm")
+    delta: Annotated[float, Field(gt=0, lt=1)] = _field(1e-5, "privacy fixed or local: of (epsilon, delta)")
+    local_epsilon: Fraction = _field(1.0, "privacy = local: of every single reply, (0, 1]")
+
     local_epochs: Count = _field(1, "passes over a site's data per visit", "Training")
     batch_size: Count = _field(32, "images per step; a site with fewer uses what it has")
     learning_rate: Auto | Positive = _field("auto", "SGD, shared parameters; auto = the family's own")

@@ -30,14 +30,8 @@ _KEYS_OF_FAMILY = {
 
 def broken_rules(config: RunConfig) -> list[Rule]:
     """List the rules that settings break, each valid by itself."""
-    rules = [
-        *_model_rules(config),
-        *_data_rules(config),
-        *_site_rules(config),
-        *_round_rules(config),
-        *_path_rules(config),
-    ]
-    return [rule for rule in rules if rule.is_broken]
+    parts = (_model_rules, _data_rules, _site_rules, _round_rules, _privacy_rules, _path_rules)
+    return [rule for part in parts for rule in part(config) if rule.is_broken]
 
 
 def _rule(keys: str, is_broken: bool, message: str) -> Rule:
@@ -192,6 +186,44 @@ def _round_rules(config: RunConfig) -> list[Rule]:
             config.num_sites > 0 and cohort < config.min_replies,
             f"min-replies = {config.min_replies}, but fraction-train = {config.fraction_train:g} of num-sites = "
             f"{config.num_sites} is {cohort}: no round could ever have enough.",
+        ),
+    ]
+
+
+def _privacy_rules(config: RunConfig) -> list[Rule]:
+    values = config.model_dump(by_alias=True)
+    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    central, fixed = config.privacy not in ("none", "local"), config.privacy in ("server-fixed", "client-fixed")
+    local = config.privacy == "local"
+    has_use = {
+        "trim-share": config.aggregation == "trimmed-mean",
+        "clipping-norm": config.aggregation == "norm-clipping" or config.privacy != "none",
+        "noise-multiplier": central,
+        "delta": fixed or local,
+        "local-epsilon": local,
+    }
+    cohort = max(1, int(config.fraction_train * config.num_sites))
+    return [
+        *(
+            _rule(
+                f"aggregation privacy {key}",
+                not used and values[key] != defaults[key],
+                f'{key} has no use with aggregation = "{config.aggregation}", privacy = "{config.privacy}": drop it.',
+            )
+            for key, used in has_use.items()
+        ),
+        _rule(
+            "aggregation privacy",
+            config.aggregation != "mean" and (central or (local and config.aggregation == "norm-clipping")),
+            f'privacy = "{config.privacy}" does not go with aggregation = "{config.aggregation}": '
+            + ("its noise is measured for a mean" if central else "its noise would be clipped away")
+            + '; set aggregation = "mean".',
+        ),
+        _rule(
+            "aggregation trim-share num-sites fraction-train",
+            config.aggregation == "trimmed-mean" and config.num_sites > 0 and int(config.trim_share * cohort) == 0,
+            f"trim-share = {config.trim_share:g} of {cohort} replies (fraction-train = {config.fraction_train:g} of "
+            f"num-sites = {config.num_sites}) cuts off none: raise it, or take more sites.",
         ),
     ]
 

@@ -48,6 +48,8 @@ def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
     if sites.get("global") and sites.get("personalized"):
         parts.append(f"at sites {number(sites['global']['all'])} -> {number(sites['personalized']['all'])} personal")
     parts.append(f"{len(line['usable'])}/{len(line['cohort'])} sites")
+    if "epsilon" in line.get("privacy", {}):
+        parts.append(f"epsilon {line['privacy']['epsilon']:.2f}")
     if line["kept_old_model"]:
         parts.append("KEPT OLD MODEL")
     if lost := line.get("private_restarted"):
@@ -88,12 +90,24 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             lines.append(f"{title:<22}" + "".join(cells))
     if lost := summary.get("private_restarted"):
         lines.append(f"private branches lost and begun afresh: {len(lost)} ({', '.join(lost)})")
+    if privacy := summary.get("privacy"):
+        lines.append(privacy_line(privacy))
     metric = summary.get("balancedness_is")
     if metric:
         lines.append(
             f"accuracies in %; balanced = Balancedness x 100 with p = {metric['power']:g}, sigma = {metric['sigma']:g}"
         )
     return lines
+
+
+def privacy_line(privacy: Mapping[str, Any]) -> str:
+    """Print what a run spent of its privacy."""
+    if privacy["epsilon"] is None:
+        return f"privacy {privacy['kind']}: Flower keeps no account of epsilon for it"
+    return (
+        f"privacy {privacy['kind']}: epsilon = {privacy['epsilon']:.2f} at delta = {privacy['delta']:g} after "
+        f"{privacy['releases']} releases of the parameters (metrics and scores are not in it)"
+    )
 
 
 def show(folder: RunFolder) -> None:

@@ -198,6 +198,18 @@ class RunFolder:
                     return arrays, state
         raise StateError(f"{self.path} has no readable checkpoint of round {state['round']}.")
 
+    def spent(self) -> dict[str, Any] | None:
+        """Give what the checkpoint says of the privacy that was spent; None where nothing accounts for it.
+
+        Returns
+        -------
+        dict or None
+            ``spent`` by the rounds that are saved, and ``if_cut_off`` with the one that may have come after.
+        """
+        state = self.read_json("state.json") if (self.path / "state.json").is_file() else {}
+        privacy = state.get("privacy") or {}
+        return {key: privacy[key] for key in ("spent", "if_cut_off")} if privacy.get("spent") else None
+
 
 def _finite(value: Any) -> Any:
     """Put null in the place of NaN and infinity, which JSON does not have."""

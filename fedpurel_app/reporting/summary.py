@@ -19,6 +19,7 @@ def summarize_run(
     error: str | None,
     has_private_part: bool,
     seconds: float,
+    spent: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Summarise a run.
 
@@ -35,6 +36,8 @@ def summarize_run(
         Whether the algorithm trains private branches.
     seconds : float
         Time spent in all.
+    spent : mapping, optional
+        Privacy that was spent, as :meth:`RunFolder.spent` gives it.
 
     Returns
     -------
@@ -42,7 +45,8 @@ def summarize_run(
         ``zero_shot`` and ``global`` on the server's balanced test set, ``global_at_sites`` and ``personalized`` on the
         sites' own test parts, each with ``all``, ``many``, ``medium``, ``few``, ``balancedness`` in percent or null;
         ``reasons`` for what is null; ``best`` and ``mean_of_last_10`` over the evaluated rounds, and those among the
-        last ten, of the phase that trains the model; ``seconds`` by part; sums over the rounds.
+        last ten, of the phase that trains the model; ``seconds`` by part; sums over the rounds; ``privacy``, its
+        ``epsilon`` null where Flower does not account for it.
     """
     played = [line for line in rounds if line["round"]]
     series: dict[str, Series] = {
@@ -69,12 +73,22 @@ def summarize_run(
         "mean_of_last_10": {name: _mean(values, played) for name, values in trained.items() if values},
         "seconds": {**time_by_part(rounds, seconds), "total": seconds},
         "train": _last_train(played),
+        "privacy": _privacy(settings.get("privacy", "none"), outcome, spent),
         "bytes_up": sum(line["bytes_up"] for line in played),
         "bytes_down": sum(line["bytes_down"] for line in played),
         "dropped_replies": sum(len(line["dropped"]) for line in played),
         "rounds_without_quorum": sum(line["kept_old_model"] for line in played),
         "private_restarted": sorted({site for line in played for site in line.get("private_restarted", [])}),
     }
+
+
+def _privacy(kind: str, outcome: str, spent: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Say what was spent; of a run that was cut off also by the round that may have been released unsaved."""
+    if kind == "none":
+        return None
+    if spent is None:
+        return {"kind": kind, "epsilon": None, "delta": None, "releases": None}
+    return {"kind": kind, **spent["spent" if outcome == "completed" else "if_cut_off"]}
 
 
 def _at_sites(rounds: Sequence[Mapping[str, Any]], model: str) -> Series:

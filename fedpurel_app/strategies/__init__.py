@@ -4,6 +4,7 @@
 >>> strategy = FedPuReL(schedule=Schedule(global_rounds=10, personal_rounds=10), seed=1)
 """
 
+from fedpurel_app.strategies.aggregation import Aggregation
 from fedpurel_app.strategies.fedpurel import FedPuReL
 from fedpurel_app.strategies.pooling import pool_sites
 from fedpurel_app.strategies.replies import SiteScores
@@ -11,4 +12,4 @@ from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.schedule import Phase, Schedule
 
-__all__ = ["FedPuReL", "Phase", "Roster", "RoundReport", "Schedule", "SiteScores", "pool_sites"]
+__all__ = ["Aggregation", "FedPuReL", "Phase", "Roster", "RoundReport", "Schedule", "SiteScores", "pool_sites"]

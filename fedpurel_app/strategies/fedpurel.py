@@ -14,9 +14,20 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedpurel_app.errors import AttemptError, RunError
 from fedpurel_app.metrics import pool
-from fedpurel_app.records import ARRAYS, CONFIG, NUM_EXAMPLES, PERSONALIZE, RESTARTED, Description, Instruction
-from fedpurel_app.strategies.inner import refuse_sampling, refuse_waiting
+from fedpurel_app.records import (
+    ARRAYS,
+    CONFIG,
+    NUM_EXAMPLES,
+    PERSONALIZE,
+    PRIVACY,
+    PRIVACY_MOD,
+    RESTARTED,
+    Description,
+    Instruction,
+)
+from fedpurel_app.strategies.inner import refuse_idle, refuse_sampling, refuse_waiting
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
+from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.replies import (
     BadReplyError,
     as_sent,
@@ -34,6 +45,7 @@ from fedpurel_app.strategies.schedule import Phase, Schedule
 
 logger = getLogger("flwr.fedpurel.strategy")
 
+_NO_MOD = "the client's privacy mod did not run"
 _NOT_AVERAGED = {"seconds", "feature-seconds", "worker", RESTARTED}  # a site's own: for the books alone
 
 
@@ -49,7 +61,9 @@ class FedPuReL(Strategy):
     inner : Strategy, optional
         What aggregates global rounds: FedAvg weighted by numbers of examples by default; FedMedian, FedTrimmedAvg or a
         differential-privacy wrapper around FedAvg work as well. It sees only the cohort, so construct it with
-        ``fraction_train=1.0`` and with minimum numbers of nodes that a cohort can meet.
+        ``fraction_train=1.0`` and with minimum numbers of nodes that a cohort can meet. Under a wrapper that clips,
+        every reply weighs the same, ``num_sampled_clients`` is set to the number of usable replies, and an update that
+        its client should have clipped and did not is dropped (see :class:`fedpurel_app.strategies.privacy.Clipping`).
     fraction_train : float
         Share of the sites in a cohort, (0, 1].
     seed : int
@@ -77,6 +91,9 @@ class FedPuReL(Strategy):
         Metric with a reply's number of examples.
     num_classes : int
         Length that lists of counts by class must have; 0 = any.
+    required_mod : str
+        What a reply to ``train`` must give as ``mod`` in a ConfigRecord ``privacy``, where clients do a part of the
+        privacy that the server cannot see; empty = nothing.
 
     Notes
     -----
@@ -123,6 +140,7 @@ class FedPuReL(Strategy):
         simulation_dir: str = "",
         weighted_by_key: str = NUM_EXAMPLES,
         num_classes: int = 0,
+        required_mod: str = "",
     ) -> None:
         if not 0 < fraction_train <= 1:
             raise ValueError(f"fraction_train = {fraction_train}: must lie in (0, 1].")
@@ -130,6 +148,7 @@ class FedPuReL(Strategy):
             raise ValueError("min_replies, max_failed_rounds and evaluate_every must be at least 1.")
         self.inner = inner or FedAvg(min_train_nodes=1, min_available_nodes=1, weighted_by_key=weighted_by_key)
         refuse_sampling(self.inner)
+        self.clipping, self.required_mod = Clipping.within(self.inner), required_mod
         self.schedule, self.fraction_train, self.seed = schedule, fraction_train, seed
         self.full_first_round = full_first_round
         self.min_replies, self.max_failed_rounds = min_replies, max_failed_rounds
@@ -193,6 +212,7 @@ class FedPuReL(Strategy):
                 f"min_replies = {self.min_replies}, but a cohort has {cohort} of {present} sites (fraction_train = "
                 f"{self.fraction_train:g}): no round could ever have enough."
             )
+        refuse_idle(self.inner, cohort)
         if self.num_sites and present > self.num_sites:
             logger.log(INFO, "%d sites are connected, %d were asked for: all take part.", present, self.num_sites)
 
@@ -241,6 +261,9 @@ class FedPuReL(Strategy):
         refuse_waiting(self.inner, len(nodes))
         if not nodes:
             return []
+        if self.clipping is not None:
+            self.clipping.refuse_scalars(arrays)
+            self.clipping.expect(len(nodes))
         messages = list(self.inner.configure_train(number, arrays, config, CohortGrid(grid, nodes)))
         self.report.bytes_down += sum(size_of(message) for message in messages)
         return messages
@@ -255,6 +278,7 @@ class FedPuReL(Strategy):
         def check(message: Message, site: str) -> MetricRecord:
             if is_global:
                 check_arrays(message.content, self._sent)
+                self._check_privacy(message.content)
             elif message.content.array_records:
                 raise BadReplyError("sent arrays in a personal round; private branches stay at their site")
             description = self.roster.descriptions[site]
@@ -263,6 +287,8 @@ class FedPuReL(Strategy):
 
         screened = screen(replies, check, self.roster, self._expected)
         report.take(screened)
+        if not screened.messages and any(reason.startswith(_NO_MOD) for _, reason in screened.dropped):
+            raise RunError(f"Round {report.round}: {next(r for _, r in screened.dropped if r.startswith(_NO_MOD))}")
         report.usable, metrics = list(screened.messages), screened.metrics
         report.keep_time("training", time.monotonic() - self._clock, metrics)
         arrays = None
@@ -276,7 +302,7 @@ class FedPuReL(Strategy):
                 if name not in _NOT_AVERAGED
             }
             if is_global:
-                arrays = self._aggregate([uniform(message, names) for message in screened.messages.values()])
+                arrays = self._aggregate(list(screened.messages.values()), names)
         self._failed_in_a_row = self._failed_in_a_row + 1 if report.kept_old_model else 0
         if not is_global:
             # Also below the quorum: these sites did train, and the next message must name what they wrote.
@@ -327,7 +353,8 @@ class FedPuReL(Strategy):
     def state(self) -> dict[str, Any]:
         """Give what a resumed run needs beside the arrays, as JSON.
 
-        What an inner strategy keeps to itself (moments of FedAdam, a privacy accountant) is not in it.
+        A clipping norm that moves and the privacy accountant are in it; what other inner strategies keep to themselves
+        (moments of FedAdam) is not.
         """
         return {
             "round": self.report.round if self.report else self.round_offset,
@@ -336,6 +363,7 @@ class FedPuReL(Strategy):
             "failed_in_a_row": self._failed_in_a_row,
             "experiment_id": self.experiment_id,
             "attempt": self.attempt,
+            "privacy": {} if self.clipping is None else self.clipping.state(self._may_be_lost),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -343,6 +371,9 @@ class FedPuReL(Strategy):
 
         Save :meth:`state` again before that: were this attempt to die before its first checkpoint, the one after it
         would have the same number, and sites that met this one would take it for another run.
+
+        A global round that was cut off may have sent its result to sites before it could be saved. It is played again
+        and released twice, so it counts as spent already: save :meth:`state` anew before the first message.
 
         Parameters
         ----------
@@ -356,6 +387,22 @@ class FedPuReL(Strategy):
         self.attempt = int(state.get("attempt", 1)) + 1
         self.roster.restore(state["roster"])
         self._restored = dict(self.roster.descriptions)
+        if self.clipping is not None:
+            self.clipping.restore(state.get("privacy", {}), self._may_be_lost)
+
+    def privacy_outlook(self) -> str:
+        """Say what the rounds that are left will have spent of the privacy."""
+        left = sum(
+            self.schedule.phase(number) is Phase.GLOBAL
+            for number in range(self.round_offset + 1, self.schedule.total + 1)
+        )
+        spent = {} if self.clipping is None else self.clipping.after(left)
+        if not spent:
+            return "of which Flower keeps no account of epsilon"
+        return (
+            f"epsilon = {spent['epsilon']:.2f} at delta = {spent['delta']:g} when all {spent['releases']} are "
+            "released; training metrics and scores are not in it"
+        )
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -386,6 +433,12 @@ class FedPuReL(Strategy):
             token=self._token,
         )
 
+    @property
+    def _may_be_lost(self) -> int:
+        """How many global rounds may be released after the last that is over, and before they are saved."""
+        following = (self.report.round if self.report else self.round_offset) + 1
+        return int(following <= self.schedule.total and self.schedule.phase(following) is Phase.GLOBAL)
+
     def _current(self) -> RoundReport:
         if self.report is None:
             raise RunError("configure_train has not been called for this round.")
@@ -405,15 +458,31 @@ class FedPuReL(Strategy):
         self._current().bytes_down += sum(size_of(message) for message in messages)
         return messages
 
-    def _aggregate(self, replies: list[Message]) -> ArrayRecord | None:
+    def _check_privacy(self, content: RecordDict) -> None:
+        """Raise BadReplyError when a client did not do its part."""
+        record = content.config_records.get(PRIVACY)
+        said = record.get(PRIVACY_MOD) if record else None
+        if self.required_mod and said != self.required_mod:
+            raise BadReplyError(f'{_NO_MOD}: expected "{self.required_mod}", the reply says {said!r}')
+        if self.clipping is not None:
+            self.clipping.check(content, self._sent)
+
+    def _aggregate(self, messages: list[Message], metric_names: list[str]) -> ArrayRecord | None:
         """Let the inner strategy aggregate; what it refuses costs the round, not the run."""
-        report = self._current()
+        report, clipping = self._current(), self.clipping
+        replies = [uniform(message, metric_names, self.weighted_by_key if clipping else "") for message in messages]
+        if clipping is not None:
+            clipping.expect(len(replies))
+            report.privacy = {"clipping_norm": clipping.norm}
         try:
+            refuse_idle(self.inner, len(replies))
             arrays, _ = self.inner.aggregate_train(report.round, replies)
             arrays = None if arrays is None else as_sent(arrays, self._sent)
         except Exception as error:
             logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
             report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))
             arrays = None
+        if clipping is not None:
+            report.privacy |= clipping.facts()
         report.kept_old_model = arrays is None
         return arrays

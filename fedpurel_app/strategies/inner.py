@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import FedTrimmedAvg, Strategy
 
 from fedpurel_app.errors import RunError
 
@@ -24,6 +24,13 @@ def refuse_sampling(strategy: Strategy) -> None:
                 f"{type(layer).__name__} has fraction_train = {fraction}: the cohort is drawn by FedPuReL, so give the "
                 "inner strategy fraction_train=1.0."
             )
+
+
+def refuse_idle(strategy: Strategy, replies: int) -> None:
+    """Raise RunError when a trimmed mean of so many replies would trim none: it would be a mean without protection."""
+    share = getattr(strategy, "beta", None)
+    if isinstance(strategy, FedTrimmedAvg) and share and int(share * replies) == 0:
+        raise RunError(f"beta = {share:g} of {replies} replies trims none: raise it, or fraction_train.")
 
 
 def refuse_waiting(strategy: Strategy, nodes: int) -> None:

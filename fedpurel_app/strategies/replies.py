@@ -144,17 +144,18 @@ def check_scores(metrics: MetricRecord, num_classes: int = 0) -> SiteScores:
     return SiteScores(counts, "personalized" in counts)
 
 
-def uniform(message: Message, metric_names: list[str]) -> Message:
+def uniform(message: Message, metric_names: list[str], equal: str = "") -> Message:
     """Cut a reply down to its arrays, other records, and the metrics that all replies share.
 
-    Flower's strategies refuse a whole round when one reply has a metric more than another.
+    Flower's strategies refuse a whole round when one reply has a metric more than another. The metric named by
+    ``equal`` becomes 1: every reply then weighs the same.
     """
     records: dict[str, Any] = {
         name: record for name, record in message.content.items() if not isinstance(record, ArrayRecord | MetricRecord)
     }
     metrics = next(iter(message.content.metric_records.values()))
     records[ARRAYS] = next(iter(message.content.array_records.values()))
-    records[METRICS] = MetricRecord({name: metrics[name] for name in metric_names})
+    records[METRICS] = MetricRecord({name: 1 if name == equal else metrics[name] for name in metric_names})
     message.content = RecordDict(records)
     return message
 

@@ -36,6 +36,9 @@ class RoundReport:
         By site, where this round was evaluated.
     restarted : list of str
         Sites whose private branch was lost, so that they began a fresh one or had none to score.
+    privacy : dict of str to float
+        In a global round with clipping: ``clipping_norm``; where Flower accounts for it, also ``epsilon``, ``delta``
+        and the number of ``releases`` so far.
     bytes_down, bytes_up : int
         Size of the arrays and metrics sent to and received from sites.
     seconds : dict of str to float
@@ -52,6 +55,7 @@ class RoundReport:
     train: dict[str, float] = field(default_factory=dict)
     scores: dict[str, SiteScores] | None = None
     restarted: list[str] = field(default_factory=list)
+    privacy: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
