@@ -112,9 +112,8 @@ def sweep(methods: Sequence[Method], figure: Any) -> Table:
         ends = []
         for model, (name, colour, marker) in _SWEPT.items():
             points = [mean_sd([_at_sites(run, column, model) for run in method.runs]) for method in methods]
-            means, deviations = [mean for mean, _ in points], [sd for _, sd in points if sd is not None] or None
-            axes.errorbar(places, means, deviations, color=colour, marker=marker, markersize=4, capsize=3)
-            ends.append((means[-1], name, colour))
+            _line(axes, places, points, colour, marker)
+            ends.append((points[-1][0], name, colour))
             rows += [
                 [weight, column, model, *point, _seeds(method)]
                 for weight, method, point in zip(weights, methods, points, strict=True)
@@ -137,12 +136,9 @@ def convergence(methods: Sequence[Method], figure: Any) -> Table:
             curves = [_curve(run, column) for run in method.runs]
             steps = sorted(set.intersection(*(set(curve) for curve in curves)))
             points = [mean_sd([curve[step] for curve in curves]) for step in steps]
-            means, deviations = [mean for mean, _ in points], [sd or 0 for _, sd in points]
-            colour, marker = _CYCLE[index % len(_CYCLE)], _MARKERS[index % len(_MARKERS)]
-            axes.plot(steps, means, color=colour, marker=marker, markersize=4)
-            low, high = zip(*((m - d, m + d) for m, d in zip(means, deviations, strict=True)), strict=True)
-            axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
-            ends.append((means[-1], method.name, colour))
+            colour = _CYCLE[index % len(_CYCLE)]
+            _line(axes, steps, points, colour, _MARKERS[index % len(_MARKERS)])
+            ends.append((points[-1][0], method.name, colour))
             rows += [[method.name, column, step, *p, _seeds(method)] for step, p in zip(steps, points, strict=True)]
         axes.set(title=title, xlabel="global rounds", ylabel="accuracy of the global model [%]")
         label(axes, ends)
@@ -154,6 +150,14 @@ PICTURES: dict[str, Callable[[Sequence[Method], Any], Table]] = {
     "sweep": sweep,
     "convergence": convergence,
 }
+
+
+def _line(axes: Any, x: Sequence[int], points: Sequence[tuple[float, float | None]], colour: str, marker: str) -> None:
+    """Draw means with a band of one deviation over seeds; of one seed there is no band."""
+    axes.plot(x, [mean for mean, _ in points], color=colour, marker=marker, markersize=4)
+    if all(sd is not None for _, sd in points):
+        band = [(mean - (sd or 0), mean + (sd or 0)) for mean, sd in points]
+        axes.fill_between(x, *zip(*band, strict=True), color=colour, alpha=0.12, linewidth=0)
 
 
 def _panels(methods: Sequence[Method], score: Callable[[Run, str], float | None]) -> list[tuple[str, str]]:

@@ -119,6 +119,7 @@ def test_the_sweep_is_ordered_and_holds_both_models(runs, tmp_path):
 def test_one_seed_has_no_deviation(runs, tmp_path):
     rows = drawn("sweep", [runs[name, 0].path for name in ("0.0", "0.9")], tmp_path)
     assert {row["accuracy_sd"] for row in rows} == {""}
+    assert not painted("sweep", [runs[name, 0].path for name in ("0.0", "0.9")]).axes[0].collections
 
 
 def test_convergence_is_the_global_model_over_its_own_rounds(runs, tmp_path):
