@@ -14,6 +14,13 @@ from fedpurel_app.errors import DiskFullError, FedPurelError, RunError
 from fedpurel_app.reporting.console import show
 from fedpurel_app.reporting.run_folder import RunFolder
 
+# Pictures of several runs, each with a command of its own.
+_ACROSS = {
+    "balancedness": "Balancedness of global and personalized models by method",
+    "sweep": "accuracy of personalized models against private-weight",
+    "convergence": "accuracy of the global model over rounds by method",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -76,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw a run's curves, classes and sites into its plots/")
     plot.set_defaults(command=_plot)
     plot.add_argument("run", type=Path)
+
+    for name, title in _ACROSS.items():
+        across = commands.add_parser(name, help=f"draw {title}, from several runs; seeds of one setting are averaged")
+        across.set_defaults(command=_draw_across, picture=name)
+        across.add_argument("run", type=Path, nargs="+")
+        across.add_argument(
+            "--out", metavar="STEM", type=Path, default=Path(name), help="write STEM.png, STEM.svg and STEM.csv"
+        )
 
     doctor = commands.add_parser("doctor", help="print what a setting needs on this machine, and what is there")
     doctor.set_defaults(command=_doctor)
@@ -145,6 +160,14 @@ def _plot(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.plots import draw
 
     for path in draw(RunFolder.open(options.run.absolute())):
+        print(path)
+    return 0
+
+
+def _draw_across(options: argparse.Namespace) -> int:
+    from fedpurel_app.reporting.across import draw_across
+
+    for path in draw_across(options.picture, [path.absolute() for path in options.run], options.out.absolute()):
         print(path)
     return 0
 

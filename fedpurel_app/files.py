@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fedpurel_app.errors import DiskFullError
 
@@ -72,6 +75,15 @@ def make_folders(path: Path, mode: int = 0o777) -> None:
         with full_disk_named(folder, 0):
             folder.mkdir(mode=mode, exist_ok=True)
             sync_folder(folder.parent)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Replace a table in one step; raises OSError when the disk refuses."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def sync_folder(folder: Path) -> None:

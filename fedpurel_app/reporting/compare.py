@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -13,10 +13,9 @@ from fedpurel_app.errors import StateError
 from fedpurel_app.files import write_atomically
 from fedpurel_app.reporting.console import COLUMNS, number
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.settings import names, setting, settings
 
 _MODELS = {"global": "GM", "global_at_sites": "GM at sites", "personalized": "PM"}
-# Keys in which runs of one setting may differ.
-_FREE = frozenset({"seed", "out", "resume-from", "experiment-id", "state-dir", "device", "console", "tracker"})
 _NAMING = ("algorithm", "peft", "dataset")
 # Keys that make data and class groups, and so the zero-shot row.
 _TAIL = (
@@ -83,7 +82,7 @@ def _completed(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         try:
             folder = RunFolder.open(path)
-            config, summary = _settings(folder), folder.summary()
+            config, summary = settings(folder), folder.summary()
         except StateError as error:
             notes.append(f"left out: {error}")
             continue
@@ -92,36 +91,24 @@ def _completed(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             continue
         # The same data in two places are no difference.
         config["dataset-path"] = data_paths.setdefault(config.pop("data"), config["dataset-path"])
-        key = (config["seed"], *_setting(config))
+        key = (config["seed"], *setting(config))
         if key in found:
             notes.append(f"left out, a later run has the same settings and seed: {found[key][1]}")
         found[key] = ((config, summary), path)
     return [run for run, _ in found.values()], notes
 
 
-def _setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
-    """Give what makes runs comparable: all keys that are not free, or some of them."""
-    chosen = sorted(config if keys is None else keys)
-    return tuple((key, str(config.get(key))) for key in chosen if key not in _FREE)
-
-
-def _settings(folder: RunFolder) -> dict[str, Any]:
-    """Give a run's settings, with the content of its data in the place of where they lie."""
-    content = folder.read_json("config.json")
-    return {**content["config"], "data": content.get("data", "")}
-
-
 def _rows(done: Sequence[Run]) -> list[Row]:
     """Group runs that differ in free keys only; zero-shot has a row for each data set and long tail."""
     rows: list[Row] = []
     tails = _groups(done, _TAIL)
-    for name, members in zip(_names([members[0][0] for members in tails], ("dataset",), _TAIL), tails, strict=True):
+    for name, members in zip(names([members[0][0] for members in tails], ("dataset",), _TAIL), tails, strict=True):
         one = {summary["seed"]: summary for _, summary in members}
         zero_shot = {"global": _columns([summary.get("zero_shot") for summary in one.values()])}
         empty = {model: _columns([]) for model in _MODELS}
         rows.append((f"zero-shot, {name}", {**empty, **zero_shot}, sorted(one)))
     groups = _groups(done, None)
-    for name, members in zip(_names([members[0][0] for members in groups], _NAMING, None), groups, strict=True):
+    for name, members in zip(names([members[0][0] for members in groups], _NAMING, None), groups, strict=True):
         table = {model: _columns([summary.get(model) for _, summary in members]) for model in _MODELS}
         rows.append((name, table, sorted(summary["seed"] for _, summary in members)))
     return rows
@@ -130,21 +117,8 @@ def _rows(done: Sequence[Run]) -> list[Row]:
 def _groups(done: Sequence[Run], keys: Iterable[str] | None) -> list[list[Run]]:
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in done:
-        groups.setdefault(_setting(run[0], keys), []).append(run)
+        groups.setdefault(setting(run[0], keys), []).append(run)
     return list(groups.values())
-
-
-def _names(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
-    """Name settings by what they are called after, and by what tells them apart."""
-    varying = [
-        key
-        for key in (configs[0] if among is None else among)
-        if key not in _FREE and key not in naming and len({str(config.get(key)) for config in configs}) > 1
-    ]
-    return [
-        ", ".join([*(str(config[key]) for key in naming), *(f"{key} {config.get(key)}" for key in varying)])
-        for config in configs
-    ]
 
 
 def _columns(scores: Sequence[dict[str, float | None] | None]) -> dict[str, list[float]]:

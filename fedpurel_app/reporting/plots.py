@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fedpurel_app.reporting.diagnostics import balance, contribution, gradients
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
-_COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
+COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
 _TITLES = {
     "zero_shot": "zero-shot",
     "global": "global model",
@@ -42,26 +43,53 @@ def draw(folder: RunFolder) -> list[Path]:
         (folder.path / "plots" / ".writable").unlink()
     except OSError as error:
         raise StateError(f"{folder.path / 'plots'} cannot be written ({error.strerror}).") from error
-    written = []
+    written: list[Path] = []
     pictures: dict[str, Callable[[RunFolder, Any], bool]] = {"curves": _curves, "classes": _classes, "sites": _sites}
     for name, paint in pictures.items():
         figure = plt.figure(figsize=(7.5, 4.2), layout="constrained")
         if paint(folder, figure):
-            for ending in ("png", "svg"):
-                path = folder.path / "plots" / f"{name}.{ending}"
-                figure.savefig(path, dpi=150)
-                written.append(path)
+            written += save(figure, folder.path / "plots" / name)
         plt.close(figure)
     for name, diagnose in {"balance": balance, "gradients": gradients, "contribution": contribution}.items():
         figure = plt.figure(figsize=(9, 4.2), layout="constrained")
         if table := diagnose(folder, figure):
-            for ending in ("png", "svg"):
-                written.append(folder.path / "plots" / f"{name}.{ending}")
-                figure.savefig(written[-1], dpi=150)
+            written += save(figure, folder.path / "plots" / name)
             folder.write_csv(f"plots/{name}.csv", *table)
             written.append(folder.path / "plots" / f"{name}.csv")
         plt.close(figure)
     return written
+
+
+def save(figure: Any, stem: Path) -> list[Path]:
+    """Write a figure as ``<stem>.png`` and ``<stem>.svg``; gives both paths. Raises OSError when the disk refuses."""
+    paths = [Path(f"{stem}.{ending}") for ending in ("png", "svg")]
+    for path in paths:
+        figure.savefig(path, dpi=150)
+    return paths
+
+
+def label(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write names beside the axes, at the height (y, name, colour) of what they name, apart where they would overlap.
+
+    To be called when everything is drawn: it takes the axes' limits as they are.
+    """
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    gap, above = 0.055 * (high - low), float("-inf")
+    for y, name, colour in sorted(ends):
+        above = max(y, above + gap)
+        axes.annotate(
+            textwrap.fill(name, 24),
+            (1.0, y),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(1.03, above),
+            textcoords=axes.get_yaxis_transform(),
+            color=colour,
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+        )
 
 
 def _curves(folder: RunFolder, figure: Any) -> bool:
@@ -78,11 +106,9 @@ def _curves(folder: RunFolder, figure: Any) -> bool:
         for name, points in series.items():
             known = [(x, scores[column]) for x, scores in points if scores and scores.get(column) is not None]
             if known:
-                axes.plot(
-                    *zip(*known, strict=True), color=_COLOURS[name], marker="o", markersize=3, label=_TITLES[name]
-                )
+                axes.plot(*zip(*known, strict=True), color=COLOURS[name], marker="o", markersize=3, label=_TITLES[name])
         if zero_shot and zero_shot[column] is not None:
-            axes.axhline(zero_shot[column], color=_COLOURS["zero_shot"], linestyle="--", label=_TITLES["zero_shot"])
+            axes.axhline(zero_shot[column], color=COLOURS["zero_shot"], linestyle="--", label=_TITLES["zero_shot"])
         switch = next((line["round"] for line in rounds if line["phase"] == "personal"), None)
         if switch and switch > 2:
             axes.axvline(switch - 0.5, color="#cccccc", linewidth=1, zorder=0)
@@ -102,8 +128,8 @@ def _classes(folder: RunFolder, figure: Any) -> bool:
         points = [(rank, float(row[column])) for rank, row in enumerate(rows) if row[column]]
         if points:
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, ".", color=_COLOURS[key], alpha=0.35, markersize=5)
-            axes.plot(x, _smooth(y), color=_COLOURS[key], label=_TITLES[key], linewidth=2)
+            axes.plot(x, y, ".", color=COLOURS[key], alpha=0.35, markersize=5)
+            axes.plot(x, _smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2)
     size = axes.twinx()
     size.fill_between(
         range(len(rows)), [int(row["train_images"]) for row in rows], color="#dddddd", zorder=0, step="mid"
@@ -126,7 +152,7 @@ def _sites(folder: RunFolder, figure: Any) -> bool:
     axes = figure.subplots()
     rows.sort(key=lambda row: float(row["gain"]))
     gains = [float(row["gain"]) for row in rows]
-    colours = [_COLOURS["personalized"] if gain >= 0 else _COLOURS["zero_shot"] for gain in gains]
+    colours = [COLOURS["personalized"] if gain >= 0 else COLOURS["zero_shot"] for gain in gains]
     axes.bar(range(len(rows)), gains, color=colours)
     axes.axhline(0, color="black", linewidth=0.8)
     step = max(1, len(rows) // 25)

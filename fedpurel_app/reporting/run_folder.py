@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from fedpurel_app.errors import DiskFullError, StateError
-from fedpurel_app.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically
+from fedpurel_app.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
 from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
@@ -151,11 +150,7 @@ class RunFolder:
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table, whole or not at all."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-        write_atomically(self.path / name, text.getvalue().encode())
+        write_csv(self.path / name, header, rows)
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Read a table; empty when it is absent."""

@@ -1,0 +1,47 @@
+"""Settings of finished runs: which make runs comparable, and what to call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedpurel_app.reporting.run_folder import RunFolder
+
+# Keys in which runs of one setting may differ.
+FREE = frozenset({"seed", "out", "resume-from", "experiment-id", "state-dir", "device", "console", "tracker"})
+
+
+def settings(folder: RunFolder) -> dict[str, Any]:
+    """Give a run's settings by key, and as ``data`` the fingerprint of its data.
+
+    Raises
+    ------
+    StateError
+        When ``config.json`` cannot be read.
+    """
+    content = folder.read_json("config.json")
+    return {**content["config"], "data": content.get("data", "")}
+
+
+def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
+    """Give what makes runs comparable: all keys that are not free, or some of them."""
+    chosen = sorted(config if keys is None else keys)
+    return tuple((key, str(config.get(key))) for key in chosen if key not in FREE)
+
+
+def differing(configs: Sequence[Mapping[str, Any]], among: Iterable[str] | None = None) -> list[str]:
+    """Name the keys, free ones aside, that do not have one value in all settings."""
+    return [
+        key
+        for key in (configs[0] if among is None else among)
+        if key not in FREE and len({str(config.get(key)) for config in configs}) > 1
+    ]
+
+
+def names(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
+    """Name settings by what they are called after, and by what tells them apart."""
+    varying = [key for key in differing(configs, among) if key not in naming]
+    return [
+        ", ".join([*(str(config[key]) for key in naming), *(f"{key} {config.get(key)}" for key in varying)])
+        for config in configs
+    ]
