@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms import ALGORITHMS, Algorithm, Options
+from fedpurel_app.algorithms import ALGORITHMS, SHARES, Algorithm, Options
 from fedpurel_app.config import RunConfig
 from fedpurel_app.data import longtail, partition
 from fedpurel_app.data.catalog import DATASETS
@@ -249,6 +249,15 @@ class Experiment:
         settings = self.config.model_dump(by_alias=True)
         options = {name: settings[name] for name in self.family.options}
         return self.family.build(self.host, role, options, generator)
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether sites keep a part of the global branch to themselves, so that no other place has all of it."""
+        return self.config.shares != "all"
+
+    def is_shared(self, name: str) -> bool:
+        """Tell whether a parameter of the global branch is sent and averaged."""
+        return SHARES[self.config.shares](name)
 
     def _split(self, name: SplitName) -> Split:
         return self.source.train if name == "train" else self.source.test

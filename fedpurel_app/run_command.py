@@ -199,7 +199,7 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
 
     rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
     spent = sum(line["seconds"]["total"] for line in rounds)
-    has_private_part = ALGORITHMS[config.algorithm].personalization is not None
+    has_private_part = ALGORITHMS[config.algorithm].personalization is not None or config.shares != "all"
     summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
     try:
         folder.write_json("summary.json", summary)

@@ -128,6 +128,7 @@ class Server:
             full_first_round=config.full_first_round,
             min_replies=config.min_replies,
             max_failed_rounds=config.max_failed_rounds,
+            keeps_parts=self.experiment.keeps_parts,
             evaluate_every=config.evaluate_every,
             num_sites=config.num_sites,
             num_classes=len(self.experiment.source.class_names),
@@ -163,9 +164,9 @@ class Server:
             self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
             self.folder.drop_rounds_after(strategy.round_offset)
         else:
-            self._arrays = {
-                name: value.cpu().numpy() for name, value in parameters_of(self.experiment.new_branch("global")).items()
-            }
+            initial = parameters_of(self.experiment.new_branch("global"))
+            shared = {name: value for name, value in initial.items() if self.experiment.is_shared(name)}
+            self._arrays = {name: value.cpu().numpy() for name, value in shared.items()}
         try:
             strategy.connect(grid)
         except RunError as error:
@@ -258,19 +259,19 @@ class Server:
         before = self._scored
         if before is not None and all(np.array_equal(value, before[name]) for name, value in arrays.items()):
             return
-        started, encoding = time.monotonic(), self.experiment.feature_seconds
-        module = self.experiment.new_branch("global")
-        load_parameters(module, {name: torch.from_numpy(value) for name, value in arrays.items()})
         rows = np.arange(len(self.experiment.source.test.labels))
         if not len(rows):  # a server without data leaves the scoring to the sites
             return
+        started, encoding = time.monotonic(), self.experiment.feature_seconds
+        module = self.experiment.new_branch("global")
+        load_parameters(module, parameters_of(module) | {name: torch.from_numpy(v) for name, v in arrays.items()})
         data = self.experiment.data("test", rows, module.takes_pixels)
         self._scores, self._scored = evaluate(data, module), arrays
         self._feature_seconds = self.experiment.feature_seconds - encoding
         self._server_seconds = time.monotonic() - started - self._feature_seconds
 
     def _summary_of(self, model: str) -> dict[str, float | None] | None:
-        if self._scores is None:
+        if self._scores is None or (model == "global_model" and self.experiment.keeps_parts):
             return None
         counts: ClassCounts = getattr(self._scores, model)
         return summarize(counts, self._groups, self.config.balancedness_power, self.config.balancedness_sigma)
@@ -301,14 +302,15 @@ class Server:
 
     def _class_rows(self, scores: dict[str, SiteScores]) -> list[list[Any]]:
         experiment = self.experiment
-        here = None if self._scores is None else (self._scores.zero_shot, self._scores.global_model)
+        whole = self._scores is not None and not experiment.keeps_parts
+        here = (self._scores.zero_shot, self._scores.global_model) if self._scores and whole else None
         return class_rows(experiment.source.class_names, self._train_counts, self._groups, here, scores)
 
     # --- after ------------------------------------------------------------------------------------------------------
 
     def _finish(self, outcome: str, error: str | None) -> None:
         settings = self.config.model_dump(by_alias=True)
-        has_private_part = self.experiment.algorithm.personalization is not None
+        has_private_part = self.experiment.algorithm.personalization is not None or self.experiment.keeps_parts
         recorder = self._recorder
         seconds = recorder.seconds if recorder else 0.0
         rounds, spent = self.folder.rounds(), self.folder.spent()

@@ -30,6 +30,7 @@ from fedpurel_app.training.local import global_step, residual_step, train
 
 logger = getLogger("flwr.fedpurel.client")
 
+_KEPT = "kept/"  # before the names of a global branch's parameters in a private file
 Metrics = dict[str, Any]
 Named = dict[str, npt.NDArray[np.float32]]
 
@@ -59,6 +60,7 @@ class Site:
     """
 
     _restarted = False  # whether the private branch was lost, and begun afresh
+    _state: Named | None = None  # the private state, once it is read
 
     def __init__(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
         # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
@@ -91,11 +93,18 @@ class Site:
         """Train the shared parameters on this site's data; give what may be shared."""
         self._admit(instruction)
         experiment = self.experiment
-        module = self._global_branch(arrays)
+        if experiment.keeps_parts:
+            self._admit(instruction)
+        module = self._global_branch(arrays, instruction)
         data = experiment.training_data(self._rows("train"), module.takes_pixels)
         step = global_step(experiment.algorithm, experiment.options)
         metrics = train(module, data, step, experiment.sgd("global"), self._order(instruction))
-        return _numpy(module), self._reply(metrics, len(data.labels))
+        trained = _numpy(module)
+        if experiment.keeps_parts:
+            kept = {_KEPT + name: value for name, value in trained.items() if not experiment.is_shared(name)}
+            self._keep(kept | self._branch(instruction), instruction)
+        shared = {name: value for name, value in trained.items() if experiment.is_shared(name)}
+        return shared, self._reply(metrics, len(data.labels))
 
     def train_private(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Train this site's private branch on top of the frozen global model, and keep it here."""
@@ -103,26 +112,24 @@ class Site:
         if experiment.algorithm.personalization is None:
             raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
         self._admit(instruction)
-        frozen, private = self._global_branch(arrays), self._private_branch(arrays, instruction)
+        frozen = self._global_branch(arrays, instruction)
+        private = self._private_branch(frozen, instruction)
         data = experiment.training_data(self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
         settings = experiment.sgd("private")
         metrics = train(private, data, residual_step(experiment.options), settings, self._order(instruction))
-        tensors = _numpy(private)
-        if not all(np.isfinite(value).all() for value in tensors.values()):
-            raise RunError("the private branch diverged (NaN or Inf) and was not kept: lower private-learning-rate.")
-        squares = (np.square(value.astype(float) - arrays[name]).sum() for name, value in tensors.items())
+        tensors, start = _numpy(private), _numpy(frozen)
+        squares = (np.square(value.astype(float) - start[name]).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
-        self._store(instruction).save(tensors, instruction.round, instruction.private_round)
+        self._keep(tensors | self._kept(instruction), instruction)
         return self._reply(metrics, len(data.labels))
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
         experiment = self.experiment
         self._admit(instruction)
-        private = self._private_branch(arrays, instruction) if instruction.private_round else None
-        if self._restarted:
-            private = None  # a fresh one that nobody trained is no model to score
-        shared = self._global_branch(arrays)
+        shared = self._global_branch(arrays, instruction)
+        # A fresh branch that nobody trained is no model to score.
+        private = self._private_branch(shared, instruction) if self._branch(instruction) else None
         data = experiment.data("test", self._rows("test"), shared.takes_pixels)
         scores = evaluate(data, shared, private)
         by_class = self._shares_class_counts
@@ -173,36 +180,54 @@ class Site:
         rows: npt.NDArray[np.int64] = (partition.train if split == "train" else partition.test)[self.index]
         return rows
 
-    def _global_branch(self, arrays: Arrays) -> PeftModule:
+    def _global_branch(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
+        """Give the global branch: what the server sent, with what this site keeps of it to itself."""
         module = self.experiment.new_branch("global")
-        load_parameters(module, {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()})
+        own = {name: value for name, value in parameters_of(module).items() if not self.experiment.is_shared(name)}
+        own |= _tensors({name.removeprefix(_KEPT): value for name, value in self._kept(instruction).items()})
+        load_parameters(module, own | _tensors(arrays))
         return module
 
-    def _private_branch(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
+    def _private_branch(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
         """Give the private branch that the server's message names: one on disk, or the common initial one."""
         module = self.experiment.new_branch("private")
-        if (stored := self._stored(instruction)) is not None:
-            load_parameters(module, {name: torch.from_numpy(value) for name, value in stored.items()})
+        if stored := self._branch(instruction):
+            load_parameters(module, _tensors(stored))
         elif self.config.private_init == "global":
-            load_parameters(module, {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()})
+            load_parameters(module, parameters_of(shared))
         return module
 
-    def _stored(self, instruction: Instruction) -> Named | None:
-        """Give the stored private branch; None where there is none yet, or none to use and this node goes on so."""
-        if not instruction.private_round:
-            return None
-        try:
-            return self._store(instruction).take(instruction.private_round)
-        except UnusableBranchError as error:
-            if self.node.private_fallback != "fresh":
-                raise
-            logger.warning('%s Here, private-fallback = "fresh": this site begins a fresh private branch.', error)
-            self._restarted = True
-            return None
+    def _branch(self, instruction: Instruction) -> Named:
+        """Give the stored private branch; empty where there is none."""
+        return {name: value for name, value in self._stored(instruction).items() if not name.startswith(_KEPT)}
+
+    def _kept(self, instruction: Instruction) -> Named:
+        """Give what this site keeps of the global branch, under the names of the file; empty where it keeps nothing."""
+        return {name: value for name, value in self._stored(instruction).items() if name.startswith(_KEPT)}
+
+    def _stored(self, instruction: Instruction) -> Named:
+        """Give this site's private state; empty where there is none yet, or none to use and this node goes on so."""
+        if self._state is None:
+            self._state = {}
+            if instruction.private_round:
+                try:
+                    self._state = self._store(instruction).take(instruction.private_round)
+                except UnusableBranchError as error:
+                    if self.node.private_fallback != "fresh":
+                        raise
+                    logger.warning('%s Here, private-fallback = "fresh": this site begins a fresh one.', error)
+                    self._restarted = True
+        return self._state
+
+    def _keep(self, tensors: Named, instruction: Instruction) -> None:
+        """Write this site's private state, unless training diverged."""
+        if not all(np.isfinite(value).all() for value in tensors.values()):
+            raise RunError("the private part diverged (NaN or Inf) and was not kept: lower the learning rates.")
+        self._store(instruction).save(tensors, instruction.round, instruction.private_round)
 
     def _admit(self, instruction: Instruction, bind: bool = True) -> None:
         """Refuse a second run of the experiment that this site serves, where there is a private part to protect."""
-        if self.experiment.algorithm.personalization is not None:
+        if self.experiment.algorithm.personalization is not None or self.experiment.keeps_parts:
             self._store(instruction).admit(bind)
 
     def _store(self, instruction: Instruction) -> PrivateStore:
@@ -237,6 +262,10 @@ def is_simulated(node_config: Mapping[str, Any]) -> bool:
     """
     ray = sys.modules.get("ray")
     return bool(node_config.get("simulation")) or (ray is not None and ray.is_initialized())
+
+
+def _tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
 
 
 def _numpy(module: PeftModule) -> Named:

@@ -6,7 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fedpurel_app.algorithms import ALGORITHMS
 from fedpurel_app.data import rendered
@@ -93,3 +93,45 @@ def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, f
         save_file(state, path)
     folder = run(tmp_path, backbone="ViT-B-16", pretrained=str(path), peft=family)
     assert folder.summary()["outcome"] == "completed"
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedpurel"])
+def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
+    """FedSA: A is averaged; every site has a B of its own, which is zero at first and trained in global rounds."""
+    sent = []
+
+    def spy(message, reply):
+        sent.extend((message.metadata.message_type, name) for name in message.content.get("arrays", {}))
+        if reply.has_content():
+            sent.extend(("reply", name) for name in reply.content.get("arrays", {}))
+
+    changes = {"peft": "lora", "shares": "lora-a", "algorithm": algorithm, "global_rounds": 2, "fraction_train": 1.0}
+    folder = run(tmp_path, **changes, grid={"spy": spy})
+    assert {"train", "reply"} <= {kind for kind, _ in sent} and all(name.endswith(".A") for _, name in sent)
+    summary, last = folder.summary(), folder.rounds()[-1]
+    assert summary["outcome"] == "completed" and summary["global"] is None  # no place but the sites has all of it
+    assert last["sites"]["global"]["all"] is not None
+    private_part = algorithm == "fedpurel"
+    assert summary["personalized"]["all"] == last["sites"]["personalized"]["all"] > 10
+    for site in ("site-0", "site-1", "site-2"):
+        latest = sorted((folder.path / "private").glob(f"*/{site}/*.safetensors"))[-1]
+        tensors = load_file(latest)
+        kept = {name for name in tensors if name.startswith("kept/")}
+        assert kept and all(name.endswith(".B") and tensors[name].abs().max() > 0 for name in kept)
+        assert bool(tensors.keys() - kept) == private_part
+    b_of = [load_file(path) for path in sorted((folder.path / "private").rglob("private-000002*"))]
+    assert len(b_of) == 3 and not torch.equal(*(one["kept/vision.blocks.0.attention.q.B"] for one in b_of[:2]))
+
+
+def test_a_resumed_run_that_shares_a_alone_is_the_same_run(tmp_path):
+    changes = {"peft": "lora", "shares": "lora-a", "global_rounds": 3, "personal_rounds": 0, "fraction_train": 0.7}
+    whole = run(tmp_path / "whole", experiment_id="e", **changes)
+
+    def stop(message, reply):
+        if message.metadata.message_type == "train" and message.content["config"]["round"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", experiment_id="e", **changes, grid={"spy": stop})
+    cut = run(tmp_path / "cut", experiment_id="e", resume_from=str(tmp_path / "cut" / "run"), out="", **changes)
+    assert private_files(cut) == private_files(whole)

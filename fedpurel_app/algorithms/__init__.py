@@ -2,6 +2,7 @@
 
 from fedpurel_app.algorithms.base import Algorithm, Options, Regulariser
 from fedpurel_app.algorithms.regularisers import plain_kl, temperature_aligned_kl
+from fedpurel_app.algorithms.sharing import SHARES
 
 FEDPUREL = Algorithm(
     name="fedpurel",
@@ -31,4 +32,4 @@ PROGRAD = Algorithm(
 )
 ALGORITHMS = {algorithm.name: algorithm for algorithm in (FEDPUREL, FEDAVG, FEDAVG_KL, PROGRAD)}
 
-__all__ = ["ALGORITHMS", "Algorithm", "Options", "Regulariser"]
+__all__ = ["ALGORITHMS", "SHARES", "Algorithm", "Options", "Regulariser"]

@@ -49,6 +49,9 @@ class RunConfig(BaseModel):
     lora_tower: Literal["vision", "text", "both"] = _field("vision", "lora: vision | text | both")
     lora_blocks: str = _field("all", 'lora: all, or numbers and ranges of blocks as "0-5,11"')
     lora_projections: str = _field("q,k,v", "lora: some of q, k, v and out")
+    shares: Literal["all", "lora-a"] = _field(
+        "all", "lora: what sites send and get averaged: all | lora-a = A alone, B stays with each site"
+    )
     prompt_tokens: Count = _field(8, "visual-prompt: learned tokens")
     prompt_depth: Literal["shallow", "deep"] = _field(
         "deep", "visual-prompt: tokens before the first block | anew before every block"

@@ -23,7 +23,7 @@ _KEYS_OF_FAMILY = {
     "prompt": ("context-length", "context-position", "class-specific-context", "context-words"),
     "adapter": (),
     "text-residual": ("residual-scale",),
-    "lora": ("lora-rank", "lora-alpha", "lora-dropout", "lora-tower", "lora-blocks", "lora-projections"),
+    "lora": ("lora-rank", "lora-alpha", "lora-dropout", "lora-tower", "lora-blocks", "lora-projections", "shares"),
     "visual-prompt": ("prompt-tokens", "prompt-depth"),
 }
 

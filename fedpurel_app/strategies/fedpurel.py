@@ -75,6 +75,8 @@ class FedPuReL(Strategy):
         but what its sites wrote stays theirs.
     max_failed_rounds : int
         Such rounds in a row that end the run.
+    keeps_parts : bool
+        Sites keep a part of the global model, too: a global round also writes their private state.
     evaluate_every : int
         Rounds of a phase between evaluations at all sites; a phase's last round always is one.
     num_sites : int
@@ -132,6 +134,7 @@ class FedPuReL(Strategy):
         full_first_round: bool = False,
         min_replies: int = 1,
         max_failed_rounds: int = 3,
+        keeps_parts: bool = False,
         evaluate_every: int = 1,
         num_sites: int = 0,
         connect_timeout: float = 60.0,
@@ -152,6 +155,7 @@ class FedPuReL(Strategy):
         self.schedule, self.fraction_train, self.seed = schedule, fraction_train, seed
         self.full_first_round = full_first_round
         self.min_replies, self.max_failed_rounds = min_replies, max_failed_rounds
+        self.keeps_parts = keeps_parts
         self.evaluate_every, self.num_sites = evaluate_every, num_sites
         self.connect_timeout, self.query_timeout = connect_timeout, query_timeout
         self.experiment_id, self.simulation_dir = experiment_id, simulation_dir
@@ -304,7 +308,7 @@ class FedPuReL(Strategy):
             if is_global:
                 arrays = self._aggregate(list(screened.messages.values()), names)
         self._failed_in_a_row = self._failed_in_a_row + 1 if report.kept_old_model else 0
-        if not is_global:
+        if not is_global or self.keeps_parts:
             # Also below the quorum: these sites did train, and the next message must name what they wrote.
             self.private_rounds.update(dict.fromkeys(report.usable, report.round))
         if self._failed_in_a_row >= self.max_failed_rounds:
