@@ -33,6 +33,8 @@ class LocalGrid(Grid):
         Added to node ids: another value gives the nodes other ids in another order, as every Flower run does.
     spy : callable, optional
         Called with every message and reply; may return another reply.
+    node : mapping, optional
+        More of every node's ``--node-config``.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LocalGrid(Grid):
         run_config: Mapping[str, Any],
         shuffle: int = 0,
         spy: Callable[[Message, Message], Message | None] | None = None,
+        node: Mapping[str, Any] | None = None,
     ) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self.app, self.spy = client_app, spy
@@ -49,7 +52,7 @@ class LocalGrid(Grid):
             (7919 * (site + 1) * (shuffle + 1)) % 1_000_003: Context(
                 run_id=1,
                 node_id=0,
-                node_config={"partition-id": site, "num-partitions": num_nodes, "simulation": True},
+                node_config={"partition-id": site, "num-partitions": num_nodes, "simulation": True, **(node or {})},
                 state=RecordDict(),
                 run_config=dict(run_config),
             )
