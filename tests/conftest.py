@@ -1,6 +1,7 @@
 """Settings for all tests: offline, silent, and nothing written outside pytest's own folders."""
 
 import os
+import subprocess
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -26,3 +27,15 @@ def home(tmp_path_factory):
     os.environ.pop("FEDPUREL_HOME")
     if before is not None:
         os.environ["FEDPUREL_HOME"] = before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a file system of 1 MiB of its own; making one takes root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -35,6 +35,8 @@ class LocalGrid(Grid):
         Called with every message and reply; may return another reply.
     nodes : sequence of mapping, optional
         Settings of the nodes; else those of a simulation.
+    node : mapping, optional
+        More of every node's ``--node-config``.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class LocalGrid(Grid):
         shuffle: int = 0,
         spy: Callable[[Message, Message], Message | None] | None = None,
         nodes: Sequence[Mapping[str, Any]] = (),
+        node: Mapping[str, Any] | None = None,
     ) -> None:
         simulated = [
             {"partition-id": site, "num-partitions": num_nodes, "simulation": True} for site in range(num_nodes)
@@ -55,11 +58,11 @@ class LocalGrid(Grid):
             (7919 * (site + 1) * (shuffle + 1)) % 1_000_003: Context(
                 run_id=1,
                 node_id=0,
-                node_config=dict(node),
+                node_config={**own, **(node or {})},
                 state=RecordDict(),
                 run_config=dict(run_config),
             )
-            for site, node in enumerate(nodes or simulated)
+            for site, own in enumerate(nodes or simulated)
         }
 
     def get_node_ids(self) -> Iterable[int]:

@@ -1,6 +1,7 @@
 """Who may import whom, and what stays unloaded."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,24 @@ def test_a_site_that_trains_loads_neither_open_clip_nor_peft():
         "matplotlib",
         "datasets",
     }
+
+
+def calls(path):
+    """Give every call in a file: its name, its keywords, and where it stands."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            given = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+            yield ast.unparse(node.func), given, f"{path.name}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", [path for path, _ in parts()], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_read_in_a_way_that_runs_code(path):
+    """No pickle but the name of its error; torch.load takes tensors alone, numpy no objects."""
+    text = path.read_text("utf-8")
+    for name in ("pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"):
+        used = set(re.findall(rf"\b{name}\.(\w+)", text))
+        assert used <= {"UnpicklingError"} and f"from {name} " not in text, f"{path}: {name}"
+    for name, given, where in calls(path):
+        assert name not in ("eval", "exec"), where
+        assert not name.endswith("torch.load") or given.get("weights_only") is True, where
+        assert not name.endswith("np.load") or given.get("allow_pickle") is False, where

@@ -47,6 +47,14 @@ def test_bad_input_has_one_clear_message_and_code_2(capsys, arguments, parts):
     assert all(part in err for part in parts), err
 
 
+def test_a_key_is_made_once(capsys, tmp_path):
+    code, out, _ = call(capsys, "keygen", tmp_path / "key")
+    assert code == 0 and f'key-file="{tmp_path}/key"' in out and (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    before = (tmp_path / "key").read_bytes()
+    code, _, err = call(capsys, "keygen", tmp_path / "key")
+    assert code == 2 and "is not overwritten" in err and (tmp_path / "key").read_bytes() == before
+
+
 def test_a_folder_that_cannot_be_written_is_met_at_once(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = call(capsys, "run", "--out", tmp_path / "file" / "run")

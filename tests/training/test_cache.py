@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedpurel_app.errors import DiskFullError
 from fedpurel_app.training import cache as module
 from fedpurel_app.training.cache import image_features
 
@@ -146,6 +147,22 @@ def test_processes_that_start_together_encode_once(tmp_path):
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert Counting(log).encoded == 2000
+
+
+def encode_on_a_full_disk(folder, log):
+    with pytest.raises(DiskFullError, match=r"1,600,128 bytes.*are free there"):
+        image_features(Numbers(200_000), Counting(log), Path(folder))
+
+
+def test_a_full_disk_is_an_error_and_no_dead_process(tmp_path, small_disk):
+    """Writing to a map of a file without room would be answered with SIGBUS."""
+    worker = multiprocessing.get_context("spawn").Process(
+        target=encode_on_a_full_disk, args=(str(small_disk / "cache"), str(tmp_path / "log"))
+    )
+    worker.start()
+    worker.join(120)
+    assert worker.exitcode == 0
+    assert not [path for path in (small_disk / "cache").iterdir() if path.suffix != ".lock"]
 
 
 def test_threads_are_given_back(tmp_path, backbone):
