@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from fedpurel_app.config import RunConfig, load_config
-from fedpurel_app.errors import ConfigError, DataError, RunError
+from fedpurel_app.errors import ConfigError, DataError, RunError, StateError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
@@ -84,6 +85,8 @@ class Site:
     def train_global(self, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared parameters on this site's data; give what may be shared."""
         experiment = self.experiment
+        if self.config.total_rounds[1] and experiment.algorithm.personalization is not None:
+            self._store(instruction)  # where no private branch could be kept, say so before the work
         module = self._global_branch(arrays)
         data = experiment.training_data(self._rows("train"), module.takes_pixels)
         step = global_step(experiment.algorithm, experiment.options)
@@ -171,7 +174,7 @@ class Site:
         """Open the private store: where the node says, else, in a simulation, where the run says."""
         folder = self._node_config.get("state-dir")
         if not folder and self.simulated:
-            folder = self.config.state_dir or instruction.simulation_dir
+            folder = self.config.state_dir or _shared(instruction.simulation_dir)
         root = Path(str(folder)).expanduser() if folder else home() / "private"
         return PrivateStore(root, instruction.experiment_id, self.name)
 
@@ -184,7 +187,7 @@ class Site:
         reply = {**metrics, "num-examples": num_examples, "seconds": time.monotonic() - self._started}
         reply["feature-seconds"] = self.experiment.feature_seconds - self._features_before
         if self.simulated:
-            reply["worker"] = os.getpid()
+            reply["worker"] = derive_seed(platform.node(), os.getpid())  # process ids repeat on other machines
         return reply
 
 
@@ -192,6 +195,17 @@ def is_simulated(node_config: Mapping[str, Any]) -> bool:
     """Tell whether a node exists inside a simulation: see :attr:`Site.simulated`."""
     ray = sys.modules.get("ray")
     return bool(node_config.get("simulation")) or (ray is not None and ray.is_initialized())
+
+
+def _shared(simulation_dir: str) -> str:
+    """Give the folder of a simulation's private branches, which a server on another machine may have named in vain."""
+    run = Path(simulation_dir).parent
+    if simulation_dir and not run.is_dir():
+        raise StateError(
+            f"{platform.node()} does not see the run folder {run}, where private branches are kept. Machines of one "
+            "Ray cluster must share it: choose --out on a disk that all of them have at the same path."
+        )
+    return simulation_dir
 
 
 def _numpy(module: PeftModule) -> Named:
