@@ -25,7 +25,7 @@ from fedpurel_app import __version__
 from fedpurel_app.config import to_toml
 from fedpurel_app.errors import RunError
 from fedpurel_app.files import home
-from fedpurel_app.processes import ProcessFamily, signals_as_interrupts, signals_held
+from fedpurel_app.processes import ProcessFamily, ray_address, signals_as_interrupts, signals_held
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _CONNECTION = "fedpurel"
@@ -103,6 +103,8 @@ class Conductor:
             "FLWR_HOME": str(self._scratch / "flwr"),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
+            # Left unset, Ray joins whatever cluster was last started on this machine, whoever did it.
+            "RAY_ADDRESS": ray_address() or "local",
             **self._family.mark,
         }
         package = Path(__file__).parent.parent

@@ -78,6 +78,12 @@ def signals_held() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def ray_address() -> str:
+    """Give the address of the Ray cluster that the user wants the sites on; empty for a Ray of our own."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return "" if address == "local" else address
+
+
 def count_gpus() -> int:
     """Count the GPUs that this process may use, without loading torch."""
     tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -19,7 +19,7 @@ from fedpurel_app.config import RunConfig, describe_keys, load_config, require_s
 from fedpurel_app.errors import ConfigError, DiskFullError, StateError
 from fedpurel_app.files import names_weights
 from fedpurel_app.presets import PATH_KEYS, load_preset, preset_names
-from fedpurel_app.processes import count_gpus
+from fedpurel_app.processes import count_gpus, ray_address
 from fedpurel_app.reporting.console import show
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.summary import summarize_run
@@ -115,6 +115,8 @@ def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
 def cpus(text: str) -> int:
     """Read ``--cpus-per-site``."""
     most = os.cpu_count() or 1
+    if ray_address() and text.isdigit() and int(text) > most:
+        return int(text)  # a cluster's machines may have more than this one
     if not text.isdigit() or not 1 <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"{text}: choose 1 to {most}, what this machine has")
     return int(text)
@@ -169,7 +171,9 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
     folder = RunFolder(path)
     number, share = _resources(options, config, folder)
     print(f"fedpurel {__version__}: run folder {path}")
-    print(f"Flower is starting with {config.num_sites} sites; each takes {number} CPU, {share:g} GPU ...", flush=True)
+    where = f" on the Ray cluster at {address}" if (address := ray_address()) else ""
+    takes = f"{config.num_sites} sites; each takes {number} CPU, {share:g} GPU"
+    print(f"Flower is starting{where} with {takes} ...", flush=True)
     folder.forget_outcome()
     status = "it did not start"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import torch
 
 from fedpurel_app.attempts import Attempt
 from fedpurel_app.config import NODE_EXAMPLE, RunConfig, load_config, load_node_config
-from fedpurel_app.errors import ConfigError, RunError, UnusableBranchError
+from fedpurel_app.errors import ConfigError, RunError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
@@ -93,8 +94,6 @@ class Site:
         """Train the shared parameters on this site's data; give what may be shared."""
         self._admit(instruction)
         experiment = self.experiment
-        if experiment.keeps_parts:
-            self._admit(instruction)
         module = self._global_branch(arrays, instruction)
         data = experiment.training_data(self._rows("train"), module.takes_pixels)
         step = global_step(experiment.algorithm, experiment.options)
@@ -234,7 +233,7 @@ class Site:
         """Open the private store: where the node says, else, in a simulation, where the run says."""
         folder = self.node.state_dir
         if not folder and self.simulated:
-            folder = self.config.state_dir or instruction.simulation_dir
+            folder = self.config.state_dir or _shared(instruction.simulation_dir)
         root = Path(folder).expanduser() if folder else home() / "private"
         key = read_key(Path(self.node.key_file).expanduser()) if self.node.key_file else None
         attempt = Attempt(instruction.attempt, instruction.token)
@@ -251,7 +250,7 @@ class Site:
         if self._restarted:
             reply[RESTARTED] = 1
         if self.simulated:
-            reply["worker"] = os.getpid()
+            reply["worker"] = derive_seed(platform.node(), os.getpid())  # process ids repeat on other machines
         return reply
 
 
@@ -266,6 +265,17 @@ def is_simulated(node_config: Mapping[str, Any]) -> bool:
 
 def _tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
+
+
+def _shared(simulation_dir: str) -> str:
+    """Give the folder of a simulation's private branches, which a server on another machine may have named in vain."""
+    run = Path(simulation_dir).parent
+    if simulation_dir and not run.is_dir():
+        raise StateError(
+            f"{platform.node()} does not see the run folder {run}, where private branches are kept. Machines of one "
+            "Ray cluster must share it: choose --out on a disk that all of them have at the same path."
+        )
+    return simulation_dir
 
 
 def _numpy(module: PeftModule) -> Named:

@@ -187,6 +187,32 @@ def test_the_default_is_twenty_sites(monkeypatch, tmp_path):
     assert (caught["sites"], caught["cpus"], caught["gpus"]) == (20, 2, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [(None, "local"), ("", "local"), ("local", "local"), ("auto", "auto"), ("10.0.0.1:6379", "10.0.0.1:6379")],
+)
+def test_ray_is_our_own_unless_the_user_names_a_cluster(monkeypatch, tmp_path, given, used):
+    """Ray by itself joins whatever cluster was last started on the machine."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("RAY_ADDRESS", given)
+    one = conductor.Conductor({}, tmp_path, 2, 1, 0)
+    one._scratch = tmp_path
+    assert one._environment["RAY_ADDRESS"] == used
+
+
+def test_a_cluster_may_have_more_processors_than_this_machine(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(run_command.os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--cpus-per-site", "3"])
+    assert "choose 1 to 2" in capsys.readouterr().err
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--cpus-per-site", "0"])
+    assert settings_of(monkeypatch, "--cpus-per-site", "3", "--out", tmp_path / "run")["cpus"] == 3
+
+
 def test_resuming_takes_the_settings_of_the_run(monkeypatch, tmp_path):
     folder = stopped_run(tmp_path)
     folder.write_json("launch.json", {"cpus-per-site": 2, "gpus-per-site": 0.0})

@@ -324,6 +324,36 @@ def test_a_real_site_never_obeys_a_path_from_the_server(tmp_path, home):
     )
 
 
+def test_a_simulated_site_on_a_machine_without_the_run_folder_says_so_before_it_works(tmp_path):
+    """A Ray cluster of several machines: a private branch written here would not be there in the next round."""
+    from fedpurel_app.records import Instruction
+
+    node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
+    elsewhere = Instruction("global", 1, "e", simulation_dir=str(tmp_path / "absent" / "private"))
+    run_tiny(tmp_path, global_rounds=1)
+    arrays = RunFolder(tmp_path / "run").read_checkpoint()[0]
+    with pytest.raises(StateError, match="does not see the run folder .*absent.*--out"):
+        site.Site(tiny_config(tmp_path), node).train_global(arrays, elsewhere)
+    with pytest.raises(StateError, match="does not see the run folder"):
+        site.Site(tiny_config(tmp_path), node).train_private(arrays, elsewhere)
+    assert not (tmp_path / "absent").exists()
+    for harmless in ({"personal_rounds": 0}, {"algorithm": "fedavg"}, {"state_dir": str(tmp_path / "own")}):
+        site.Site(tiny_config(tmp_path, **harmless), node).train_global(arrays, elsewhere)
+
+
+def test_processes_of_other_machines_with_the_same_number_are_told_apart(tmp_path, monkeypatch):
+    from fedpurel_app.records import Instruction
+
+    node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
+    folder, workers = run_tiny(tmp_path, global_rounds=1), []
+    arrays = folder.read_checkpoint()[0]
+    for machine in ("one", "one", "other"):
+        monkeypatch.setattr(site.platform, "node", lambda machine=machine: machine)
+        reply = site.Site(tiny_config(tmp_path), node).evaluate(arrays, Instruction("global", 1, "e"))
+        workers.append(reply["worker"])
+    assert workers[0] == workers[1] != workers[2]
+
+
 # --- resuming -----------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ SCRIPTS = {
     "benchmarks/step.py": "--backbone ViT-B-32 --classes 2 --batch 2 --rounds 1 --families adapter --json {out}",
     "benchmarks/validation.py": "--seeds 100 --out {out} --set " + " --set ".join(SMALL),
     "benchmarks/liars.py": "--rounds 1 --seeds 0",
-    "benchmarks/round_overhead.py": "--sites 4 --rounds 2 --json {out}",
+    "benchmarks/scale.py": "--sites 4 --classes 3 --ranks 2 --rounds 2 --json {out} --plot {out}.png",
 }
 ELSEWHERE = {"benchmarks/plain.py", "benchmarks/message.py"}  # imported by step.py; the test below
 

@@ -255,7 +255,7 @@ class FedPuReL(Strategy):
         cohort = self.roster.draw(self.seed, self.schedule.draw(number), 1.0 if everyone else self.fraction_train)
         self.report = RoundReport(number, phase, cohort)
         self._expected = [name for name in cohort if self.roster.node(name) is not None]
-        self.report.dropped += [(name, "not connected") for name in cohort if name not in self._expected]
+        self.report.dropped += [(name, "not connected") for name in cohort if self.roster.node(name) is None]
         self._sent, self._clock = arrays, time.monotonic()
         instruction = self._instruction(phase.value, number)
         if phase is Phase.PERSONAL:

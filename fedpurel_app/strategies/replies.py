@@ -182,7 +182,7 @@ def screen(
     good: dict[str, tuple[Message, MetricRecord]] = {}
     reasons: dict[str, str] = {}
     unsigned = []  # errors that Flower sends in the place of a node that is gone do not carry its id
-    received = 0
+    received, asked = 0, set(expected)
     for message in replies:
         site = roster.site(message.metadata.src_node_id)
         if message.has_error():
@@ -192,7 +192,7 @@ def screen(
                 reasons[site] = brief(message.error.reason)
             continue
         received += size_of(message)
-        if site is None or site not in expected or site in good:
+        if site is None or site not in asked or site in good:
             continue
         try:
             good[site] = (message, check(message, site))

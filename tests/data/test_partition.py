@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedpurel_app.data.partition import dirichlet, iid, pachinko
+from fedpurel_app.data.partition import _deal, dirichlet, iid, pachinko
 from fedpurel_app.errors import DataError
 
 CLASSES, SITES = 10, 8
@@ -28,6 +28,24 @@ def test_every_image_goes_to_one_site_and_keeps_its_split(splits):
             assert len(parts) == SITES and all(len(part) for part in parts)
             dealt = np.concatenate(parts)
             assert len(dealt) == len(set(dealt.tolist())) == len(rows) and set(dealt) == set(rows)
+
+
+@pytest.mark.parametrize("sites", [1, 7, 300])
+def test_dealing_with_one_sort_gives_what_a_search_for_each_site_gives(sites):
+    rng = np.random.default_rng(sites)
+    rows = [np.sort(rng.permutation(4000))[start::5] for start in range(5)] + [np.array([4000]), np.array([], int)]
+    rows = [rng.permutation(one) for one in rows]
+    shares = rng.dirichlet(np.full(sites, 0.3), len(rows))
+    dealt = _deal(rows, shares, np.random.default_rng(5))
+    starts, owner = np.random.default_rng(5), []
+    for one, share in zip(rows, shares, strict=True):
+        position = (np.arange(len(one)) + starts.random()) / max(1, len(one))
+        owner.append(np.minimum(np.searchsorted(np.cumsum(share), position, side="right"), sites - 1))
+    owner, everything = np.concatenate(owner), np.concatenate(rows)
+    assert len(dealt) == sites
+    for site, part in enumerate(dealt):
+        assert part.dtype == np.int64
+        np.testing.assert_array_equal(part, np.sort(everything[owner == site]))
 
 
 def test_one_seed_gives_one_partition(splits):
