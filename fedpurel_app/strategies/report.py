@@ -33,6 +33,8 @@ class RoundReport:
         Means of the sites' training metrics, weighted by their numbers of examples.
     scores : dict of str to SiteScores, or None
         By site, where this round was evaluated.
+    means : dict of str to float
+        Means of what the sites sent in evaluation where none sent counts, weighted by their numbers of examples.
     bytes_down, bytes_up : int
         Size of the arrays and metrics sent to and received from sites.
     seconds : dict of str to float
@@ -48,6 +50,7 @@ class RoundReport:
     kept_old_model: bool = False
     train: dict[str, float] = field(default_factory=dict)
     scores: dict[str, SiteScores] | None = None
+    means: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
