@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -151,3 +156,31 @@ def private_files(folder: RunFolder) -> dict[str, bytes]:
     """Give every private branch of a simulation by site and generation."""
     root = folder.path / "private"
     return {str(Path(*path.relative_to(root).parts[1:])): path.read_bytes() for path in root.rglob("*.safetensors")}
+
+
+def flwr_run(project: Path, folder: Path, config: str, federation: str, port: int) -> str:
+    """Submit an app folder by ``flwr run --stream`` to a SuperLink of its own; gives the output, leaves no process."""
+    home = folder / "flwr"
+    home.mkdir()
+    environment = os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FEDPUREL_HOME": str(folder / "home"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = ["flwr", "run", str(project), "--stream"]
+    command += ["--run-config", config] if config else []
+    command += ["--federation-config", federation] if federation else []
+    since = time.time()
+    try:
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    finally:
+        for process in psutil.process_iter():
+            try:
+                if process.create_time() > since and process.environ().get("FLWR_HOME") == str(home):
+                    process.kill()
+            except psutil.Error:
+                continue
+    return result.stdout + result.stderr
