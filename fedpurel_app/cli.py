@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -20,6 +21,9 @@ _ACROSS = {
     "sweep": "accuracy of personalized models against private-weight",
     "convergence": "accuracy of the global model over rounds by method",
 }
+
+if TYPE_CHECKING:
+    from fedpurel_app.trained import TrainedModel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
             "--out", metavar="STEM", type=Path, default=Path(name), help="write STEM.png, STEM.svg and STEM.csv"
         )
 
+    predict = commands.add_parser("predict", help="classify images with the model of a run")
+    predict.set_defaults(command=_predict)
+    _name_model(predict)
+    predict.add_argument("--top", metavar="K", type=_positive, default=5, help="classes to print (default: 5)")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+    predict.add_argument("image", type=Path, nargs="+", metavar="IMAGE")
+
+    export = commands.add_parser("export", help="write the model of a run as files for other programs")
+    export.set_defaults(command=_export)
+    _name_model(export)
+    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="a folder that is absent or empty")
+
     doctor = commands.add_parser("doctor", help="print what a setting needs on this machine, and what is there")
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--preset", metavar="NAME", default=run_command.DEFAULT_PRESET, help="as for run")
@@ -113,12 +129,57 @@ def _keygen(options: argparse.Namespace) -> int:
     return 0
 
 
+def _name_model(command: argparse.ArgumentParser) -> None:
+    """Add what names a trained model to a command."""
+    command.add_argument("--run", metavar="DIR", type=Path, required=True, help="run folder")
+    command.add_argument("--site", metavar="NAME", default="", help="a site's personalized model; else the global one")
+    command.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="where that site keeps its private branch (default: the run's own)",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: choose a whole number of at least 1")
+    return int(text)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     config = run_command.settings(options.preset, options.set)
     from fedpurel_app.doctor import examine  # loads torch
 
     for line in examine(config):
         print(line)
+    return 0
+
+
+# --- using models -----------------------------------------------------------------------------------------------------
+
+
+def _load(options: argparse.Namespace) -> TrainedModel:
+    from fedpurel_app.trained import load_trained  # loads torch
+
+    where = options.state_dir.expanduser().absolute() if options.state_dir else None
+    return load_trained(options.run.absolute(), options.site, where)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from fedpurel_app.predict import as_json, as_text, predict
+
+    model = _load(options)
+    predictions = predict(model, options.image, options.top)
+    print(as_json(model, predictions) if options.json else as_text(predictions))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from fedpurel_app.export import export
+
+    for path in export(_load(options), options.out.absolute()):
+        print(path)
     return 0
 
 

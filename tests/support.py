@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -170,3 +175,31 @@ def write_images(root: Path, shades: Mapping[str, Iterable[int]]) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
         for shade in values:
             Image.new("RGB", (4, 4), (shade, 0, 0)).save(root / name / f"{shade}.png")
+
+
+def flwr_run(project: Path, folder: Path, config: str, federation: str, port: int) -> str:
+    """Submit an app folder by ``flwr run --stream`` to a SuperLink of its own; gives the output, leaves no process."""
+    home = folder / "flwr"
+    home.mkdir()
+    environment = os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FEDPUREL_HOME": str(folder / "home"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = ["flwr", "run", str(project), "--stream"]
+    command += ["--run-config", config] if config else []
+    command += ["--federation-config", federation] if federation else []
+    since = time.time()
+    try:
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    finally:
+        for process in psutil.process_iter():
+            try:
+                if process.create_time() > since and process.environ().get("FLWR_HOME") == str(home):
+                    process.kill()
+            except psutil.Error:
+                continue
+    return result.stdout + result.stderr

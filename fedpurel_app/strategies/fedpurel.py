@@ -26,10 +26,12 @@ from fedpurel_app.records import (
     Instruction,
 )
 from fedpurel_app.strategies.inner import refuse_idle, refuse_sampling, refuse_waiting
+from fedpurel_app.strategies.plain import Abilities, listed, sends_no_counts
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.replies import (
     BadReplyError,
+    Screened,
     as_sent,
     brief,
     check_arrays,
@@ -44,6 +46,7 @@ from fedpurel_app.strategies.roster import CohortGrid, Roster
 from fedpurel_app.strategies.schedule import Phase, Schedule
 
 logger = getLogger("flwr.fedpurel.strategy")
+_details = getLogger("flwr")  # where Flower's own strategies log; an app that prints a line a round mutes it
 
 _NO_MOD = "the client's privacy mod did not run"
 _NOT_AVERAGED = {"seconds", "feature-seconds", "worker", RESTARTED}  # a site's own: for the books alone
@@ -99,25 +102,44 @@ class FedPuReL(Strategy):
 
     Notes
     -----
-    The client's contract. Every message carries a ConfigRecord ``config`` with ``phase``, ``round``, ``experiment-id``,
-    ``private-round``, ``simulation-dir``, ``attempt`` and ``token`` (see :class:`fedpurel_app.records.Instruction`),
-    and, but for queries, an ArrayRecord ``arrays`` with the shared parameters.
+    The client's contract. Every message but a query carries two records:
+
+    - ArrayRecord ``arrays``: the shared parameters.
+    - ConfigRecord ``config``: what the user gave to ``start`` as ``train_config`` or ``evaluate_config``, Flower's
+      ``server-round``, and ``phase`` ("global" or "personal"), ``round`` (of the schedule, from 1), ``experiment-id``,
+      ``private-round``, ``simulation-dir``, ``attempt`` and ``token`` (see
+      :class:`fedpurel_app.records.Instruction`), which take precedence.
 
     ============================ =======================================================================================
     message                      reply
     ============================ =======================================================================================
-    ``query.describe``           ConfigRecord ``config``: ``site`` (stable name), ``num-examples``, ``partitions``,
-                                 ``device``. A client without it takes part under its node id.
-    ``train``                    the same arrays, trained, and one MetricRecord with ``num-examples``
+    ``query.describe``           ConfigRecord ``config``: ``site`` (stable name: letters, digits, ".", "_" and "-"),
+                                 ``num-examples`` (at least 1), ``partitions`` (0 for data of its own), ``device``
+    ``train``                    the same arrays, trained (names, shapes and types as sent), and one MetricRecord with
+                                 ``num-examples`` and any numbers, of which means are reported
     ``train.personalize``        one MetricRecord with ``num-examples``, no arrays; the private branch stays at the
-                                 client, stamped with ``round``, started from the one stamped ``private-round``
-    ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models:
-                                 ``global/correct``, ``global/total``, ``personalized/...`` where there is a branch
+                                 client, stamped ``round``, started from the one stamped ``private-round`` (0: none)
+    ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models, in
+                                 all or by class: ``global/correct``, ``global/total``, ``personalized/...`` where there
+                                 is a branch, ``zero-shot/...`` if it likes
     ============================ =======================================================================================
 
-    Replies are screened one by one (error, missing, wrong names, shapes or types, NaN, a number of examples that is not
-    credible); a bad one is dropped with its reason and counted. Good ones are aggregated in the order of the site
-    names, so the same replies give the same bits.
+    Records of a reply are found by their kind, not by their names. Replies are screened one by one (error, missing,
+    wrong names, shapes or types, NaN, a number of examples that is not credible); a bad one is dropped with its reason
+    and counted. Good ones are aggregated in the order of the site names, so the same replies give the same bits.
+
+    A client that knows less takes part as far as it can, and what it lacks is logged once, as a warning:
+
+    - no ``query.describe``: it is named ``node-<id>`` after Flower's node id. A restart of the run deals out other ids,
+      so cohorts do not repeat; and its ``num-examples`` cannot be compared with what it said of itself.
+    - no ``train.personalize``: it is not asked again. The quorum of a personal round is one of those that can; a round
+      in which nobody can does nothing and is no failed one.
+    - ``evaluate`` without counts: means of all numbers that every site sent are reported, weighted by examples, as
+      FedAvg does. They are used where no site sends counts; otherwise these replies are dropped.
+    - no ``evaluate``: it is not asked again.
+
+    So a ClientApp written for FedAvg runs unchanged; with ``Schedule(rounds, 0)``, ``fraction_train = 1`` and without
+    ``min_replies`` the result is FedAvg's. ``report`` tells of every round who took part, what was dropped and why.
 
     References
     ----------
@@ -170,6 +192,8 @@ class FedPuReL(Strategy):
         self._sent = ArrayRecord()
         self._clock = 0.0
         self._expected: list[str] = []
+        self._abilities = Abilities()
+        self._told_of_means = False
 
     # --- sites ------------------------------------------------------------------------------------------------------
 
@@ -259,7 +283,7 @@ class FedPuReL(Strategy):
         self._sent, self._clock = arrays, time.monotonic()
         instruction = self._instruction(phase.value, number)
         if phase is Phase.PERSONAL:
-            return self._address(self._expected, arrays, instruction, PERSONALIZE)
+            return self._address(self._able(PERSONALIZE), arrays, config, instruction, PERSONALIZE)
         config.update(instruction.to_config())
         nodes = [node for node in map(self.roster.node, self._expected) if node is not None]
         refuse_waiting(self.inner, len(nodes))
@@ -290,13 +314,16 @@ class FedPuReL(Strategy):
             return check_metrics(message.content, self.weighted_by_key, described)
 
         screened = screen(replies, check, self.roster, self._expected)
-        report.take(screened)
+        self._book(screened, MessageType.TRAIN if is_global else PERSONALIZE)
         if not screened.messages and any(reason.startswith(_NO_MOD) for _, reason in screened.dropped):
             raise RunError(f"Round {report.round}: {next(r for _, r in screened.dropped if r.startswith(_NO_MOD))}")
         report.usable, metrics = list(screened.messages), screened.metrics
         report.keep_time("training", time.monotonic() - self._clock, metrics)
+        # Clients without a personal phase do not fail in it: the quorum is one of those that have it.
+        able = len(report.cohort if is_global else self._abilities.able(report.cohort, PERSONALIZE))
+        needed = self.min_replies if is_global else min(self.min_replies, able)
         arrays = None
-        if len(report.usable) < self.min_replies:
+        if len(report.usable) < needed:
             report.kept_old_model = True
         else:
             names = shared_numbers(metrics.values())
@@ -307,12 +334,13 @@ class FedPuReL(Strategy):
             }
             if is_global:
                 arrays = self._aggregate(list(screened.messages.values()), names)
-        self._failed_in_a_row = self._failed_in_a_row + 1 if report.kept_old_model else 0
+        if needed:
+            self._failed_in_a_row = self._failed_in_a_row + 1 if report.kept_old_model else 0
         if not is_global or self.keeps_parts:
             # Also below the quorum: these sites did train, and the next message must name what they wrote.
             self.private_rounds.update(dict.fromkeys(report.usable, report.round))
         if self._failed_in_a_row >= self.max_failed_rounds:
-            raise RunError(report.why_it_failed(self.min_replies, self._failed_in_a_row))
+            raise RunError(report.why_it_failed(needed, self._failed_in_a_row))
         return arrays, MetricRecord(dict(report.train)) if report.train else None
 
     # --- evaluation -------------------------------------------------------------------------------------------------
@@ -325,27 +353,37 @@ class FedPuReL(Strategy):
         if not self.schedule.is_evaluated(report.round, self.evaluate_every):
             return []
         self._clock = time.monotonic()
-        self._expected = self.roster.present
+        self._expected = self._abilities.able(self.roster.present, MessageType.EVALUATE)
         instruction = self._instruction(report.phase.value, report.round)
-        return self._address(self._expected, arrays, instruction, MessageType.EVALUATE)
+        return self._address(self._expected, arrays, config, instruction, MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Screen the scores; they are pooled from counts, exactly, by whoever reads ``report.scores``."""
+        """Screen the scores; they are pooled from counts, exactly, by whoever reads ``report.scores``.
+
+        Where no site sends counts, the means of what they send instead are given.
+        """
         report = self._current()
         if not self.schedule.is_evaluated(report.round, self.evaluate_every):
             return None
 
         def check(message: Message, site: str) -> MetricRecord:
             metrics = check_metrics(message.content, self.weighted_by_key, None)
-            check_scores(metrics, self.num_classes)
+            if not sends_no_counts(metrics):
+                check_scores(metrics, self.num_classes)
             return metrics
 
         screened = screen(replies, check, self.roster, self._expected)
-        report.take(screened)
+        self._book(screened, MessageType.EVALUATE)
         report.keep_time("evaluation", time.monotonic() - self._clock, screened.metrics)
-        report.scores = {site: check_scores(record, self.num_classes) for site, record in screened.metrics.items()}
+        plain = [site for site, record in screened.metrics.items() if sends_no_counts(record)]
+        report.scores = {
+            site: check_scores(record, self.num_classes)
+            for site, record in screened.metrics.items()
+            if site not in plain
+        }
         if not report.scores:
-            return None
+            return self._means(screened)
+        report.dropped += [(site, "no score of the global model") for site in plain]
         pooled = {
             "global/accuracy": pool(score.counts["global"].over_classes() for score in report.scores.values()),
             "personal/accuracy": pool(score.personalized.over_classes() for score in report.scores.values()),
@@ -448,17 +486,51 @@ class FedPuReL(Strategy):
             raise RunError("configure_train has not been called for this round.")
         return self.report
 
+    def _able(self, message_type: str) -> list[str]:
+        """Give the expected sites less those known to have no function for a message; these are booked."""
+        able = self._abilities.able(self._expected, message_type)
+        self._current().dropped += [(site, f"has no {message_type}") for site in self._expected if site not in able]
+        self._expected = able
+        return able
+
+    def _book(self, screened: Screened, message_type: str) -> None:
+        """Take replies into the round's report, log those that were dropped, and learn who has no such function."""
+        self._current().take(screened)
+        self._abilities.learn(screened.dropped, message_type)
+        for site, reason in screened.dropped:
+            _details.log(INFO, "\t> No usable reply to %s from %s: %s", message_type, site, reason)
+
+    def _means(self, screened: Screened) -> MetricRecord | None:
+        """Average what sites send instead of counts, as FedAvg does."""
+        means = weighted_means(list(screened.metrics.values()), self.weighted_by_key)
+        if means and not self._told_of_means:
+            self._told_of_means = True
+            logger.log(WARNING, "The sites send no counts of correct and total predictions but %s: means are reported, "
+                       "weighted by %s; classes and personalized models are unknown.",
+                       listed(sorted(means)), self.weighted_by_key)  # fmt: skip
+        self._current().means = means
+        return MetricRecord(dict(means)) if means else None
+
     def _address(
-        self, sites: list[str], arrays: ArrayRecord, instruction: Instruction, message_type: str
+        self,
+        sites: list[str],
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        instruction: Instruction,
+        message_type: str,
     ) -> list[Message]:
-        """Make one message for each site; it names the private branch that the server knows of."""
+        """Make one message for each site; it names the private branch that the server knows of.
+
+        The user's own settings and Flower's ``server-round`` are in it, as in those of an inner strategy.
+        """
         messages = []
         for site in sites:
             node = self.roster.node(site)
             if node is None:
                 continue
             own = Instruction(**{**vars(instruction), "private_round": self.private_rounds.get(site, 0)})
-            messages.append(Message(RecordDict({ARRAYS: arrays, CONFIG: own.to_config()}), node, message_type))
+            told = ConfigRecord({**config, "server-round": own.round, **own.to_config()})
+            messages.append(Message(RecordDict({ARRAYS: arrays, CONFIG: told}), node, message_type))
         self._current().bytes_down += sum(size_of(message) for message in messages)
         return messages
 

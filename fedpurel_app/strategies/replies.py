@@ -117,6 +117,8 @@ def as_sent(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
         raise ValueError("its arrays differ in name or shape from those that were sent")
     if not all(np.isfinite(value).all() for value in found.values()):
         raise ValueError("its arrays hold NaN or Inf")
+    whole = {name for name, value in wanted.items() if value.dtype.kind in "iu"}  # counters, as BatchNorm's
+    found |= {name: np.rint(found[name]) for name in whole}  # a mean of equal integers may fall short of them
     return to_array_record({name: found[name].astype(wanted[name].dtype, copy=False) for name in wanted})
 
 

@@ -39,6 +39,8 @@ class RoundReport:
     privacy : dict of str to float
         In a global round with clipping: ``clipping_norm``; where Flower accounts for it, also ``epsilon``, ``delta``
         and the number of ``releases`` so far.
+    means : dict of str to float
+        Means of what the sites sent in evaluation where none sent counts, weighted by their numbers of examples.
     bytes_down, bytes_up : int
         Size of the arrays and metrics sent to and received from sites.
     seconds : dict of str to float
@@ -56,6 +58,7 @@ class RoundReport:
     scores: dict[str, SiteScores] | None = None
     restarted: list[str] = field(default_factory=list)
     privacy: dict[str, float] = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from fedpurel_app.errors import AttemptError
 from fedpurel_app.records import CONFIG, DESCRIBE, Description, Instruction
 from fedpurel_app.seeding import derive_seed
+from fedpurel_app.strategies.plain import listed
 
 _UNREGISTERED = "No query function registered"
 
@@ -67,11 +68,17 @@ class Roster:
         config = ConfigRecord() if instruction is None else instruction.to_config()
         messages = [Message(RecordDict({CONFIG: config}), node, DESCRIBE) for node in unknown]
         notes, silent = [], set(unknown)
+        plain: list[str] = []
         for reply in grid.send_and_receive(messages, timeout=timeout):
             node = reply.metadata.src_node_id
             if node in silent:  # else an error that Flower sends in the place of a node that left
                 silent.discard(node)
-                notes += self._introduce(node, reply)
+                notes += self._introduce(node, reply, plain)
+        if plain:
+            notes.append(
+                f"{listed(sorted(plain))}: no {DESCRIBE}. They take part under their node ids, which no restart keeps: "
+                "cohorts repeat only with the same nodes, and their numbers of examples are taken as they come"
+            )
         for node in sorted(silent):
             notes += self._leave_out(node, "no answer")
         return notes
@@ -86,12 +93,12 @@ class Roster:
         self._failures[node] = (failures + 1, self._refreshes)
         return [] if failures else [f"node {node} is left out for now: {reason}"]
 
-    def _introduce(self, node: int, reply: Message) -> list[str]:
+    def _introduce(self, node: int, reply: Message, plain: list[str]) -> list[str]:
         if reply.has_error():
             if _UNREGISTERED in (reply.error.reason or ""):
-                name = f"node-{node}"
+                plain.append(name := f"node-{node}")
                 self._admit(node, name, None)
-                return [f"{name} has no {DESCRIBE}: it is known by its node id, which no restart keeps"]
+                return []
             if AttemptError.__name__ in (reply.error.reason or ""):
                 self.refusals[node] = reply.error.reason or ""
             return self._leave_out(node, reply.error.reason or "error")
@@ -159,8 +166,12 @@ class Roster:
         return {name: None if one is None else vars(one) for name, one in self.descriptions.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up a saved roster; its sites count as absent until they connect."""
-        self.descriptions = {name: None if one is None else Description(**one) for name, one in state.items()}
+        """Take up a saved roster; its sites count as absent until they connect.
+
+        Those known by a node id alone are met anew: a restart gives most of them another one, and then no cohort could
+        do without them.
+        """
+        self.descriptions = {name: Description(**one) for name, one in state.items() if one is not None}
 
 
 class CohortGrid(Grid):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from fedpurel_app.reporting.run_folder import RunFolder
-from tests.support import private_files, timeless, tiny_config
+from tests.support import flwr_run, private_files, timeless, tiny_config
 
 pytestmark = pytest.mark.slow
 ROUNDS = ("--set", "global-rounds=4", "--set", "experiment-id=same")
@@ -127,37 +127,12 @@ def test_a_run_that_fails_at_the_sites_exits_with_1_and_the_reason(tmp_path):
 def test_flwr_run_works_as_it_stands(tmp_path):
     """The project's own app folder under a SuperLink of its own: two nodes, one site each."""
     project = Path(__file__).parent.parent.parent
-    home = tmp_path / "flwr"
-    home.mkdir()
-    environment = os.environ | {
-        "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "39477",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FEDPUREL_HOME": str(tmp_path / "home"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
     config = f'out="{tmp_path}/run" global-rounds=1 max-per-class=12 imbalance-factor=3'
-    since = time.time()
-    try:
-        result = subprocess.run(
-            ["flwr", "run", str(project), "--stream", "--run-config", config],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    finally:
-        for process in psutil.process_iter():
-            try:
-                if process.create_time() > since and process.environ().get("FLWR_HOME") == str(home):
-                    process.kill()
-            except psutil.Error:
-                continue
-    text = result.stdout + result.stderr
+    text = flwr_run(project, tmp_path, config, "", 39477)
     folder = RunFolder(tmp_path / "run")
     assert folder.summary() and folder.summary()["outcome"] == "completed", text
     assert "2 sites are connected; this setting is made for 20." in text
     assert "num-supernodes=20 client-resources-num-cpus=1" in text
-    assert json.loads((folder.path / "config.json").read_text())["code"].startswith(str(home)), "code of the bundle"
+    assert json.loads((folder.path / "config.json").read_text())["code"].startswith(f"{tmp_path}/flwr"), (
+        "code of the bundle"
+    )

@@ -104,6 +104,17 @@ class Lora(Branch):
                     yield f"{tower}.{name}.A", layer.lora_A[self._role].weight
                     yield f"{tower}.{name}.B", layer.lora_B[self._role].weight
 
+    @torch.no_grad()
+    def deltas(self) -> dict[str, Tensor]:
+        """Give (alpha / sqrt(r))·B·A of every adapted projection, as ``vision.blocks.0.attention.q``."""
+        towers = {"vision": self._image, "text": self._words}
+        return {
+            f"{tower}.{name}": layer.get_delta_weight(self._role)
+            for tower, module in towers.items()
+            if module is not None
+            for name, layer in _layers(module)
+        }
+
     def class_features(self) -> Tensor:
         """Give text features, shape (C, D): zero-shot CLIP's, or those of the adapted text tower."""
         return self._text if self._words is None else self._backbone.encode_text(self._prompts, self._words)

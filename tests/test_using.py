@@ -1,0 +1,241 @@
+"""What a run left behind, in use: predictions, and files for other programs."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
+
+from fedpurel_app import cli
+from fedpurel_app.data import rendered
+from fedpurel_app.models.backbone import load_backbone
+from fedpurel_app.models.peft import FAMILIES
+from fedpurel_app.trained import load_trained
+from tests.support import run_tiny
+
+CPU = torch.device("cpu")
+SITES = ("site-0", "site-1", "site-2")
+OPTIONS = {
+    "lora": {"lora_tower": "both", "lora_blocks": "0-2", "lora_projections": "q,v,out", "lora_alpha": 32.0},
+    "visual-prompt": {"prompt_tokens": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Give a finished run of a family on shapes, made when first asked for."""
+    made = {}
+
+    def make(family):
+        if family not in made:
+            settings = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "imbalance_factor": 4}
+            settings |= {"num_sites": 3, "global_rounds": 2, "personal_rounds": 2, "evaluate_every": 1}
+            settings |= {"peft": family, "full_first_round": True, **OPTIONS.get(family, {})}
+            made[family] = run_tiny(tmp_path_factory.mktemp(family), **settings)
+        return made[family]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendered, "SHAPES_TEST", 2)
+        yield make
+
+
+@pytest.fixture(scope="module")
+def features_run(tmp_path_factory):
+    return run_tiny(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def images(run, tmp_path_factory):
+    """Write the test set of the shapes as files, in the order of its rows."""
+    folder = tmp_path_factory.mktemp("images")
+    split = load_trained(run("prompt").path).experiment.source.test
+    paths = [folder / f"{row:03d}.png" for row in range(len(split.labels))]
+    for path, image in zip(paths, split.images(np.arange(len(paths))), strict=True):
+        image.save(path)
+    return paths, split.labels
+
+
+def call(capsys, *arguments):
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# --- predict ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["prompt", "visual-prompt"])
+def test_predictions_have_the_accuracy_that_the_run_reports(run, images, capsys, family):
+    """Of the global model on the server's test set, and of every personalized one on its site's part."""
+    folder, (paths, labels) = run(family), images
+    names = load_trained(folder.path).class_names
+
+    def correct(rows, *site):
+        code, out, _ = call(capsys, "predict", "--run", folder.path, *site, "--json", *(paths[row] for row in rows))
+        assert code == 0
+        found = [one["classes"][0]["class"] for one in json.loads(out)["predictions"]]
+        return 100 * np.mean([name == names[labels[row]] for name, row in zip(found, rows, strict=True)])
+
+    assert correct(range(len(paths))) == pytest.approx(folder.summary()["global"]["all"])
+    parts = folder.read_json("partition.json")["test"]
+    scores = {row["site"]: row for row in folder.read_csv("sites.csv")}
+    assert set(scores) == set(SITES)
+    for site, rows in zip(SITES, parts, strict=True):
+        assert correct(rows, "--site", site) == pytest.approx(float(scores[site]["personalized"]), abs=0.01)
+
+
+def test_probabilities_are_printed_the_most_probable_first(run, images, capsys):
+    paths, _ = images
+    code, out, _ = call(capsys, "predict", "--run", run("prompt").path, "--top", 3, *paths[:2])
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 8 and [lines[0], lines[4]] == [str(path) for path in paths[:2]]
+    values = [float(line.split("%")[0]) for line in lines[1:4]]
+    assert values == sorted(values, reverse=True) and 0 < values[0] <= 100
+    code, out, _ = call(capsys, "predict", "--run", run("prompt").path, "--top", 9999, "--json", paths[0])
+    (one,) = json.loads(out)["predictions"]
+    assert sum(entry["probability"] for entry in one["classes"]) == pytest.approx(1, abs=1e-5)
+    assert len(one["classes"]) == 48
+
+
+def test_a_private_branch_elsewhere_is_found_by_its_state_dir(run, images, capsys, tmp_path):
+    folder, (paths, _) = run("prompt"), images
+    arguments = ("predict", "--run", folder.path, "--site", "site-1", "--json", paths[0])
+    _, expected, _ = call(capsys, *arguments)
+    (tmp_path / "state").symlink_to(folder.path / "private")
+    assert call(capsys, *arguments, "--state-dir", tmp_path / "state")[1] == expected
+    code, _, err = call(capsys, *arguments, "--state-dir", tmp_path / "absent")
+    assert code == 2 and "The private branch of round" in err and "absent" in err
+
+
+def test_what_cannot_be_predicted_is_said(run, features_run, images, capsys, tmp_path):
+    folder, (paths, _) = run("prompt"), images
+    (tmp_path / "text.png").write_text("no image")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.json").write_bytes((folder.path / "config.json").read_bytes())
+    for arguments, parts in {
+        (folder.path, "--site", "site-9", paths[0]): ['has no site "site-9"', "site-0, site-1, site-2"],
+        (folder.path, tmp_path / "text.png"): ["text.png cannot be read as an image: not an image"],
+        (folder.path, tmp_path / "absent.png"): ["absent.png cannot be read as an image: No such file"],
+        (features_run.path, paths[0]): ["precomputed features", "fedpurel export"],
+        (empty, paths[0]): ["has no checkpoint yet"],
+        (tmp_path, paths[0]): ["is not a run folder"],
+    }.items():
+        code, out, err = call(capsys, "predict", "--run", *arguments)
+        assert code == 2 and not out and all(part in err for part in parts), err
+
+
+def test_a_site_without_a_branch_says_who_has_one(tmp_path, capsys):
+    folder = run_tiny(tmp_path, personal_rounds=1)
+    trained = sorted(folder.read_checkpoint()[1]["private_rounds"])
+    (other, *_) = {f"site-{number}" for number in range(5)} - set(trained)
+    code, _, err = call(capsys, "export", "--run", folder.path, "--site", other, "--out", tmp_path / "out")
+    assert code == 2 and f"{other} trained no private branch" in err and ", ".join(trained) in err
+
+
+def test_other_classes_than_in_the_run_are_refused(tmp_path, capsys):
+    folder = run_tiny(tmp_path)
+    with np.load(tmp_path / "features.npz") as file:
+        arrays = dict(file)
+    arrays["class_names"] = arrays["class_names"][::-1]
+    np.savez(tmp_path / "features.npz", **arrays)
+    code, _, err = call(capsys, "export", "--run", folder.path, "--out", tmp_path / "out")
+    assert code == 2 and "now has other classes than in the run (their order)" in err
+    assert not (tmp_path / "out").exists()
+
+
+# --- export -------------------------------------------------------------------------------------------------------
+
+
+def pixels():
+    return torch.randint(256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def exported(capsys, folder, out, *site):
+    code, printed, err = call(capsys, "export", "--run", folder.path, *site, "--out", out)
+    assert code == 0, err
+    assert set(printed.splitlines()) == {str(path) for path in out.rglob("*.*")}
+    return load_file((out / "global" if site else out) / "classifier.safetensors")
+
+
+def image_features(family, folder):
+    """Follow export.json by hand, with nothing of this package but the frozen backbone."""
+    backbone = load_backbone("demo", CPU)
+    frozen, parameters = backbone.encode_pixels(pixels()), load_file(folder / "parameters.safetensors")
+    if family == "adapter":
+        hidden = torch.tanh(frozen @ parameters["weight1"].T + parameters["bias1"])
+        return torch.softmax(hidden @ parameters["weight2"].T + parameters["bias2"], -1) * frozen
+    if family == "visual-prompt":
+        return backbone.encode_pixels(pixels(), lambda x: backbone.image(x, parameters["tokens"]))
+    if family == "lora":
+        with torch.no_grad():
+            return open_clip.create_model(f"local-dir:{folder}").eval().encode_image(backbone.normalise(pixels()))
+    return frozen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_files_give_the_logits_of_the_global_and_of_the_personalized_model(run, capsys, tmp_path, family):
+    for site in ("", "site-1"):
+        out = tmp_path / (site or "whole")
+        exported(capsys, run(family), out, *(["--site", site] if site else []))
+        model = load_trained(run(family).path, site)
+        takes_pixels = model.branches["global"].takes_pixels
+        expected = model.logits(pixels() if takes_pixels else load_backbone("demo", CPU).encode_pixels(pixels()))
+        found = 0
+        for folder in [out / "global", out / "private"] if site else [out]:
+            weights = load_file(folder / "classifier.safetensors")["weights"]
+            found = found + normalize(image_features(family, folder), dim=-1) @ weights.T
+            facts = json.loads((folder / "export.json").read_text())
+            assert facts["peft"] == family and facts["site"] == (site or None) and facts["round"] == 4
+            assert facts["class_names"] == list(model.class_names) and len(weights) == len(facts["class_names"])
+        assert float((found - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+        zero_shot = model.experiment.host.zero_shot_logits(load_backbone("demo", CPU).encode_pixels(pixels()))
+        assert float((found - zero_shot).abs().max()) > 0.01, "nothing was trained"
+
+
+def test_merged_lora_is_loaded_by_name_and_file_and_in_both_towers(run, capsys, tmp_path):
+    """As any other model: open_clip.create_model(name, pretrained=file), with weights that are all there."""
+    classifier = exported(capsys, run("lora"), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "open_clip_config.json").read_text())
+    (tmp_path / "demo-with-lora.json").write_text(json.dumps(config["model_cfg"]))
+    open_clip.add_model_config(tmp_path / "demo-with-lora.json")
+    weights = str(tmp_path / "out" / "open_clip_model.safetensors")
+    clip = open_clip.create_model("demo-with-lora", pretrained=weights).eval()
+    model = load_trained(run("lora").path)
+    backbone, prompts = load_backbone("demo", CPU), model.experiment.host.prompts
+    rows = [[backbone.tokenizer.start, *backbone.tokenizer.encode(text), backbone.tokenizer.end] for text in prompts]
+    tokens = torch.tensor([row + [0] * (24 - len(row)) for row in rows])
+    with torch.no_grad():
+        text = clip.encode_text(tokens, normalize=True)
+        logits = clip.logit_scale.exp() * clip.encode_image(backbone.normalise(pixels()), normalize=True) @ text.T
+    assert torch.allclose(text, classifier["text_features"], atol=1e-5)
+    expected = model.logits(pixels())
+    assert float((logits - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_precomputed_features_are_exported_too(features_run, capsys, tmp_path):
+    classifier = exported(capsys, features_run, tmp_path / "out")
+    features = torch.randn(5, 8)
+    expected = load_trained(features_run.path).logits(features)
+    assert torch.allclose(normalize(features, dim=-1) @ classifier["weights"].T, expected, atol=1e-5)
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["backbone"] is None
+
+
+def test_nothing_is_overwritten(features_run, capsys, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    for out in (tmp_path, tmp_path / "mine.txt"):
+        code, _, err = call(capsys, "export", "--run", features_run.path, "--out", out)
+        assert code == 2 and "is not an empty folder" in err
+    code, _, err = call(capsys, "export", "--run", features_run.path, "--out", "/proc/fedpurel")
+    assert code == 2 and "cannot be written" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_private_branch_is_exported_for_its_owner_alone(features_run, capsys, tmp_path):
+    site = sorted(features_run.read_checkpoint()[1]["private_rounds"])[0]
+    exported(capsys, features_run, tmp_path / "out", "--site", site)
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
