@@ -68,7 +68,10 @@ def remote_settings(options: argparse.Namespace) -> RunConfig:
     ]
     if problems:
         raise ConfigError(problems)
-    config = settings(options.preset or DEFAULT_PRESET, options.set)
+    preset = options.preset or DEFAULT_PRESET
+    # The number of sites of our own presets is that of a simulation; here there are as many as there are.
+    sites = [] if preset.endswith(".toml") else ["num-sites=0"]
+    config = settings(preset, [*sites, *options.set])
     places = {"out": str(options.out or ""), "resume-from": str(options.resume or "")}
     return load_config({**config.model_dump(by_alias=True), **places})
 
