@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from fedpurel_app.processes import ProcessFamily
@@ -41,12 +39,8 @@ class Federation:
     def __enter__(self) -> Federation:
         command = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(self.port)]
         self.start("superlink", [*command, "--disable-runtime-dependency-installation"])
-        self._wait_for(f"http://127.0.0.1:{self.port}/health")
-        home = self.home("user")
-        (home / "flwr" / "config.toml").write_text(
-            f'[superlink]\ndefault = "{CONNECTION}"\n[superlink.{CONNECTION}]\n'
-            f'address = "127.0.0.1:{self.port}"\ninsecure = true\n'
-        )
+        self.wait_until_up()
+        self.connect_user(CONNECTION, self.port, "insecure = true")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -63,6 +57,11 @@ class Federation:
         home = self.folder / name
         (home / "flwr").mkdir(parents=True, exist_ok=True)
         return home
+
+    def connect_user(self, connection: str, port: int, security: str) -> None:
+        """Add a connection to the configuration of the user's Flower."""
+        with (self.home("user") / "flwr" / "config.toml").open("a") as file:
+            file.write(f'[superlink.{connection}]\naddress = "127.0.0.1:{port}"\n{security}\n')
 
     def environment(self, name: str) -> dict[str, str]:
         """Give the environment of one participant's processes."""
@@ -101,19 +100,22 @@ class Federation:
             text=True,
         )
 
+    def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of Flower as that user."""
+        command = ["flwr", *arguments, "--format", "json"]
+        environment = self.environment("user")
+        return subprocess.run(command, cwd=self.home("user"), env=environment, capture_output=True, text=True)
+
     def is_up(self) -> bool:
         """Tell whether the SuperLink answers."""
-        try:
-            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with direct.open(f"http://127.0.0.1:{self.port}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def _wait_for(self, url: str) -> None:
-        deadline = time.monotonic() + 60
+    def wait_until_up(self) -> None:
+        """Wait for the SuperLink; raises TimeoutError with its log."""
+        deadline = time.monotonic() + 120
         while not self.is_up():
             if time.monotonic() > deadline:
                 self.stop()
-                raise TimeoutError(f"{url}: {(self.folder / 'superlink.log').read_text()}")
+                raise TimeoutError((self.folder / "superlink.log").read_text())
             time.sleep(0.2)
