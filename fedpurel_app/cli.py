@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedpurel {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run an experiment in a simulation on this machine")
+    run = commands.add_parser("run", help="run an experiment in a simulation on this machine, or elsewhere")
     run.set_defaults(command=run_command.run)
     run.add_argument(
         "--preset",
@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         type=run_command.gpus,
         help="GPU share of each (default: 0.25 with a GPU, else 0)",
+    )
+    run.add_argument(
+        "--superlink",
+        metavar="CONNECTION",
+        help="run on the SuperLink of this connection of Flower's configuration; DIR is then a path at its ServerApp",
     )
     run.add_argument("--list-presets", action="store_true", help="list presets and exit")
     run.add_argument("--list-keys", action="store_true", help="list all settings with defaults and exit")

@@ -84,6 +84,20 @@ def ray_address() -> str:
     return "" if address == "local" else address
 
 
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let a Ctrl-C or a termination wait until what must not be cut in two is done."""
+    numbers, came = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 def count_gpus() -> int:
     """Count the GPUs that this process may use, without loading torch."""
     tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -43,6 +43,10 @@ def run(options: argparse.Namespace) -> int:
                 section = heading
             print(f"  {key:<24} {default:<12} {meaning}")
         return 0
+    if options.superlink:
+        from fedpurel_app.remote_command import run_remote
+
+        return run_remote(options)
     config, folder, expect = _resume(options) if options.resume else _new(options)
     _preflight(config, folder)
     return _conduct(options, config, folder, expect)
@@ -181,7 +185,7 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
         with LiveView(Console()) as view:
             status = conductor.run(view.update)
     except KeyboardInterrupt:
-        _mark(folder, config, "stopped", "interrupted by the user")
+        mark(folder, config, "stopped", "interrupted by the user")
         if (folder.summary() or {}).get("outcome") == "completed":  # it was quicker
             return _outcome(folder, "finished:completed", expect)
         print("\nstopped. ", file=sys.stderr, end="")
@@ -191,12 +195,21 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
         status = str(error)
         raise
     finally:
-        _mark(folder, config, "failed", f"Flower ended the run: {status}")
+        mark(folder, config, "failed", f"Flower ended the run: {status}")
     return _outcome(folder, status, expect)
 
 
-def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
-    """Write an outcome where the server could not."""
+def mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
+    """Write an outcome where the server could not.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    config : RunConfig
+    outcome : {"stopped", "failed"}
+    error : str
+        The reason.
+    """
     if folder.summary() is not None:
         return
     from fedpurel_app.algorithms import ALGORITHMS  # loads torch, which a run that went well never needs here

@@ -35,9 +35,12 @@ RULES = {
     "tensor_file": (set(), {"safetensors"}),
     "errors": (set(), set()),
     "processes": (set(), {"psutil"}),
-    "conductor": ({"config", "reporting", "processes"}, set()),
+    "flower_run": ({"config", "processes"}, set()),
+    "conductor": ({"flower_run", "reporting"}, set()),
+    "remote": ({"flower_run", "processes"}, set()),
+    "remote_command": ({"config", "presets", "reporting", "run_command", "remote"}, {"rich"}),
     "run_command": (
-        {"config", "presets", "reporting", "data", "models", "algorithms", "conductor", "processes"},
+        {"config", "presets", "reporting", "data", "models", "algorithms", "conductor", "processes", "remote_command"},
         {"rich", "torch"},
     ),
 }

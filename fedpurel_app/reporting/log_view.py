@@ -1,0 +1,81 @@
+"""Follow a run elsewhere: its rounds from its folder where that is visible here, else the server's own lines."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+
+from fedpurel_app.reporting.live import LiveView
+from fedpurel_app.reporting.run_folder import RunFolder
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LINE = re.compile(r"(INFO|WARNING|ERROR) *: +(.*)")  # what Flower's logger writes; tracebacks have no level
+_FOLDER = "run folder: "
+_FLOWERS_OWN = ("Start `flwr-serverapp`", "Starting logstream", "ServerApp raised an exception", "Exit Code")
+
+
+class LogView:
+    """Shows a run from Flower's log of it.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+
+    Attributes
+    ----------
+    folder : RunFolder or None
+        The run folder, when it is visible here.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = LiveView(console)
+        self._open = contextlib.ExitStack()
+        self._seen = 0
+        self.folder: RunFolder | None = None
+        self.path = ""  # of the run folder at the server, as its log says
+
+    def __enter__(self) -> LogView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def update(self, log: Path) -> None:
+        """Show what is new.
+
+        Parameters
+        ----------
+        log : Path
+            Flower's log of the run so far; one that begins anew repeats what it said.
+        """
+        lines = log.read_text("utf-8", "replace").split("\n")[:-1] if log.exists() else []
+        for line in lines[self._seen :]:
+            self._take(_COLOUR.sub("", line))
+        self._seen = max(self._seen, len(lines))
+        if self.folder is not None:
+            self._live.update(self.folder)
+
+    def _take(self, line: str) -> None:
+        match = _LINE.match(line)
+        if match is None or match[2].startswith(_FLOWERS_OWN):
+            return
+        level, text = match.groups()
+        if self.folder is None or level != "INFO":  # rounds and summary are in the folder
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if text.startswith(_FOLDER) and not self.path:
+            self.path = text.removeprefix(_FOLDER)
+            self._look_for(RunFolder(Path(self.path)))
+
+    def _look_for(self, folder: RunFolder) -> None:
+        """Take a folder of that name for the run's if a run goes on in it: other machines may have the same paths."""
+        with contextlib.suppress(OSError):
+            if folder.is_running:
+                self.folder = folder
+                self._open.enter_context(self._live)

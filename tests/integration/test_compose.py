@@ -1,0 +1,93 @@
+"""The encrypted compose stack as plain processes: the same command lines, with ports and files of this machine."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from fedpurel_app.reporting.run_folder import RunFolder
+from tests.integration.federation import CONNECTION, Federation, free_port
+from tests.support import tiny_features
+from tests.test_docker import DOCKER, SITES, made, stack
+
+pytestmark = pytest.mark.slow
+
+
+class Composed(Federation):
+    """All services of compose.tls.yml, the gate included."""
+
+    def __enter__(self):
+        self.services = stack("tls")["services"]
+        self.ports = {name: free_port() for name in self.services}
+        self.port = self.ports["superlink"]
+        made(self.folder / "certs", *(word for site in SITES for word in ("--site", f"hospital-{site}")))
+        self.start_service("superlink")
+        self.wait_until_up()
+        root = f'root-certificates = "{self.folder / "certs" / "ca.crt"}"'
+        self.connect_user(CONNECTION, self.port, root)
+        self.connect_user("through-the-gate", self.ports["gate"], root)
+        self.start_service("gate")
+        for site in SITES:
+            key = self.folder / "certs" / f"hospital-{site}" / "node.key.pub"
+            answer = self.flwr("supernode", "register", str(key), CONNECTION, "--name", f"hospital-{site}")
+            assert '"success": true' in answer.stdout, answer.stdout + answer.stderr
+        for name in self.services:
+            if name not in ("superlink", "gate"):
+                self.start_service(name)
+        return self
+
+    def start_service(self, name):
+        self.start(name, [self.here(name, word) for word in self.command(name)])
+
+    def command(self, name):
+        """Give the command line; what a site is told is replaced by a part of one small data set."""
+        command = list(self.services[name]["command"])
+        if "--node-config" in command:
+            site = name[-1]
+            parts = f'partition-id={SITES.index(site)} num-partitions={len(SITES)} dataset-path="{self.data(name)}"'
+            state = self.home(f"superexec-{site}") / "private"
+            command[command.index("--node-config") + 1] = f'{parts} state-dir="{state}"'
+        if "--port" in command:
+            command[command.index("--port") + 1] = str(self.ports[name])
+        return command
+
+    def data(self, name):
+        path = self.home(name) / "features.npz"
+        return path if path.exists() else tiny_features(path)
+
+    def here(self, name, text):
+        """Put hosts, ports and files of this machine in place of those inside a container."""
+        for host, port in self.ports.items():
+            text = re.sub(rf"\b{host}:\d+", f"127.0.0.1:{port}", text)
+        secrets = stack("tls")["secrets"]
+        text = re.sub(r"/run/secrets/([\w.-]+)", lambda found: str(self.folder / secrets[found[1]]["file"]), text)
+        if text == "/run/configs/gate.conf":
+            conf = self.folder / "gate.conf"
+            original = (DOCKER / "gate.conf").read_text().replace("8443", str(self.ports["gate"]))
+            conf.write_text(self.here(name, original).replace("/tmp", str(self.home(name))))
+            return str(conf)
+        return text.replace("0.0.0.0", "127.0.0.1").replace("/state", str(self.home(name)))
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_the_encrypted_stack_trains_and_its_gate_lets_sites_in_alone(tmp_path):
+    with Composed(tmp_path) as federation:
+        assert '"success": true' in federation.flwr("list", CONNECTION).stdout
+        refused = federation.flwr("list", "through-the-gate")
+        assert '"success": true' not in refused.stdout and "403" in refused.stdout, refused.stdout
+        settings = {
+            "dataset": "features", "dataset-path": federation.data("superexec-server"), "peft": "text-residual",
+            "imbalance-factor": 3, "global-rounds": 1, "fraction-train": 1, "num-sites": 3,
+        }  # fmt: skip
+        pairs = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        process = federation.fedpurel("run", "--superlink", CONNECTION, *pairs)
+        try:
+            output, _ = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            pytest.fail("\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log")))
+        assert process.returncode == 0, output
+        folder = RunFolder(next((federation.home("superexec-server") / "runs").iterdir()))
+        assert folder.summary()["outcome"] == "completed" and not folder.rounds()[1]["dropped"]
+        for site in SITES:
+            assert list((federation.home(f"superexec-{site}") / "private").rglob("*.safetensors"))

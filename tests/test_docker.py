@@ -1,0 +1,250 @@
+"""What can be known of the containers without an engine: syntax, command lines, networks, owners, secrets."""
+
+import ipaddress
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from flwr.common.config import parse_config_args
+from flwr.supercore.cli.flower_superexec import _parse_args as superexec
+from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink as superlink
+from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as supernode
+
+PROJECT = Path(__file__).parent.parent
+DOCKER = PROJECT / "docker"
+STACKS = {
+    "plain": ["compose.yml"],
+    "tls": ["compose.yml", "compose.tls.yml"],
+    "gpu": ["compose.yml", "compose.gpu.yml"],
+}
+PARSERS = {"flower-superlink": superlink, "flower-supernode": supernode, "flower-superexec": superexec}
+SITES = ("a", "b", "c")
+
+
+def stack(name):
+    """Merge the files of a stack as compose does, with every variable at its default."""
+    merged = {}
+    for file in STACKS[name]:
+        text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (DOCKER / file).read_text())
+        merge(merged, yaml.safe_load(text))
+    return merged
+
+
+def merge(old, new):
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            merge(old[key], value)
+        elif isinstance(value, list) and isinstance(old.get(key), list) and key != "command":
+            old[key] = old[key] + [item for item in value if item not in old[key]]
+        else:
+            old[key] = value
+
+
+def commands(name):
+    return {service: content["command"] for service, content in stack(name)["services"].items()}
+
+
+def parsed(command):
+    parser = PARSERS[command[0]]()
+    flags = [word for word in command[1:] if word.startswith("--")]
+    known = {flag: action for action in parser._actions for flag in action.option_strings}
+    for flag in flags:
+        assert flag in known, f"{command[0]} {flag}: not a flag, or an abbreviation of one"
+        assert "eprecated" not in (known[flag].help or "") and known[flag].help != "==SUPPRESS==", flag
+    return parser.parse_args(command[1:])
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_every_command_line_is_accepted_by_the_installed_flower(name):
+    for service, command in commands(name).items():
+        assert isinstance(command, list) and all(isinstance(word, str) for word in command), service
+        if command[0] in PARSERS:
+            parsed(command)
+        else:
+            assert command[0] == "nginx", service
+
+
+def test_a_command_line_of_an_older_flower_is_noticed():
+    with pytest.raises(AssertionError, match="--clientappio-api-address"):
+        parsed(["flower-supernode", "--insecure", "--clientappio-api-address", "0.0.0.0:9094"])
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_processes_find_each_other(name):
+    """Each address names a service on a common network that listens there, for more than its own container."""
+    services = stack(name)["services"]
+    listening = {service: parsed(command) for service, command in commands(name).items() if "--port" in command}
+    for options in listening.values():
+        assert options.host == "0.0.0.0" and options.isolation == "process"
+    addresses = {}
+    for service, command in commands(name).items():
+        for flag in ("--superlink", "--runtime-api-address"):
+            if flag in command:
+                addresses.setdefault(service, []).append(command[command.index(flag) + 1])
+    assert len(addresses) == 7
+    for service, found in addresses.items():
+        for address in found:
+            host, port = address.split(":")
+            assert set(services[service]["networks"]) & set(services[host]["networks"]), (service, host)
+            assert int(port) == (8443 if host == "gate" else listening[host].port)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_data_and_private_state_are_at_their_own_site_alone(name):
+    content = stack(name)
+    mounts = {service: found.get("volumes", []) for service, found in content["services"].items()}
+    for site in SITES:
+        assert mounts[f"superexec-{site}"] == [f"./data/hospital-{site}:/data:ro", f"state-{site}:/state"]
+        assert not mounts[f"supernode-{site}"]
+        command = content["services"][f"supernode-{site}"]["command"]
+        node = parse_config_args([command[command.index("--node-config") + 1]])
+        assert node == {"site": f"hospital-{site}", "data": "/data", "state-dir": "/state/private"}
+        on_site_network = [name for name, found in content["services"].items() if f"site-{site}" in found["networks"]]
+        assert sorted(on_site_network) == [f"superexec-{site}", f"supernode-{site}"]
+    named = [mount.split(":")[0] for found in mounts.values() for mount in found if not mount.startswith(".")]
+    assert len(named) == len(set(named)) and set(named) == set(content["volumes"])
+    assert {network for found in content["services"].values() for network in found["networks"]} == set(
+        content["networks"]
+    )
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_only_what_must_be_reached_is_published_and_nothing_is_root(name):
+    services = stack(name)["services"]
+    ports = {service: found["ports"] for service, found in services.items() if "ports" in found}
+    expected = {"superlink": ["127.0.0.1:8000:8000"]}  # the control API has no login
+    assert ports == (expected | {"gate": ["8443:8443"]} if name == "tls" else expected)
+    for service, found in services.items():
+        assert found["cap_drop"] == ["ALL"] and "no-new-privileges:true" in found["security_opt"], service
+        assert not {"user", "privileged", "network_mode", "pid", "cap_add", "environment"} & set(found), service
+        assert re.fullmatch(r"fedpurel:\d+\.\d+\.\d+", found["image"])
+
+
+def test_with_tls_nothing_is_in_the_clear_between_machines():
+    services = stack("tls")["services"]
+    for service, command in commands("tls").items():
+        if service.startswith("superexec-") and service != "superexec-server":
+            assert "--insecure" in command and len(services[service]["networks"]) == 1  # of one site
+        else:
+            assert "--insecure" not in command, service
+        if command[0] in PARSERS:
+            assert "--superexec-auth-secret-file" in command, service
+    assert "--enable-supernode-auth" in commands("tls")["superlink"]
+    for site in SITES:
+        assert "--auth-supernode-private-key" in commands("tls")[f"supernode-{site}"]
+
+
+def test_secrets_are_declared_given_to_who_uses_them_and_made_by_the_generator(tmp_path):
+    content, folder = stack("tls"), made(tmp_path / "certs", "--site", "hospital-a")
+    for service, found in content["services"].items():
+        text = " ".join(found["command"]) + ((DOCKER / "gate.conf").read_text() if service == "gate" else "")
+        used = {word.rstrip(";") for word in re.findall(r"/run/secrets/(\S+)", text)}
+        assert used == set(found.get("secrets", [])), service
+    for name, found in content["secrets"].items():
+        path = found["file"].replace("hospital-b", "hospital-a").replace("hospital-c", "hospital-a")
+        assert (folder / Path(path).relative_to("certs")).is_file(), name
+        assert set(found) == {"file"}
+    assert content["configs"] == {"gate.conf": {"file": "./gate.conf"}} and (DOCKER / "gate.conf").is_file()
+
+
+# --- certificates -----------------------------------------------------------------------------------------------------
+
+
+def made(folder, *arguments):
+    for tool in ("openssl", "ssh-keygen"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    subprocess.run([DOCKER / "make-certs", folder, *arguments], check=True, capture_output=True, text=True)
+    return folder
+
+
+def test_certificates_name_the_hosts_and_keys_are_their_owners_alone(tmp_path):
+    folder = made(tmp_path / "certs", "--name", "fl.example.org", "--name", "10.0.0.1", "--site", "one")
+    certificate = x509.load_pem_x509_certificate((folder / "server" / "server.pem").read_bytes())
+    authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    certificate.verify_directly_issued_by(authority)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["superlink", "gate", "localhost", "fl.example.org"]
+    assert names.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address(one) for one in ("127.0.0.1", "10.0.0.1")]
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != "ca.crt":
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert (folder / "one" / "node.key.pub").read_text().startswith("ecdsa-sha2-nistp384 ")
+    assert len((folder / "one" / "superexec.secret").read_bytes()) == 32
+
+
+def test_a_second_call_adds_a_site_and_keeps_what_is_there(tmp_path):
+    folder = made(tmp_path / "certs", "--site", "one")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "server." not in path.name}
+    made(folder, "--site", "one", "--site", "two")
+    kept = {path: path.read_bytes() for path in before if path.name != "ca.srl"}
+    assert kept == {path: content for path, content in before.items() if path.name != "ca.srl"}
+    assert (folder / "two" / "node.key").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["certs", "--site", "../x"], ["certs", "--site", "server"], ["certs", "-x", "1"]]
+)
+def test_bad_arguments_make_nothing(tmp_path, arguments):
+    result = subprocess.run([DOCKER / "make-certs", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and "make-certs:" in result.stderr and not list(tmp_path.iterdir())
+
+
+# --- the image --------------------------------------------------------------------------------------------------------
+
+
+def instructions():
+    text = re.sub(r"\\\n", " ", re.sub(r"(?m)^#.*\n", "", (DOCKER / "Dockerfile").read_text()))
+    return [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+
+
+def test_the_image_is_pinned_and_runs_as_nobody_special():
+    found = instructions()
+    of = {name: [rest for word, rest in found if word == name] for name in {word for word, _ in found}}
+    assert all(re.fullmatch(r"\S+:\d+\.\d+\.\d+-\S+", image) and "latest" not in image for image in of["FROM"])
+    assert of["USER"] == ["10001:10001"] and [word for word, _ in found][-2:] == ["USER", "CMD"]
+    assert all(isinstance(json.loads(rest), list) for rest in of["CMD"]) and "ADD" not in of
+    for step in of["RUN"]:
+        if "apt-get install" in step:
+            assert "--no-install-recommends" in step and "rm -rf /var/lib/apt/lists" in step
+        assert "pip install" not in step or "--no-cache-dir" in step
+        assert "sudo" not in step and "curl" not in step
+    assert "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1" in of["ENV"][0]
+
+
+def test_the_image_holds_the_package_and_no_secret():
+    copied = [rest.split()[:-1] for word, rest in instructions() if word == "COPY"]
+    sources = {source for found in copied for source in found}
+    assert all((PROJECT / source).exists() for source in sources)
+    allowed = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
+    assert sources == allowed and not any("cert" in source or "key" in source for source in sources)
+    assert "/docker/certs/" in (PROJECT / ".gitignore").read_text().splitlines()
+
+
+def test_the_pinned_flower_is_the_one_that_is_tested():
+    from importlib.metadata import version
+
+    pins = dict(line.split("==") for line in (DOCKER / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert pins["flwr"] == version("flwr")
+
+
+def test_compose_itself_accepts_the_files(tmp_path):
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
+    ):
+        pytest.skip("the docker compose client is not installed")
+    certificates = made(tmp_path / "certs", *(word for site in SITES for word in ("--site", f"hospital-{site}")))
+    for files in STACKS.values():
+        chosen = [word for file in files for word in ("-f", DOCKER / file)]
+        command = ["docker", "compose", *chosen, "config", "--quiet"]
+        environment = os.environ | {"CERTS": str(certificates)}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
