@@ -20,6 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedpurel_app.client_app import app as client_app
+from fedpurel_app.data import shapes
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 
@@ -203,3 +204,20 @@ def flwr_run(project: Path, folder: Path, config: str, federation: str, port: in
             except psutil.Error:
                 continue
     return result.stdout + result.stderr
+
+
+CLASS_NAMES = shapes.CLASS_NAMES[:5]  # of a federation in which each site has some of the classes
+HELD = {"north": [0, 1, 2], "south": [2, 3, 4], "east": [0, 4]}
+
+
+def own_sites(folder: Path) -> list[dict[str, Any]]:
+    """Render a folder of images for each of three sites; gives their node configs."""
+    from PIL import Image
+
+    for name, labels in HELD.items():
+        for label in labels:
+            place = folder / name / CLASS_NAMES[label].replace(" ", "_")
+            place.mkdir(parents=True)
+            for index, picture in enumerate(shapes.images("train", label, 0, 6 + 2 * label)):
+                Image.fromarray(picture).save(place / f"{index}.png")
+    return [{"site": name, "data": str(folder / name), "state-dir": str(folder / f"{name}-state")} for name in HELD]

@@ -12,21 +12,13 @@ from fedpurel_app.errors import ConfigError
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.site import Site
-from tests.support import run_app, tiny_features
-
-NAMES = shapes.CLASS_NAMES[:5]
-HELD = {"north": [0, 1, 2], "south": [2, 3, 4], "east": [0, 4]}
+from tests.support import CLASS_NAMES as NAMES
+from tests.support import HELD, own_sites, run_app, tiny_features
 
 
 @pytest.fixture
 def nodes(tmp_path):
-    for name, labels in HELD.items():
-        for label in labels:
-            folder = tmp_path / name / NAMES[label].replace(" ", "_")
-            folder.mkdir(parents=True)
-            for index, picture in enumerate(shapes.images("train", label, 0, 6 + 2 * label)):
-                Image.fromarray(picture).save(folder / f"{index}.png")
-    return [{"site": name, "data": str(tmp_path / name), "state-dir": str(tmp_path / f"{name}-state")} for name in HELD]
+    return own_sites(tmp_path)
 
 
 def settings(tmp_path, **changes):

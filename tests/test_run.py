@@ -15,7 +15,7 @@ from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.training.local import train
-from tests.support import SHARED, private_files, run_app, run_tiny, timeless, tiny_config, tiny_features
+from tests.support import SHARED, LocalGrid, private_files, run_app, run_tiny, timeless, tiny_config, tiny_features
 
 PARTS = ("all", "many", "medium", "few", "balancedness")
 MODELS = ("zero_shot", "global", "global_at_sites", "personalized")
@@ -484,6 +484,31 @@ def error_of(reason):
     from flwr.app import Error
 
     return Error(code=2, reason=reason)
+
+
+def test_dropped_replies_are_counted_and_told(tmp_path):
+    """Site 0 sends NaN whenever it trains in a global round, and junk with its scores."""
+    from flwr.app import ConfigRecord
+
+    from fedpurel_app.records import ARRAYS, to_array_record, to_arrays
+
+    def spy(message, reply):
+        if message.metadata.dst_node_id != first:
+            return
+        if message.metadata.message_type == "train":
+            arrays = to_arrays(reply.content[ARRAYS])
+            reply.content[ARRAYS] = to_array_record({name: value * np.float32("nan") for name, value in arrays.items()})
+        elif message.metadata.message_type == "evaluate":
+            reply.content["junk"] = ConfigRecord({"junk": bytes(10**8)})
+
+    first = next(iter(LocalGrid(client_app, 5, {}).contexts))
+    folder = run_tiny(tmp_path, fraction_train=1.0, grid={"spy": spy})
+    summary, rounds = folder.summary(), folder.rounds()[1:]
+    reasons = [reason for line in rounds for site, reason in line["dropped"] if site == "site-0"]
+    assert [reason for reason in reasons if "NaN or Inf" in reason] and len(reasons) == 3 + 4
+    assert sum("bytes beside its arrays" in reason for reason in reasons) == 4
+    assert summary["outcome"] == "completed" and summary["dropped_replies"] == len(reasons)
+    assert summary["rounds_without_quorum"] == 0
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):

@@ -16,6 +16,7 @@ from fedpurel_app.strategies.roster import Roster
 
 MOST_EXAMPLES = 100_000_000
 _ROOM = 4096  # bytes a serialised array may be longer than its values
+_MOST_BESIDE_ARRAYS = 8 * 2**20  # bytes of a reply's other records: counts of many thousand classes, with room
 
 
 class BadReplyError(ValueError):
@@ -87,6 +88,13 @@ def check_arrays(content: RecordDict, sent: ArrayRecord) -> None:
     infinite = sorted(name for name, value in arrays.items() if not np.isfinite(value).all())
     if infinite:
         raise BadReplyError(f"NaN or Inf in {infinite[:4]}")
+
+
+def check_size(content: RecordDict) -> None:
+    """Raise BadReplyError when a reply carries more beside its arrays than any client has to say."""
+    beside = sum(record.count_bytes() for record in content.values() if not isinstance(record, ArrayRecord))
+    if beside > _MOST_BESIDE_ARRAYS:
+        raise BadReplyError(f"{beside} bytes beside its arrays, expected at most {_MOST_BESIDE_ARRAYS}")
 
 
 def check_metrics(content: RecordDict, key: str, described: int | None) -> MetricRecord:
@@ -197,6 +205,7 @@ def screen(
         if site is None or site not in asked or site in good:
             continue
         try:
+            check_size(message.content)
             good[site] = (message, check(message, site))
         except BadReplyError as error:
             reasons[site] = str(error)

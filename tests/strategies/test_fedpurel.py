@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
@@ -196,6 +196,14 @@ def lying_header(record):
     return ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", other.data)})
 
 
+def beside(record):
+    def spoil(site, instruction, content):
+        if site == 2 and ARRAYS in content:
+            content["junk"] = record
+
+    return spoil
+
+
 BAD = {
     "raises": (raising, "CUDA out of memory"),
     "nan": (spoil_arrays(with_value(np.nan)), "NaN or Inf in ['w']"),
@@ -210,6 +218,12 @@ BAD = {
         spoil_arrays(lambda r: ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", b"0" * 10**6)})),
         "1000000 bytes",
     ),
+    "100 MB of junk": (
+        spoil_arrays(lambda r: ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", b"junk" * (25 * 10**6))})),
+        "100000000 bytes",
+    ),
+    "100 MB of other records": (beside(ConfigRecord({"junk": b"junk" * (25 * 10**6)})), "bytes beside its arrays"),
+    "100 MB of metrics": (spoil_metrics(junk=[1] * (125 * 10**5)), "bytes beside its arrays"),
     "lying header": (spoil_arrays(lying_header), "cannot be decoded"),
     "no examples": (spoil_metrics(num_examples=0), "num-examples = 0"),
     "negative examples": (spoil_metrics(num_examples=-5), "num-examples = -5"),
@@ -244,6 +258,16 @@ def test_arrays_in_a_personal_round_are_refused():
 
     _, reports = run(strategy(Schedule(0, 1)), client(leak))
     assert reports[0].dropped == [("s2", "sent arrays in a personal round; private branches stay at their site")]
+
+
+def test_junk_is_refused_in_personal_rounds_and_evaluation_too():
+    def junk(site, instruction, content):
+        if site == 2:
+            content["junk"] = ConfigRecord({"junk": bytes(9 * 2**20)})
+
+    _, (report,) = run(strategy(Schedule(0, 1)), client(junk))
+    assert [site for site, reason in report.dropped if "bytes beside its arrays" in reason] == ["s2", "s2"]
+    assert sorted(report.scores) == report.usable == ["s0", "s1", "s3", "s4"]
 
 
 def test_impossible_scores_are_dropped():
