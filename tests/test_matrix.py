@@ -98,9 +98,10 @@ def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, f
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedpurel"])
 def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
     """FedSA: A is averaged; every site has a B of its own, which is zero at first and trained in global rounds."""
-    sent = []
+    sent, stamps = [], []
 
     def spy(message, reply):
+        stamps.append((message.metadata.message_type, message.content.get("config", {}).get("private-round")))
         sent.extend((message.metadata.message_type, name) for name in message.content.get("arrays", {}))
         if reply.has_content():
             sent.extend(("reply", name) for name in reply.content.get("arrays", {}))
@@ -119,6 +120,10 @@ def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
         kept = {name for name in tensors if name.startswith("kept/")}
         assert kept and all(name.endswith(".B") and tensors[name].abs().max() > 0 for name in kept)
         assert bool(tensors.keys() - kept) == private_part
+    assert {stamp for kind, stamp in stamps if kind == "train"} == {
+        0,
+        1,
+    }  # the second round starts from the B of the first
     b_of = [load_file(path) for path in sorted((folder.path / "private").rglob("private-000002*"))]
     assert len(b_of) == 3 and not torch.equal(*(one["kept/vision.blocks.0.attention.q.B"] for one in b_of[:2]))
 

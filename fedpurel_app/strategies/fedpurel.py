@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fedpurel_app.errors import AttemptError, RunError
+from fedpurel_app.errors import RunError
 from fedpurel_app.metrics import pool
 from fedpurel_app.records import (
     ARRAYS,
@@ -25,6 +25,7 @@ from fedpurel_app.records import (
     Description,
     Instruction,
 )
+from fedpurel_app.strategies.connecting import refuse_other_parts, wait_for_sites
 from fedpurel_app.strategies.inner import refuse_idle, refuse_sampling, refuse_waiting
 from fedpurel_app.strategies.plain import Abilities, listed, sends_no_counts
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
@@ -33,7 +34,6 @@ from fedpurel_app.strategies.replies import (
     BadReplyError,
     Screened,
     as_sent,
-    brief,
     check_arrays,
     check_metrics,
     check_scores,
@@ -211,29 +211,10 @@ class FedPuReL(Strategy):
         AttemptError
             When a site serves another run of this experiment.
         """
-        deadline = time.monotonic() + self.connect_timeout
-        wanted, before = max(1, self.num_sites), -1
-        while True:
-            there = len(list(grid.get_node_ids()))
-            late = time.monotonic() > deadline
-            settled = there == before and there > 0 and not self.num_sites
-            if settled or (self.num_sites and there >= wanted) or late:
-                self._refresh(grid, patient=False)
-                if len(self.roster.present) >= wanted or late:
-                    break
-            before = there
-            time.sleep(1.0)
-        if refusals := sorted({brief(reason) for reason in self.roster.refusals.values()}):
-            raise AttemptError(
-                f'{len(self.roster.refusals)} of {there} sites refuse this run of experiment "{self.experiment_id}", '
-                f"attempt {self.attempt}: {'; '.join(refusals[:3])}"
-            )
+        wait_for_sites(
+            grid, self.roster, lambda: self._refresh(grid, patient=False), self.num_sites, self.connect_timeout
+        )
         present = len(self.roster.present)
-        if present < wanted:
-            raise RunError(
-                f"{present} of {wanted} sites connected within {self.connect_timeout:g} s."
-                + ("" if present == there else f" {there - present} connected nodes were left out, see above.")
-            )
         cohort = len(self.roster.draw(self.seed, 1, self.fraction_train))
         if cohort < self.min_replies:
             raise RunError(
@@ -244,24 +225,11 @@ class FedPuReL(Strategy):
         if self.num_sites and present > self.num_sites:
             logger.log(INFO, "%d sites are connected, %d were asked for: all take part.", present, self.num_sites)
 
-    def _refuse_other_parts(self) -> None:
-        """Refuse to resume where data dealt out to sites are now dealt out in another way."""
-        for name in self.roster.present:
-            old, new = self._restored.get(name), self.roster.descriptions[name]
-            if not old or not new or not old.partitions:
-                continue
-            was, now = ((one.num_examples, one.partitions) for one in (old, new))
-            if was != now:
-                raise RunError(
-                    f"{name} had {was[0]} images of data dealt out to {was[1]} sites, now {now[0]} and {now[1]}. "
-                    "Resume with as many sites as the run began with."
-                )
-
     def _refresh(self, grid: Grid, patient: bool = True) -> None:
         number = self.report.round if self.report else self.round_offset
         for note in self.roster.refresh(grid, self.query_timeout, patient, self._instruction("describe", number)):
             logger.log(WARNING, note)
-        self._refuse_other_parts()
+        refuse_other_parts(self.roster, self._restored)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -293,6 +261,8 @@ class FedPuReL(Strategy):
             self.clipping.refuse_scalars(arrays)
             self.clipping.expect(len(nodes))
         messages = list(self.inner.configure_train(number, arrays, config, CohortGrid(grid, nodes)))
+        if self.keeps_parts:
+            messages = [self._with_private_round(message) for message in messages]
         self.report.bytes_down += sum(size_of(message) for message in messages)
         return messages
 
@@ -533,6 +503,16 @@ class FedPuReL(Strategy):
             messages.append(Message(RecordDict({ARRAYS: arrays, CONFIG: told}), node, message_type))
         self._current().bytes_down += sum(size_of(message) for message in messages)
         return messages
+
+    def _with_private_round(self, message: Message) -> Message:
+        """Name the private state that the server knows of in an inner strategy's message, the same for all sites."""
+        node = message.metadata.dst_node_id
+        stamp = self.private_rounds.get(self.roster.site(node) or "", 0)
+        records = {
+            name: ConfigRecord({**record, "private-round": stamp}) if isinstance(record, ConfigRecord) else record
+            for name, record in message.content.items()
+        }
+        return Message(RecordDict(records), node, message.metadata.message_type)
 
     def _check_privacy(self, content: RecordDict) -> None:
         """Raise BadReplyError when a client did not do its part."""

@@ -1,0 +1,79 @@
+"""Wait for the sites before the first round, and see that they are the ones a resumed run began with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from flwr.serverapp import Grid
+
+from fedpurel_app.errors import AttemptError, RunError
+from fedpurel_app.records import Description
+from fedpurel_app.strategies.replies import brief
+from fedpurel_app.strategies.roster import Roster
+
+_POLL = 1.0  # seconds
+
+
+def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], number: int, timeout: float) -> None:
+    """Wait until sites are there and have said who they are.
+
+    Parameters
+    ----------
+    grid : Grid
+    roster : Roster
+    refresh : callable
+        Asks nodes that are not yet known who they are, and takes the answers into the roster.
+    number : int
+        Of sites; 0 = those that are connected once no more come for a second.
+    timeout : float
+        Seconds.
+
+    Raises
+    ------
+    RunError
+        When fewer than ``number`` sites (or none) are there in time.
+    AttemptError
+        When a site serves another run of this experiment.
+    """
+    deadline = time.monotonic() + timeout
+    wanted, before = max(1, number), -1
+    while True:
+        there = len(list(grid.get_node_ids()))
+        late = time.monotonic() > deadline
+        settled = there == before and there > 0 and not number
+        if settled or (number and there >= wanted) or late:
+            refresh()
+            if len(roster.present) >= wanted or late:
+                break
+        before = there
+        time.sleep(_POLL)
+    if refusals := sorted({brief(reason) for reason in roster.refusals.values()}):
+        raise AttemptError(f"{len(roster.refusals)} of {there} sites refuse this run: {'; '.join(refusals[:3])}")
+    present = len(roster.present)
+    if present < wanted:
+        raise RunError(
+            f"{present} of {wanted} sites connected within {timeout:g} s."
+            + ("" if present == there else f" {there - present} connected nodes were left out, see above.")
+        )
+
+
+def refuse_other_parts(roster: Roster, restored: Mapping[str, Description | None]) -> None:
+    """Raise RunError where data dealt out to sites are, on resuming, dealt out in another way.
+
+    Parameters
+    ----------
+    roster : Roster
+    restored : mapping of str to Description or None
+        What the sites said of themselves before.
+    """
+    for name in roster.present:
+        old, new = restored.get(name), roster.descriptions[name]
+        if not old or not new or not old.partitions:
+            continue
+        was, now = ((one.num_examples, one.partitions) for one in (old, new))
+        if was != now:
+            raise RunError(
+                f"{name} had {was[0]} images of data dealt out to {was[1]} sites, now {now[0]} and {now[1]}. "
+                "Resume with as many sites as the run began with."
+            )
