@@ -191,7 +191,7 @@ def test_the_files_give_the_logits_of_the_global_and_of_the_personalized_model(r
             facts = json.loads((folder / "export.json").read_text())
             assert facts["peft"] == family and facts["site"] == (site or None) and facts["round"] == 4
             assert facts["class_names"] == list(model.class_names) and len(weights) == len(facts["class_names"])
-        assert float((found - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+        assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
         zero_shot = model.experiment.host.zero_shot_logits(load_backbone("demo", CPU).encode_pixels(pixels()))
         assert float((found - zero_shot).abs().max()) > 0.01, "nothing was trained"
 
@@ -213,7 +213,7 @@ def test_merged_lora_is_loaded_by_name_and_file_and_in_both_towers(run, capsys, 
         logits = clip.logit_scale.exp() * clip.encode_image(backbone.normalise(pixels()), normalize=True) @ text.T
     assert torch.allclose(text, classifier["text_features"], atol=1e-5)
     expected = model.logits(pixels())
-    assert float((logits - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+    assert float((logits - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
 
 
 def test_precomputed_features_are_exported_too(features_run, capsys, tmp_path):
