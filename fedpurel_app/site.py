@@ -272,8 +272,8 @@ def _shared(simulation_dir: str) -> str:
     run = Path(simulation_dir).parent
     if simulation_dir and not run.is_dir():
         raise StateError(
-            f"{platform.node()} does not see the run folder {run}, where private branches are kept. Machines of one "
-            "Ray cluster must share it: choose --out on a disk that all of them have at the same path."
+            f"{platform.node()} does not see the run folder {run}: on a Ray cluster choose --out on a disk that all "
+            "machines share, at the same path. Private branches are kept there."
         )
     return simulation_dir
 
