@@ -48,9 +48,11 @@ class Federation:
 
     def stop(self) -> None:
         """Stop every process that was started, and all that they started."""
+        for process in self._started:  # not every program keeps the mark in its environment
+            process.terminate()
         self._family.stop()
         for process in self._started:
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
     def home(self, name: str) -> Path:
         """Give the folder of one participant."""
