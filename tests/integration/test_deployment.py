@@ -188,7 +188,7 @@ def test_a_run_outlives_its_link_a_node_and_its_server(federation, whole):
     state = folder.read_checkpoint()[1]
     assert state["round"] == 4 and state["private_rounds"] == {"east": 3, "north": 4, "south": 3}
     assert folder.summary() is None
-    federation.finish(run, 120)  # so that nobody works for it any more
+    assert federation.finish(run, 180) == "finished:failed"  # and nobody works for it any more
 
     run = federation.submit({**settings(federation, name), "resume-from": str(folder.path)})
     assert federation.finish(run, PATIENCE) == "finished:completed", federation.log("link-exec")
