@@ -1,6 +1,7 @@
 """Settings for all tests: offline, silent, and nothing written outside pytest's own folders."""
 
 import os
+import signal
 import subprocess
 
 os.environ |= {
@@ -15,6 +16,12 @@ from hypothesis import settings
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("default")
+
+
+def pytest_configure():
+    """Take interrupts, as from a terminal: a shell's background jobs, and all their children, ignore them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
