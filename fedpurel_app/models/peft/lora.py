@@ -225,8 +225,8 @@ def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.
 FAMILY = Family(
     name="lora",
     build=_build,
-    learning_rate=0.01,
-    private_learning_rate=0.01,
+    learning_rate=0.03,
+    private_learning_rate=0.03,
     needs="image tower",
     paper="LoRA, Hu et al., ICLR 2022; rsLoRA, Kalajdzievski, 2023",
     options=("lora-rank", "lora-alpha", "lora-dropout", "lora-tower", "lora-blocks", "lora-projections"),

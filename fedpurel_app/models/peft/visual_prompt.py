@@ -55,8 +55,8 @@ def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.
 FAMILY = Family(
     name="visual-prompt",
     build=_build,
-    learning_rate=0.1,
-    private_learning_rate=0.1,
+    learning_rate=0.3,
+    private_learning_rate=0.3,
     needs="image tower",
     paper="VPT, Jia et al., ECCV 2022",
     options=("prompt-tokens", "prompt-depth"),
