@@ -159,10 +159,10 @@ class Server:
     def _begin(self, strategy: FedPuReL, grid: Grid) -> None:
         """Meet the sites, make or take up the parameters, and say what will happen."""
         if self._resumed:
+            self.folder.drop_rounds_after(strategy.round_offset)
             # Before any site hears of this attempt: the next one must have a higher number, and what a lost round may
             # have spent of the privacy is on disk before it is spent again.
             self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
-            self.folder.drop_rounds_after(strategy.round_offset)
         else:
             initial = parameters_of(self.experiment.new_branch("global"))
             shared = {name: value for name, value in initial.items() if self.experiment.is_shared(name)}

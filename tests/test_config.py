@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedpurel_app import presets
-from fedpurel_app.algorithms import ALGORITHMS
+from fedpurel_app.algorithms import ALGORITHMS, SHARES
 from fedpurel_app.config import RunConfig, known_keys, load_config, require_same, run_config_table, to_toml
 from fedpurel_app.config.rules import _KEYS_OF_FAMILY
 from fedpurel_app.data.catalog import DATASETS
@@ -44,7 +44,9 @@ def test_choices_are_what_the_registries_hold():
     assert choices("algorithm") == list(ALGORITHMS)
     assert choices("peft") == list(FAMILIES)
     assert choices("dataset") == [*DATASETS, "sites"]
-    assert {f.name: f.options for f in FAMILIES.values()} == _KEYS_OF_FAMILY
+    assert choices("shares") == list(SHARES)
+    kept_elsewhere = {"lora": ("shares",)}  # of the algorithm, and of no use to another family
+    assert {f.name: f.options + kept_elsewhere.get(f.name, ()) for f in FAMILIES.values()} == _KEYS_OF_FAMILY
 
 
 @pytest.mark.parametrize("name", preset_names())

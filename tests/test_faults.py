@@ -8,6 +8,7 @@ import pytest
 from fedpurel_app.errors import AttemptError, DiskFullError, RunError
 from fedpurel_app.reporting.console import show_lines
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.strategies import FedPuReL
 from tests.support import run_tiny, timeless
 from tests.test_run import Killed, kill_at
 
@@ -142,7 +143,8 @@ def test_a_site_that_was_told_so_begins_afresh_and_is_counted(tmp_path, caplog):
     assert len(list(state.rglob("*.refused-damaged-1"))) == 1
 
 
-def test_a_fallback_that_does_not_exist_is_refused(tmp_path):
+def test_a_fallback_that_does_not_exist_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(FedPuReL.__init__.__kwdefaults__, "connect_timeout", 0.1)
     with pytest.raises(RunError, match="0 of 5 sites"):
         run_tiny(tmp_path, grid={"node": {"private-fallback": "afresh"}})
 

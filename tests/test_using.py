@@ -206,7 +206,8 @@ def test_merged_lora_is_loaded_by_name_and_file_and_in_both_towers(run, capsys, 
     clip = open_clip.create_model("demo-with-lora", pretrained=weights).eval()
     model = load_trained(run("lora").path)
     backbone, prompts = load_backbone("demo", CPU), model.experiment.host.prompts
-    rows = [[backbone.tokenizer.start, *backbone.tokenizer.encode(text), backbone.tokenizer.end] for text in prompts]
+    tokenizer = backbone.tokenizer
+    rows = [[tokenizer.start, *ids, tokenizer.end] for ids in tokenizer.encode_all(prompts)]
     tokens = torch.tensor([row + [0] * (24 - len(row)) for row in rows])
     with torch.no_grad():
         text = clip.encode_text(tokens, normalize=True)

@@ -44,7 +44,7 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
         settled = there == before and there > 0 and not number
         if settled or (number and there >= wanted) or late:
             refresh()
-            if len(roster.present) >= wanted or late:
+            if len(roster.present) >= wanted or late or roster.refusals:
                 break
         before = there
         time.sleep(_POLL)
