@@ -337,7 +337,7 @@ def test_a_simulated_site_on_a_machine_without_the_run_folder_says_so_before_it_
     with pytest.raises(StateError, match="does not see the run folder"):
         site.Site(tiny_config(tmp_path), node).train_private(arrays, elsewhere)
     assert not (tmp_path / "absent").exists()
-    for harmless in ({"personal_rounds": 0}, {"algorithm": "fedavg"}, {"state_dir": str(tmp_path / "own")}):
+    for harmless in ({"algorithm": "fedavg"}, {"state_dir": str(tmp_path / "own")}):
         site.Site(tiny_config(tmp_path, **harmless), node).train_global(arrays, elsewhere)
 
 
