@@ -273,13 +273,15 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path, index):
 
 @pytest.mark.parametrize("init", ["independent", "global"])
 def test_the_first_private_branch_is_what_was_asked_for(tmp_path, init):
-    from fedpurel_app.models.peft import parameters_of
+    from fedpurel_app.models.peft import load_parameters, parameters_of
     from fedpurel_app.records import Instruction
 
     node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
     one = site.Site(tiny_config(tmp_path, private_init=init, peft="adapter"), node)
-    shared = {name: value.numpy() + 1 for name, value in parameters_of(one.experiment.new_branch("global")).items()}
-    branch = parameters_of(one._private_branch(shared, Instruction("personal", 1, "e")))
+    module = one.experiment.new_branch("global")
+    shared = {name: value + 1 for name, value in parameters_of(module).items()}
+    load_parameters(module, shared)
+    branch = parameters_of(one._private_branch(module, Instruction("personal", 1, "e")))
     own = parameters_of(one.experiment.new_branch("private"))
     assert any(not np.array_equal(own[name], shared[name]) for name in own)
     for name, value in branch.items():
