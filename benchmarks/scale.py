@@ -169,7 +169,15 @@ def draw(found: dict[str, list[Row]], path: Path) -> None:
             }
         for colour, (label, points) in zip(colours, series.items(), strict=False):
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=label)
-        axes.set(xscale="log", yscale="log", xlabel={"ranks": "LoRA rank"}.get(sweep, sweep))
+        axes.set(xscale="log", xlabel={"ranks": "LoRA rank"}.get(sweep, sweep))
+        axes.set_xticks(
+            sorted({row[sweep] for row in rows}), [f"{size:,}" for size in sorted({r[sweep] for r in rows})]
+        )
+        axes.minorticks_off()
+        if sweep == "ranks":  # with which the time hardly grows
+            axes.set_ylim(0, 1.1 * max(row["global_visit_ms"] for row in rows))
+        else:
+            axes.set_yscale("log")
         axes.set(ylabel="CPU seconds" if sweep == "sites" else "CPU milliseconds of a visit")
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)

@@ -36,7 +36,7 @@ RULES = {
     "errors": (set(), set()),
     "processes": (set(), {"psutil"}),
     "flower_run": ({"config", "processes"}, set()),
-    "conductor": ({"flower_run", "reporting"}, set()),
+    "conductor": ({"flower_run", "processes", "reporting"}, set()),
     "remote": ({"flower_run", "processes"}, set()),
     "remote_command": ({"config", "presets", "reporting", "run_command", "remote"}, {"rich"}),
     "run_command": (
