@@ -185,7 +185,7 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
         with LiveView(Console()) as view:
             status = conductor.run(view.update)
     except KeyboardInterrupt:
-        mark(folder, config, "stopped", "interrupted by the user")
+        _mark(folder, config, "stopped", "interrupted by the user")
         if (folder.summary() or {}).get("outcome") == "completed":  # it was quicker
             return _outcome(folder, "finished:completed", expect)
         print("\nstopped. ", file=sys.stderr, end="")
@@ -195,21 +195,12 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
         status = str(error)
         raise
     finally:
-        mark(folder, config, "failed", f"Flower ended the run: {status}")
+        _mark(folder, config, "failed", f"Flower ended the run: {status}")
     return _outcome(folder, status, expect)
 
 
-def mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
-    """Write an outcome where the server could not.
-
-    Parameters
-    ----------
-    folder : RunFolder
-    config : RunConfig
-    outcome : {"stopped", "failed"}
-    error : str
-        The reason.
-    """
+def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
+    """Write an outcome where the server could not."""
     if folder.summary() is not None:
         return
     from fedpurel_app.algorithms import ALGORITHMS  # loads torch, which a run that went well never needs here
