@@ -13,10 +13,10 @@ def make_authority(folder: Path, name: str) -> Path:
     return folder / f"{name}.crt"
 
 
-def make_certificate(folder: Path, authority: str, name: str) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1, signed by an authority; gives it and its key."""
+def make_certificate(folder: Path, authority: str, name: str, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    """Make a certificate for an IP address, signed by an authority; gives it and its key."""
     request, key, made, names = (folder / f"{name}.{end}" for end in ("csr", "key", "pem", "ext"))
-    names.write_text("subjectAltName=IP:127.0.0.1\n")
+    names.write_text(f"subjectAltName=IP:{address}\n")
     _call("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
     _call("openssl", "x509", "-req", "-in", request, "-CA", folder / f"{authority}.crt", "-CAkey",
           folder / f"{authority}.key", "-CAcreateserial", "-days", "2", "-extfile", names, "-out", made)  # fmt: skip

@@ -43,10 +43,16 @@ class Federation:
         For certificates, keys, the database, logs, and every process's own home.
     nodes : mapping of str to mapping
         Node config of every site.
+    host : str
+        Address that the SuperLink listens on.
+    recorded : bool
+        Put a recorder between every site and the SuperLink.
     """
 
-    def __init__(self, folder: Path, nodes: Mapping[str, Mapping[str, Any]]) -> None:
-        self.folder, self.nodes = folder, nodes
+    def __init__(
+        self, folder: Path, nodes: Mapping[str, Mapping[str, Any]], host: str = HOST, recorded: bool = True
+    ) -> None:
+        self.folder, self.nodes, self.host, self.recorded = folder, nodes, host, recorded
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.recorders: dict[str, Recorder] = {}
         self.ports = dict(zip(("link", *nodes), free_ports(len(nodes) + 1), strict=True))
@@ -54,7 +60,7 @@ class Federation:
         self.secret = folder / "secret.bin"
         self.secret.write_bytes(secrets.token_bytes(32))
         self.authority = make_authority(folder, "ca")
-        self.certificate = make_certificate(folder, "ca", "link")
+        self.certificate = make_certificate(folder, "ca", "link", host)
         self.keys = {name: make_key(folder, name) for name in nodes}
 
     # --- as a whole -------------------------------------------------------------------------------------------------
@@ -73,7 +79,8 @@ class Federation:
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._register, self.nodes))
         for name in self.nodes:
-            self.recorders[name] = Recorder(self.ports["link"], self.authority, *self.certificate)
+            if self.recorded:
+                self.recorders[name] = Recorder(self.ports["link"], self.authority, *self.certificate)
             self.start_node(name)
 
     def stop(self) -> None:
@@ -93,27 +100,28 @@ class Federation:
     def start_link(self) -> None:
         """Start the SuperLink, again on the same database."""
         certificate, key = self.certificate
-        self.spawn("link", "flower-superlink", "--isolation", "process", "--host", HOST, "--port", self.ports["link"],
-                   "--ssl-ca-certfile", self.authority, "--ssl-certfile", certificate, "--ssl-keyfile", key,
-                   "--enable-supernode-auth", "--superexec-auth-secret-file", self.secret,
+        self.spawn("link", "flower-superlink", "--isolation", "process", "--host", self.host,
+                   "--port", self.ports["link"], "--ssl-ca-certfile", self.authority, "--ssl-certfile", certificate,
+                   "--ssl-keyfile", key, "--enable-supernode-auth", "--superexec-auth-secret-file", self.secret,
                    "--database", self.folder / "state.db")  # fmt: skip
+        self.until(self.link_answers, "the SuperLink to answer", 120)
+
+    def link_answers(self) -> bool:
+        """Whether the SuperLink is there, over TLS."""
         context = ssl.create_default_context(cafile=str(self.authority))
         direct = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
-
-        def healthy() -> bool:
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                return direct.open(f"https://{self._address('link')}/health", timeout=5).status == 200
-            return False
-
-        self.until(healthy, "the SuperLink to answer", 120)
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            return direct.open(f"https://{self._address('link')}/health", timeout=5).status == 200
+        return False
 
     def start_node(self, name: str) -> None:
-        """Start a site's SuperNode, behind its recorder, and its SuperExec."""
+        """Start a site's SuperNode, behind its recorder if there is one, and its SuperExec."""
+        link = f"{HOST}:{self.recorders[name].port}" if name in self.recorders else self._address("link")
         config = " ".join(f"{key}={to_toml(value)}" for key, value in self.nodes[name].items())
         self.spawn(name, "flower-supernode", "--isolation", "process", "--host", HOST, "--port", self.ports[name],
-                   "--superlink", f"{HOST}:{self.recorders[name].port}", "--root-certificates", self.authority,
+                   "--superlink", link, "--root-certificates", self.authority,
                    "--auth-supernode-private-key", self.keys[name], "--superexec-auth-secret-file", self.secret,
                    "--node-config", config)  # fmt: skip
         self.spawn(f"{name}-exec", "flower-superexec", "--insecure", "--runtime-api-address", self._address(name),
@@ -129,7 +137,7 @@ class Federation:
         executable = Path(sysconfig.get_path("scripts")) / str(command[0])
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
-                [str(executable), *map(str, command[1:])],
+                [*self._enter(name), str(executable), *map(str, command[1:])],
                 cwd=self.folder,
                 env=self._environment(name),
                 stdin=subprocess.DEVNULL,
@@ -164,6 +172,11 @@ class Federation:
             return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
         return []
 
+    def is_at_work(self, name: str, folder: Path) -> bool:
+        """Whether a site works for the round that is on in a run folder."""
+        began = (folder / "rounds.jsonl").stat().st_mtime
+        return any(one.create_time() > began for one in self.app_processes(name))
+
     # --- runs -------------------------------------------------------------------------------------------------------
 
     def submit(self, settings: Mapping[str, Any]) -> str:
@@ -189,7 +202,8 @@ class Federation:
 
     def flwr(self, *arguments: str) -> dict[str, Any]:
         """Run a ``flwr`` command that answers in JSON."""
-        command = [str(Path(sysconfig.get_path("scripts")) / "flwr"), *arguments, "--format", "json"]
+        flwr = Path(sysconfig.get_path("scripts")) / "flwr"
+        command = [*self._enter("user"), str(flwr), *arguments, "--format", "json"]
         result = subprocess.run(
             command, cwd=self.folder, env=self._environment("user"), capture_output=True, text=True, timeout=300
         )
@@ -211,8 +225,12 @@ class Federation:
     def _register(self, name: str) -> None:
         self.flwr("supernode", "register", f"{self.keys[name]}.pub", CONNECTION, "--name", name)
 
+    def _enter(self, name: str) -> list[str]:
+        """Give what a process's command line begins with, to run elsewhere; it must replace itself by the rest."""
+        return []
+
     def _address(self, name: str) -> str:
-        return f"{HOST}:{self.ports[name]}"
+        return f"{self.host if name == 'link' else HOST}:{self.ports[name]}"
 
     def _environment(self, name: str) -> dict[str, str]:
         scripts = sysconfig.get_path("scripts")  # a SuperExec starts Flower's commands by name
@@ -226,8 +244,8 @@ class Federation:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
             "OMP_NUM_THREADS": "1",  # decides the last bits
-            "NO_PROXY": HOST,
-            "no_proxy": HOST,
+            "NO_PROXY": f"{HOST},{self.host}",
+            "no_proxy": f"{HOST},{self.host}",
         }
 
     def _signal(self, name: str, number: int) -> None:

@@ -156,11 +156,7 @@ def test_a_run_outlives_its_link_a_node_and_its_server(federation, whole):
         return folder.rounds()[number]
 
     def at_work(who):
-        """Wait for a site to work for the round that is on."""
-        began = (folder.path / "rounds.jsonl").stat().st_mtime
-        federation.until(
-            lambda: any(one.create_time() > began for one in federation.app_processes(who)), f"{who} to work", PATIENCE
-        )
+        federation.until(lambda: federation.is_at_work(who, folder.path), f"{who} to work", PATIENCE)
 
     reach(2)
     at_work("south")  # round 3
