@@ -15,6 +15,14 @@ from typing import Any
 
 from fedpurel_app.files import home, write_atomically
 
+_cache: Path | None = None
+
+
+def keep_in(cache: Path) -> None:
+    """Choose the cache folder of this process, else ``cache`` of :func:`~fedpurel_app.files.home`."""
+    global _cache
+    _cache = cache
+
 
 def remembered(key: str, find: Callable[[], Any]) -> Any:
     """Give a fact from the memory on disk, or find it out and keep it.
@@ -28,12 +36,12 @@ def remembered(key: str, find: Callable[[], Any]) -> Any:
 
     Notes
     -----
-    The memory lies in ``cache/facts`` of :func:`~fedpurel_app.files.home`, readable by its owner alone. What is damaged
-    is found out anew; a full disk costs time, nothing else.
+    The memory lies in ``facts`` of the cache (see :func:`keep_in`), readable by its owner alone. What is damaged is
+    found out anew; a full disk costs time, nothing else.
     """
-    folder = home() / "cache" / "facts"
+    folder = (_cache or home() / "cache") / "facts"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         kept = json.loads(path.read_text("utf-8"))
         if kept["key"] == key:
             return kept["fact"]

@@ -21,12 +21,12 @@ from fedpurel_app import attempts
 from fedpurel_app.attempts import Attempt
 from fedpurel_app.errors import DamagedError, StateError, UnusableBranchError
 from fedpurel_app.files import drop_leftovers, make_folders, sync_folder, write_atomically
+from fedpurel_app.naming import SAFE_NAME
 from fedpurel_app.sealing import Key, is_sealed, seal, sealed_facts, unseal
 from fedpurel_app.tensor_file import Facts, dump, facts_of, parse, read_bytes
 
 SCHEMA = 1
 _FILE = re.compile(r"private-([0-9]{6,})\.safetensors")  # other files in the folder are not ours
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ELSE = "Else start a new experiment, or let this site begin afresh: --node-config 'private-fallback=\"fresh\"'."
 _MISPLACED = "It was left as it is. Move it to where it belongs, or fix state-dir."
 _SET_ASIDE = ("damaged", "older-version")  # reasons to rename: nobody can use these as they are
@@ -56,7 +56,7 @@ class PrivateStore:
         self, root: Path, experiment_id: str, site: str, attempt: Attempt | None = None, key: Key | None = None
     ) -> None:
         for kind, name in (("experiment id", experiment_id), ("site name", site)):
-            if not _SAFE_NAME.fullmatch(name):
+            if not re.fullmatch(SAFE_NAME, name):
                 raise StateError(f'{kind} "{name}": use 1 to 64 letters, digits, ".", "_" or "-".')
         self._identity: Facts = {"schema": SCHEMA, "experiment": experiment_id, "site": site}
         self._experiment_id, self._attempt, self._key = experiment_id, attempt or Attempt(), key

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedpurel_app import facts
 from fedpurel_app.attempts import Attempt
 from fedpurel_app.config import NODE_EXAMPLE, RunConfig, load_config, load_node_config
 from fedpurel_app.errors import ConfigError, RunError, StateError, UnusableBranchError
@@ -74,8 +75,11 @@ class Site:
         self.index, self.sites = (0, 1) if self._own else (self.node.partition_id, self.node.num_partitions)
         self.sites = self.sites if self._own else self.config.num_sites or self.sites
         self.name = self.node.site or f"site-{self.index:0{len(str(self.sites - 1))}d}"
-        cache = home() if self.simulated or not self.node.state_dir else Path(self.node.state_dir).expanduser()
-        self.experiment = _experiment(self.config, cache / "cache", self._own)
+        # No experiment can have a name that begins with a dot.
+        own_disk = bool(self.node.state_dir) and not self.simulated
+        cache = Path(self.node.state_dir) / ".cache" if own_disk else home() / "cache"
+        facts.keep_in(cache)
+        self.experiment = _experiment(self.config, cache, self._own)
         self._features_before = self.experiment.feature_seconds
 
     # --- messages ---------------------------------------------------------------------------------------------------
@@ -158,6 +162,8 @@ class Site:
                 f'This node brings data of its own, and the run\'s dataset = "{config.dataset}" is dealt out: start '
                 "the node with 'partition-id=0 num-partitions=3' as well, or run with dataset = \"sites\"."
             )
+        if self._own and config.dataset == "features" and not config.classes:
+            problems.append("The files of all sites must have the same classes: let the run name them, `classes`.")
         if self._own and config.dataset == "features" and config.imbalance_factor != 1:
             problems.append("Sites with data of their own use all of it: run with imbalance-factor = 1.")
         if not self._own and config.dataset == "sites":
@@ -235,7 +241,7 @@ class Site:
         if not folder and self.simulated:
             folder = self.config.state_dir or _shared(instruction.simulation_dir)
         root = Path(folder).expanduser() if folder else home() / "private"
-        key = read_key(Path(self.node.key_file).expanduser()) if self.node.key_file else None
+        key = read_key(Path(self.node.key_file)) if self.node.key_file else None
         attempt = Attempt(instruction.attempt, instruction.token)
         return PrivateStore(root, instruction.experiment_id, self.name, attempt, key)
 

@@ -10,6 +10,7 @@ from fedpurel_app import facts
 @pytest.fixture
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPUREL_HOME", str(tmp_path))
+    monkeypatch.setattr(facts, "_cache", None)
     return tmp_path
 
 
@@ -31,7 +32,10 @@ def test_a_fact_is_found_out_once_and_looks_the_same_ever_after(own_home):
 def test_a_damaged_memory_is_made_anew(own_home):
     facts.remembered("k", lambda: 1)
     (path,) = (own_home / "cache" / "facts").iterdir()
-    path.write_text("{")
+    for damage in ("[]", "{}", "{"):
+        path.write_text(damage)
+        assert facts.remembered("k", lambda: 2) == 2
+    path.unlink()
     assert facts.remembered("k", lambda: 2) == 2 == facts.remembered("k", lambda: 3)
 
 

@@ -40,6 +40,7 @@ def run(tmp_path, nodes, **changes):
 
 
 def test_a_run_without_data_at_the_server(tmp_path, nodes, home):
+    before = set(home.rglob("*.npy"))
     folder = run(tmp_path, nodes)
     summary = folder.summary()
     assert summary["outcome"] == "completed" and summary["rounds"] == 3
@@ -50,8 +51,10 @@ def test_a_run_without_data_at_the_server(tmp_path, nodes, home):
     assert last["sites"]["global"]["many"] is None and last["sites"]["global"]["balancedness"] is None  # totals alone
     for name in HELD:  # its own disk
         assert list((tmp_path / f"{name}-state").rglob("private-*.safetensors"))
-        assert list((tmp_path / f"{name}-state" / "cache").iterdir())
-    assert not (folder.path / "private").exists() and not (home / "cache").joinpath("image-features").exists()
+        assert list((tmp_path / f"{name}-state" / ".cache").glob("*.npy"))
+    assert not (folder.path / "private").exists()
+    new = set(home.rglob("*.npy")) - before
+    assert {len(np.load(path)) for path in new} <= {len(NAMES)}, "the server's text features, and no site's images"
 
 
 def test_counts_of_classes_leave_when_run_and_site_agree(tmp_path, nodes):
@@ -77,7 +80,8 @@ def test_a_site_of_strange_classes_is_left_out_and_the_run_goes_on(tmp_path, nod
 
 
 def test_feature_files_of_a_federation_without_a_backbone(tmp_path):
-    config = settings(tmp_path, dataset="features", classes="", peft="text-residual") | {"imbalance-factor": 1}
+    config = settings(tmp_path, dataset="features", peft="text-residual") | {"imbalance-factor": 1}
+    config["classes"] = ", ".join(f"class {label}" for label in range(6))
     nodes = [
         {"site": name, "data": str(tiny_features(tmp_path / f"{name}.npz", per_class=10 + seed, seed=0))}
         for seed, name in enumerate(("a", "b"))
@@ -118,6 +122,13 @@ def test_features_of_the_run_s_backbone(tmp_path):
         ({}, {"site": "a", "data": "/x", "state_dir": "/y"}, 'unknown key "state_dir".*Did you mean "state-dir"'),
         ({}, {"site": "a", "dataset-path": "/x"}, "dataset-path belongs to the settings of the run"),
         ({"dataset": "shapes", "classes": ""}, {"site": "a", "data": "/x"}, 'or run with dataset = "sites"'),
+        (
+            {"dataset": "features", "classes": "", "dataset-path": "/x", "peft": "adapter"},
+            {"site": "a", "data": "/x"},
+            "let the run name them",
+        ),
+        ({}, {"site": "a", "data": "x"}, "data = 'x' in the node config: .*must be an absolute path"),
+        ({"classes": "a_b, a b"}, {"site": "a", "data": "/x"}, "needs the names of all classes, each once"),
         ({"classes": "cat"}, {"site": "a", "data": "/x"}, 'dataset = "sites" needs the names of all classes'),
         ({"alpha": 0.1}, {"site": "a", "data": "/x"}, 'alpha has no use with dataset = "sites"'),
         ({"imbalance-factor": 10.0}, {"site": "a", "data": "/x"}, "imbalance-factor = 10 has no use"),

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedpurel_app.naming import SAFE_NAME
+
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -177,9 +179,7 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = _field(0, "fixes data, sites, cohorts and every draw", "Run")
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "auto = cuda where there is one")
     out: str = _field("", "run folder, an absolute path; empty = a dated folder under ~/fedpurel/runs")
-    experiment_id: str = Field(
-        "", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$", description="names private branches; empty = made anew"
-    )
+    experiment_id: str = Field("", pattern=f"^({SAFE_NAME})?$", description="names private branches; empty = made anew")
     state_dir: str = _field("", "simulation: folder of private branches; empty = in the run folder")
     resume_from: str = _field("", "run folder to continue, an absolute path")
 

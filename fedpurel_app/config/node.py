@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedpurel_app.config.model import key_of
 from fedpurel_app.config.text import known_keys
 from fedpurel_app.errors import ConfigError
+from fedpurel_app.naming import SAFE_NAME
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+def _absolute(path: str) -> str:
+    """Expand "~", and refuse a path that depends on where a process was started."""
+    if path and not Path(path).expanduser().is_absolute():
+        raise ValueError("must be an absolute path: the processes that read it have folders of their own")
+    return str(Path(path).expanduser()) if path else ""
+
+
+NodePath = Annotated[str, AfterValidator(_absolute)]
 NODE_EXAMPLE = '--node-config \'site="hospital-a" data="/data/a" state-dir="/var/lib/fedpurel"\''
 
 
@@ -24,7 +34,8 @@ class NodeConfig(BaseModel):
     site : str
         Stable name of the site, 1 to 64 letters, digits, ".", "_" and "-".
     data : str
-        Its data: with ``partition-id`` its copy of the run's data set, otherwise data of its own.
+        Its data, an absolute path as all others: with ``partition-id`` its copy of the run's data set, otherwise its
+        own.
     state_dir : str
         Folder of its private branch and of its feature cache.
     pretrained : str
@@ -44,12 +55,12 @@ class NodeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", alias_generator=key_of)
 
-    site: Annotated[str, Field(pattern=_NAME)] | None = None
-    data: str = ""
-    state_dir: str = ""
-    pretrained: str = ""
+    site: Annotated[str, Field(pattern=f"^{SAFE_NAME}$")] | None = None
+    data: NodePath = ""
+    state_dir: NodePath = ""
+    pretrained: NodePath = ""
     share_class_counts: bool = True
-    key_file: str = ""
+    key_file: NodePath = ""
     private_fallback: Literal["refuse", "fresh"] = "refuse"
     partition_id: int = -1
     num_partitions: int = 0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.files import names_weights
+from fedpurel_app.naming import plain_name
 
 
 class Rule(NamedTuple):
@@ -76,7 +77,7 @@ def _site_rules(config: RunConfig) -> list[Rule]:
     return [
         _rule(
             "dataset classes",
-            sites and (len(names) < 2 or len({name.casefold() for name in names}) < len(names)),
+            sites and (len(names) < 2 or len({plain_name(name) for name in names}) < len(names)),
             f'dataset = "sites" needs the names of all classes, each once; classes = "{config.classes}". Example: '
             "classes = 'cat, dog, polar bear'.",
         ),
@@ -203,7 +204,14 @@ def _privacy_rules(config: RunConfig) -> list[Rule]:
         "local-epsilon": local,
     }
     cohort = max(1, int(config.fraction_train * config.num_sites))
+    clips = config.aggregation == "norm-clipping" or config.privacy != "none"
     return [
+        _rule(
+            "shares aggregation privacy",
+            config.shares == "lora-a" and clips,
+            'shares = "lora-a" cannot be clipped: B is zero at first, hence the first update of A, by which Flower '
+            'divides. Use shares = "all", or aggregation = "median" and privacy = "none".',
+        ),
         *(
             _rule(
                 f"aggregation privacy {key}",

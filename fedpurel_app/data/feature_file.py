@@ -35,7 +35,7 @@ def load_features(path: str, max_per_class: int) -> Source:
     """
     if not path:
         raise DataError('dataset = "features" needs dataset-path: an .npz file of precomputed features.')
-    parts, names, arrays = _read(Path(path), ("train", "test"), texts=True)
+    parts, names, arrays = _read(Path(path), "dataset-path", ("train", "test"), texts=True)
     classifier = TextClassifier(_floats(arrays["text_features"]), float(arrays["logit_scale"]))
     return Source("features", tuple(names), PLAIN_TEMPLATE, parts["train"], parts["test"], classifier=classifier)
 
@@ -61,21 +61,21 @@ def read_features(path: Path) -> tuple[dict[str, FeatureSplit], list[str]]:
     DataError
         Naming everything that is wrong with the file.
     """
-    parts, names, _ = _read(path, ("train",), texts=False)
+    parts, names, _ = _read(path, "data", ("train",), texts=False)
     return parts, names
 
 
 def _read(
-    path: Path, needed: tuple[str, ...], texts: bool
+    path: Path, key: str, needed: tuple[str, ...], texts: bool
 ) -> tuple[dict[str, FeatureSplit], list[str], dict[str, npt.NDArray[Any]]]:
     """Read and check a file; give its parts, those needed at least, its class names and all its arrays."""
     if not path.is_file():
-        raise DataError(f'dataset-path = "{path}": no such file. It should be an .npz file of precomputed features.')
+        raise DataError(f'{key} = "{path}": no such file. It should be an .npz file of precomputed features.')
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f'dataset-path = "{path}": not a readable .npz file without pickles ({error}).') from error
+        raise DataError(f'{key} = "{path}": not a readable .npz file without pickles ({error}).') from error
     there = [part for part in ("train", "test") if part in needed or f"{part}_features" in arrays]
     problems = _check_features(arrays, there, texts)
     if problems:

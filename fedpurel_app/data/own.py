@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedpurel_app.data.feature_file import read_features
-from fedpurel_app.data.folders import labelled_files, subfolders
-from fedpurel_app.data.hub import read_parquet
+from fedpurel_app.data.folders import FileSplit, labelled_files, subfolders
+from fedpurel_app.data.parquet import read_parquet
 from fedpurel_app.data.source import PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split
 from fedpurel_app.errors import DataError
+from fedpurel_app.naming import listed, plain_name
+from fedpurel_app.seeding import derive_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,7 +74,8 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
         Those of the federation, in its order. The data may have any of them, and no other; case, and underscores for
         spaces, do not matter.
     seed : int
-        Deals every class out to training and test, four to one, where there is no test part.
+        Deals every class out to training and test, four to one, where there is no test part; by names of files, or
+        numbers of rows.
 
     Returns
     -------
@@ -91,7 +94,7 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     train = _renamed(parts["train"], label_of)
     test = _renamed(parts["test"], label_of) if "test" in parts else None
     if test is None:
-        kept, held_out = hold_out(train.labels, np.random.default_rng(seed))
+        kept, held_out = hold_out(train.labels, _identities(parts["train"]), seed)
         train, test = _some(train, kept), _some(train, held_out)
     if not len(train.labels):
         raise DataError(f'data = "{path}" holds no training image.')
@@ -100,60 +103,68 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     return Source("sites", names, PLAIN_TEMPLATE, train, test)
 
 
-def hold_out(labels: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+def hold_out(labels: Ints, identities: Sequence[str], seed: int) -> tuple[Ints, Ints]:
     """Deal rows out to training and test, class by class.
 
     Parameters
     ----------
     labels : ndarray of int64, shape (N,)
-    rng : numpy.random.Generator
+    identities : sequence of str, length N
+        What is dealt out by: as few rows as possible change sides when others come or go.
+    seed : int
 
     Returns
     -------
     (ndarray, ndarray) of int64
         Ascending row numbers. Of a class with n rows, ``n // 5`` are tested on; but one as soon as there are two.
     """
-    held_out = [
-        rng.permutation(rows)[: max(int(TEST_SHARE * len(rows)), int(len(rows) > 1))]
-        for rows in (np.flatnonzero(labels == label) for label in np.unique(labels))
-    ]
-    test = np.sort(np.concatenate([np.zeros(0, np.int64), *held_out]))
-    return np.setdiff1d(np.arange(len(labels)), test), test
+    lots = np.array([derive_seed(seed, name) for name in identities], np.int64)
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = max(int(TEST_SHARE * len(rows)), int(len(rows) > 1))
+        test[rows[np.argsort(lots[rows], kind="stable")[:count]]] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def _identities(split: Split) -> Sequence[str]:
+    return split.files if isinstance(split, FileSplit) else [str(row) for row in range(len(split.labels))]
 
 
 def _read(path: Path) -> tuple[Mapping[str, Split], list[str]]:
     """Read parts "train" and, if there is one, "test", and the names that their labels stand for."""
     if path.suffix == ".npz":
         return read_features(path)
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
+    folders, tables = subfolders(path), path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
+    if tables and any(labelled_files(path, folders).files):
+        raise DataError(
+            f'data = "{path}" holds parquet files and folders of images: give one of them a folder of its own.'
+        )
+    if tables:
         return read_parquet(path)
-    folders = subfolders(path)
     if not folders:
         what = "has no folders in it" if path.is_dir() else "does not exist"
         raise DataError(f'data = "{path}" {what}. It should be {_FORMS}.')
-    roots = {part: path / part for part in ("train", "test")} if "train" in folders else {"train": path}
+    # A class may be called "train": only nothing but these two, with folders in them, are parts.
+    in_parts = set(folders) <= {"train", "test"} and any(subfolders(path / part) for part in folders)
+    roots = {part: path / part for part in folders} if in_parts else {"train": path}
+    if "train" not in roots:
+        raise DataError(f'data = "{path}" has a test part and no folder "train". It should be {_FORMS}.')
     names = sorted({name for root in roots.values() for name in subfolders(root)})
-    return {part: labelled_files(root, names) for part, root in roots.items() if root.is_dir()}, names
+    return {part: labelled_files(root, names) for part, root in roots.items()}, names
 
 
 def _labels_of(path: str, own: Sequence[str], names: Sequence[str]) -> Ints:
     """Give the federation's label of each of a site's own classes."""
-    label_of = {_plain(name): label for label, name in enumerate(names)}
-    unknown = [name for name in own if _plain(name) not in label_of]
+    label_of = {plain_name(name): label for label, name in enumerate(names)}
+    unknown = [name for name in own if plain_name(name) not in label_of]
     if unknown:
+        hint = ' Folders "train" and "test" are parts only where there is no other.' if "train" in unknown else ""
         raise DataError(
-            f'data = "{path}" has classes that the federation does not know: {_some_of(unknown)}. Its classes are '
-            f"{_some_of(names)}: rename yours, or have the run's `classes` name them."
+            f'data = "{path}" has classes that the federation does not know: {listed(unknown, 10)}. Its classes are '
+            f"{listed(names, 10)}: rename yours, or have the run's `classes` name them.{hint}"
         )
-    return np.array([label_of[_plain(name)] for name in own], np.int64)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
-
-
-def _some_of(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return np.array([label_of[plain_name(name)] for name in own], np.int64)
 
 
 def _renamed(split: Split, label_of: Ints) -> Split:

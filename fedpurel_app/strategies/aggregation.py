@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import (
 
 from fedpurel_app.errors import RunError
 
-AT_CLIENT = ("client-fixed", "client-adaptive", "local")  # kinds of privacy that need a mod at the client
+NEEDS_MOD = ("client-fixed", "client-adaptive", "local")  # kinds of privacy that need a mod at the client
 _POPULATION = 1_000_000  # the account is kept without amplification by sampling: it only must not be below a cohort
 
 
@@ -62,7 +62,7 @@ class Aggregation:
     @property
     def needs_mod(self) -> bool:
         """Whether the client's part is done by one of Flower's mods."""
-        return self.privacy in AT_CLIENT
+        return self.privacy in NEEDS_MOD
 
     def strategy(self) -> Strategy:
         """Make the strategy, for a cohort of any size.

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedpurel_app.errors import RunError
 from fedpurel_app.metrics import pool
+from fedpurel_app.naming import listed
 from fedpurel_app.records import (
     ARRAYS,
     CONFIG,
@@ -27,7 +28,7 @@ from fedpurel_app.records import (
 )
 from fedpurel_app.strategies.connecting import refuse_other_parts, wait_for_sites
 from fedpurel_app.strategies.inner import refuse_idle, refuse_sampling, refuse_waiting
-from fedpurel_app.strategies.plain import Abilities, listed, sends_no_counts
+from fedpurel_app.strategies.plain import Abilities, sends_no_counts
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.replies import (

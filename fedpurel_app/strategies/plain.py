@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from logging import WARNING, getLogger
 
 from flwr.app import MessageType, MetricRecord
 
+from fedpurel_app.naming import listed
 from fedpurel_app.records import MODELS, PERSONALIZE
 
 logger = getLogger("flwr.fedpurel.strategy")
@@ -49,13 +50,3 @@ class Abilities:
 def sends_no_counts(metrics: MetricRecord) -> bool:
     """Tell whether an evaluation's metrics are not of the contract's form at all, as those of a FedAvg client."""
     return not any(f"{model}/{part}" in metrics for model in MODELS for part in ("correct", "total"))
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """Write names in one line.
-
-    >>> listed(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

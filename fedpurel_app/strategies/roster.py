@@ -11,9 +11,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedpurel_app.errors import AttemptError
+from fedpurel_app.naming import listed
 from fedpurel_app.records import CONFIG, DESCRIBE, Description, Instruction
 from fedpurel_app.seeding import derive_seed
-from fedpurel_app.strategies.plain import listed
 
 _UNREGISTERED = "No query function registered"
 

@@ -38,9 +38,69 @@ def test_without_a_test_part_a_fifth_of_every_class_is_held_out(tmp_path):
 
 def test_hold_out_deals_every_row_once():
     labels = np.array([3, 1, 3, 3, 1, 0, 3, 3, 3])
-    train, test = hold_out(labels, np.random.default_rng(0))
+    names = [f"{row}.png" for row in range(9)]
+    train, test = hold_out(labels, names, 0)
     assert sorted([*train, *test]) == list(range(9))
     assert np.bincount(labels[test], minlength=4).tolist() == [0, 1, 0, 1]
+
+
+def test_one_image_more_moves_at_most_one_other_to_the_other_side():
+    names = [f"{row}.png" for row in range(100)]
+    before = {names[row] for row in hold_out(np.zeros(100, np.int64), names, 0)[1]}
+    for new in ("a.png", "b.png", "c.png"):
+        more = sorted([*names, new])
+        after = {more[row] for row in hold_out(np.zeros(101, np.int64), more, 0)[1]}
+        assert len(before - after) <= 1 and len(after) == 20
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write_images(tmp_path, {"train": [1, 2], "dog": [3, 4]})
+    source = load_own(str(tmp_path), ("dog", "train"), 0)
+    assert sorted(colours(source.train) + colours(source.test)) == [1, 2, 3, 4]
+    with pytest.raises(DataError, match='"train" and "test" are parts only where there is no other'):
+        load_own(str(tmp_path), NAMES, 0)
+
+
+def test_parquet_parts_are_known_by_their_folders_too(tmp_path):
+    import datasets
+
+    for part, shades in (("train", (1, 2)), ("test", (3,))):
+        images = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in shades]
+        table = datasets.Dataset.from_dict({"image": images, "label": ["cat"] * len(shades)})
+        (tmp_path / part).mkdir()
+        table.cast_column("image", datasets.Image()).to_parquet(tmp_path / part / "0000.parquet")
+    alone = load_own(str(tmp_path / "train" / "0000.parquet"), NAMES, 0)
+    assert sorted(colours(alone.train) + colours(alone.test)) == [1, 2]
+    source = load_own(str(tmp_path), NAMES, 0)
+    assert (colours(source.train), colours(source.test)) == ([1, 2], [3])
+
+
+@pytest.mark.parametrize(
+    ("labels", "shades", "message"),
+    [
+        ([0, -1, 1], [1, 2, 3], "1 of 3 rows of the train part have a label outside 0 to 1"),
+        ([0, None, 1], [1, 2, 3], '1 rows have nothing in column "label"'),
+        (["cat", None, "dog"], [1, 2, 3], '1 rows have nothing in column "label"'),
+        ([0, 1, 1], [1, None, 3], '1 rows have nothing in column "image"'),
+    ],
+)
+def test_parquet_rows_without_a_label_or_an_image_are_refused(tmp_path, labels, shades, message):
+    import datasets
+
+    images = [None if shade is None else Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in shades]
+    table = datasets.Dataset.from_dict({"image": images, "label": labels}).cast_column("image", datasets.Image())
+    if not any(isinstance(label, str) for label in labels):
+        table = table.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    table.to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=message):
+        load_own(str(tmp_path), NAMES, 0)
+
+
+def test_parquet_beside_folders_of_images_is_refused(tmp_path):
+    write_images(tmp_path, {"cat": [1, 2]})
+    (tmp_path / "x.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="holds parquet files and folders of images"):
+        load_own(str(tmp_path), NAMES, 0)
 
 
 @pytest.mark.parametrize("labels", ["classes", "text"])

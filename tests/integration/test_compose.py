@@ -57,7 +57,7 @@ class Composed(Federation):
         command = list(self.services[name]["command"])
         if "--node-config" in command:
             site = name[-1]
-            parts = f'partition-id={SITES.index(site)} num-partitions={len(SITES)} dataset-path="{self.data(name)}"'
+            parts = f'partition-id={SITES.index(site)} num-partitions={len(SITES)} data="{self.data(name)}"'
             state = self.home(f"superexec-{site}") / "private"
             command[command.index("--node-config") + 1] = f'{parts} state-dir="{state}"'
         if "--port" in command:

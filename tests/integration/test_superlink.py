@@ -18,7 +18,7 @@ def federation(tmp_path_factory):
     with Federation(tmp_path_factory.mktemp("federation")) as one:
         for site in range(2):
             data = tiny_features(one.home(f"site-{site}") / "features.npz")
-            parts = f'partition-id={site} num-partitions=2 dataset-path="{data}"'
+            parts = f'partition-id={site} num-partitions=2 data="{data}"'
             one.add_node(f"site-{site}", f'{parts} state-dir="{data.parent}/private"')
         yield one
 
