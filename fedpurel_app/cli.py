@@ -144,6 +144,10 @@ def _name_model(command: argparse.ArgumentParser) -> None:
         type=Path,
         help="where that site keeps its private branch (default: the run's own)",
     )
+    command.add_argument("--key-file", metavar="FILE", type=Path, help="key that the site encrypts its branch with")
+    command.add_argument(
+        "--pretrained", metavar="FILE", type=Path, help="the backbone's weights here (default: where the run had them)"
+    )
 
 
 def _positive(text: str) -> int:
@@ -167,8 +171,9 @@ def _doctor(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> TrainedModel:
     from fedpurel_app.trained import load_trained  # loads torch
 
-    where = options.state_dir.expanduser().absolute() if options.state_dir else None
-    return load_trained(options.run.absolute(), options.site, where)
+    given = (options.state_dir, options.key_file, options.pretrained)
+    paths = (path.expanduser().absolute() if path else None for path in given)
+    return load_trained(options.run.absolute(), options.site, *paths)
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -43,6 +43,21 @@ class DamagedError(StateError):
     """A file's content is not what was written to it."""
 
 
+class LockedError(StateError):
+    """A file is encrypted with a key that was not given.
+
+    Parameters
+    ----------
+    message : str
+    key : str
+        Name of the key.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class UnusableBranchError(StateError):
     """A site's private branch is absent, damaged, foreign or of another version.
 

@@ -37,7 +37,7 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
     Parameters
     ----------
     model : TrainedModel
-        For a site, its two branches go into ``global/`` and ``private/``.
+        Two branches, as most sites have them, go into ``global/`` and ``private/``.
     out : Path
         Absent, or empty.
 
@@ -59,7 +59,7 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
             raise StateError(f"{out} is not an empty folder, and nothing is overwritten: choose another one.")
         written: list[Path] = []
         for role, branch in model.branches.items():
-            folder = out / role if model.site else out
+            folder = out / role if len(model.branches) > 1 else out
             folder.mkdir(parents=True, exist_ok=True, mode=0o700 if model.site else 0o755)
             for name, content in _files(model, branch).items():
                 # A private branch stays its owner's: whoever exports it decides who may read it.
@@ -102,7 +102,8 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         "backbone": None if host.backbone is None else config.backbone,
         "class_names": list(host.class_names),
         "logit_scale": host.logit_scale,
-        "logits": "normalise(f) @ weights.T" + (", summed over the folders global and private" if model.site else ""),
+        "logits": "normalise(f) @ weights.T"
+        + (", summed over the folders global and private" if len(model.branches) > 1 else ""),
         "image_features": _USE[image_side],
     }
     files["export.json"] = (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()

@@ -26,6 +26,7 @@ from fedpurel_app.sealing import Key, is_sealed, seal, sealed_facts, unseal
 from fedpurel_app.tensor_file import Facts, dump, facts_of, parse, read_bytes
 
 SCHEMA = 1
+KEPT = "kept/"  # before the names of a global branch's parameters that a site keeps to itself
 _FILE = re.compile(r"private-([0-9]{6,})\.safetensors")  # other files in the folder are not ours
 _ELSE = "Else start a new experiment, or let this site begin afresh: --node-config 'private-fallback=\"fresh\"'."
 _MISPLACED = "It was left as it is. Move it to where it belongs, or fix state-dir."

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedpurel_app.errors import ConfigError, DamagedError, StateError
+from fedpurel_app.errors import ConfigError, DamagedError, LockedError
 
 _MAGIC = b"fedpurel sealed 1\n"
 _CIPHER = "AES-256-GCM"
@@ -56,26 +56,33 @@ def make_key_file(path: Path) -> Key:
     return Key(secret)
 
 
-def read_key(path: Path) -> Key:
+def read_key(path: Path, option: str = "") -> Key:
     """Read a key file.
+
+    Parameters
+    ----------
+    path : Path
+    option : str
+        The command line's option that names it, for the messages, where it is only to read what was sealed; empty: it
+        is named in a node config.
 
     Raises
     ------
     ConfigError
         When it is absent, open to others, of another length, or the package for it is not installed.
     """
-    given = f'key-file = "{path}"'
+    given = f"{option} {path}" if option else f'key-file = "{path}"'
+    # A new key opens nothing that another one sealed.
+    instead = "Give the one that the site was started with." if option else f"Make one: fedpurel keygen {path}"
     try:
         others = stat.S_IMODE(path.stat().st_mode) & 0o077
         secret = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{given}: cannot be read ({error.strerror}). Make one: fedpurel keygen {path}") from error
+        raise ConfigError(f"{given}: cannot be read ({error.strerror}). {instead}") from error
     if others:
         raise ConfigError(f"{given}: others than its owner may use it. Close it: chmod 600 {path}")
     if len(secret) != _SIZE:
-        raise ConfigError(
-            f"{given}: {len(secret)} bytes, a key has {_SIZE} random ones. Make one: fedpurel keygen {path}"
-        )
+        raise ConfigError(f"{given}: {len(secret)} bytes, a key has {_SIZE} random ones. {instead}")
     _cipher(secret)
     return Key(secret)
 
@@ -111,15 +118,16 @@ def unseal(content: bytes, key: Key | None, path: Path) -> bytes:
     ------
     DamagedError
         When it is not what was sealed with this key.
-    StateError
+    LockedError
         When there is no key, or another one.
     """
     header, start = _header(content, path)
     if key is None or header["key"] != key.name:
         given = "without a key" if key is None else f"with key {key.name}"
-        raise StateError(
+        raise LockedError(
             f"{path} is encrypted with key {header['key']}, and this node was started {given}. Start it with the key "
-            "file it had: --node-config 'key-file=\"/path/to/it\"'."
+            "file it had: --node-config 'key-file=\"/path/to/it\"'.",
+            header["key"],
         )
     from cryptography.exceptions import InvalidTag
 

@@ -23,7 +23,7 @@ from fedpurel_app.errors import ConfigError, RunError, StateError, UnusableBranc
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
-from fedpurel_app.private_store import PrivateStore
+from fedpurel_app.private_store import KEPT, PrivateStore
 from fedpurel_app.records import RESTARTED, Arrays, Description, Instruction, counts_to_metrics
 from fedpurel_app.sealing import read_key
 from fedpurel_app.seeding import derive_seed
@@ -32,7 +32,6 @@ from fedpurel_app.training.local import global_step, residual_step, train
 
 logger = getLogger("flwr.fedpurel.client")
 
-_KEPT = "kept/"  # before the names of a global branch's parameters in a private file
 Metrics = dict[str, Any]
 Named = dict[str, npt.NDArray[np.float32]]
 
@@ -104,7 +103,7 @@ class Site:
         metrics = train(module, data, step, experiment.sgd("global"), self._order(instruction))
         trained = _numpy(module)
         if experiment.keeps_parts:
-            kept = {_KEPT + name: value for name, value in trained.items() if not experiment.is_shared(name)}
+            kept = {KEPT + name: value for name, value in trained.items() if not experiment.is_shared(name)}
             self._keep(kept | self._branch(instruction), instruction)
         shared = {name: value for name, value in trained.items() if experiment.is_shared(name)}
         return shared, self._reply(metrics, len(data.labels))
@@ -189,7 +188,7 @@ class Site:
         """Give the global branch: what the server sent, with what this site keeps of it to itself."""
         module = self.experiment.new_branch("global")
         own = {name: value for name, value in parameters_of(module).items() if not self.experiment.is_shared(name)}
-        own |= _tensors({name.removeprefix(_KEPT): value for name, value in self._kept(instruction).items()})
+        own |= _tensors({name.removeprefix(KEPT): value for name, value in self._kept(instruction).items()})
         load_parameters(module, own | _tensors(arrays))
         return module
 
@@ -204,11 +203,11 @@ class Site:
 
     def _branch(self, instruction: Instruction) -> Named:
         """Give the stored private branch; empty where there is none."""
-        return {name: value for name, value in self._stored(instruction).items() if not name.startswith(_KEPT)}
+        return {name: value for name, value in self._stored(instruction).items() if not name.startswith(KEPT)}
 
     def _kept(self, instruction: Instruction) -> Named:
         """Give what this site keeps of the global branch, under the names of the file; empty where it keeps nothing."""
-        return {name: value for name, value in self._stored(instruction).items() if name.startswith(_KEPT)}
+        return {name: value for name, value in self._stored(instruction).items() if name.startswith(KEPT)}
 
     def _stored(self, instruction: Instruction) -> Named:
         """Give this site's private state; empty where there is none yet, or none to use and this node goes on so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,25 +12,38 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedpurel_app.config import load_config
-from fedpurel_app.errors import StateError
+from fedpurel_app.config import RunConfig, load_config
+from fedpurel_app.errors import ConfigError, LockedError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.files import home
-from fedpurel_app.models.peft import PeftModule, Role, load_parameters
+from fedpurel_app.files import home, names_weights
+from fedpurel_app.models.peft import PeftModule, Role, load_parameters, parameters_of
 from fedpurel_app.models.peft.base import Logits
-from fedpurel_app.private_store import PrivateStore
+from fedpurel_app.private_store import KEPT, PrivateStore
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.sealing import read_key
+
+Named = Mapping[str, npt.NDArray[Any]]
+_WHY = {  # by the reason of an UnusableBranchError; a folder follows
+    "absent": "is not in",
+    "damaged": "is damaged, in",
+    "older-version": "was written by an older version of this app, in",
+    "newer-version": "was written by a newer version of this app, in",
+    "foreign": "is of another experiment, site or round, in",
+}
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A global model, alone or with a site's private branch.
 
+    Where sites keep parts of the global branch to themselves, it is a site's own.
+
     Attributes
     ----------
     experiment : Experiment
         What the run's settings determine.
     branches : dict of {"global", "private"} to PeftModule
+        The private one where the site has one.
     experiment_id : str
     round : int
         Of the checkpoint.
@@ -59,7 +72,13 @@ class TrainedModel:
         return [branch.frozen() for branch in self.branches.values()]
 
 
-def load_trained(run: Path, site: str = "", state_dir: Path | None = None) -> TrainedModel:
+def load_trained(
+    run: Path,
+    site: str = "",
+    state_dir: Path | None = None,
+    key_file: Path | None = None,
+    pretrained: Path | None = None,
+) -> TrainedModel:
     """Load what a run trained.
 
     Parameters
@@ -70,6 +89,10 @@ def load_trained(run: Path, site: str = "", state_dir: Path | None = None) -> Tr
         Name of a site, for its personalized model; empty for the global one.
     state_dir : Path, optional
         Folder of private branches: at a real site its ``state-dir``. In a simulation it is found by itself.
+    key_file : Path, optional
+        The key that the site encrypts its private branch with.
+    pretrained : Path, optional
+        The backbone's weights on this machine, where they are not at the run's own path.
 
     Returns
     -------
@@ -78,42 +101,96 @@ def load_trained(run: Path, site: str = "", state_dir: Path | None = None) -> Tr
     Raises
     ------
     StateError
-        When the folder holds no run or no checkpoint, the data set now has other classes, or there is no such site or
-        private branch.
+        When the folder holds no run or no checkpoint, the data set now has other classes, there is no such site or
+        private branch, it is encrypted with another key, or no place but the sites has the whole global model.
     ConfigError, DataError
-        When the backbone or the data set are not to be had any more.
+        When arguments are at odds, or the backbone or the data set are not to be had any more.
     """
+    if (state_dir or key_file) and not site:
+        raise ConfigError("--state-dir and --key-file are for a site's private branch: name the site, --site NAME.")
     folder = RunFolder.open(run)
-    # Where the run's GPU is not, a CPU will do.
-    config = load_config({**folder.read_json("config.json")["config"], "device": "auto"})
+    config = _settings(folder, pretrained)
     arrays, state = folder.read_checkpoint()
-    tensors: dict[Role, Mapping[str, npt.NDArray[Any]]] = {"global": arrays}
+    experiment = Experiment(config, home() / "cache")
+    keeps_parts = experiment.keeps_parts
+    stored: Named = {}
     if site:
         root = state_dir or (Path(config.state_dir) if config.state_dir else folder.path / "private")
-        tensors["private"] = _private_branch(state, site, root)
-    experiment = Experiment(config, home() / "cache")
+        stored = _private_state(state, site, root, key_file, keeps_parts)
+    elif keeps_parts:
+        raise StateError(
+            f'{run}: with shares = "{config.shares}" every site keeps a part of the global model to itself, and no '
+            f"place has the whole of it. Use a site's model: --site NAME, of {_listed(state['private_rounds'])}."
+        )
     _refuse_other_classes(folder, experiment)
+    kept = {name.removeprefix(KEPT): value for name, value in stored.items() if name.startswith(KEPT)}
+    tensors: dict[Role, Named] = {"global": {**kept, **arrays}}
+    if private := {name: value for name, value in stored.items() if not name.startswith(KEPT)}:
+        tensors["private"] = private
     branches = {}
     for role, named in tensors.items():
-        branches[role] = experiment.new_branch(role)
+        branch = branches[role] = experiment.new_branch(role)
+        # A site that took part in no global round has what it keeps as it was at first.
+        own = {name: value for name, value in parameters_of(branch).items() if not experiment.is_shared(name)}
+        start = own if role == "global" else {}
         try:
-            load_parameters(branches[role], {name: torch.from_numpy(value) for name, value in named.items()})
+            load_parameters(branch, start | {name: torch.from_numpy(value) for name, value in named.items()})
         except ValueError as error:
             raise StateError(f"{run}: the {role} parameters do not fit the run's own settings ({error}).") from error
     return TrainedModel(experiment, branches, str(state["experiment_id"]), int(state["round"]), site)
 
 
-def _private_branch(state: Mapping[str, Any], site: str, root: Path) -> Mapping[str, npt.NDArray[Any]]:
-    """Read the private branch that the checkpoint knows of."""
-    known, trained = sorted(state["roster"]), sorted(state["private_rounds"])
-    if site not in known:
-        raise StateError(f'the run has no site "{site}"; its sites: {", ".join(known) or "none"}.')
-    if site not in trained:
-        raise StateError(
-            f"{site} trained no private branch up to round {state['round']}: its model is the global one, without "
-            f"--site. Sites with a branch: {', '.join(trained) or 'none'}."
+def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
+    """Read a run's settings, with what another machine than the run's needs."""
+    # Where the run's GPU is not, a CPU will do.
+    settings = {**folder.read_json("config.json")["config"], "device": "auto"}
+    if settings["dataset"] == "sites":
+        settings["dataset-path"] = ""  # the server's own, if any; the names of the classes are in the settings
+    if pretrained is not None:
+        if not (pretrained.is_file() and names_weights(pretrained.name)):
+            raise ConfigError(f"--pretrained {pretrained}: no such file of weights (.safetensors, .pt, .pth or .bin).")
+        settings["pretrained"] = str(pretrained)
+    config = load_config(settings)
+    if config.dataset != "features" and names_weights(config.pretrained) and not Path(config.pretrained).is_file():
+        raise ConfigError(
+            f"the run's backbone comes from {config.pretrained}, which is not here: name your copy, --pretrained FILE."
         )
-    return PrivateStore(root, str(state["experiment_id"]), site).load(int(state["private_rounds"][site]))
+    return config
+
+
+def _private_state(state: Mapping[str, Any], site: str, root: Path, key_file: Path | None, keeps_parts: bool) -> Named:
+    """Read the private state that the checkpoint knows of; errors speak of the command line, not of a node."""
+    known, trained = state["roster"], state["private_rounds"]
+    if site not in known:
+        raise StateError(f'the run has no site "{site}"; its sites: {_listed(known)}.')
+    if site not in trained:
+        instead = "it has no model yet" if keeps_parts else "its model is the global one, without --site"
+        raise StateError(
+            f"{site} trained no private {'part' if keeps_parts else 'branch'} up to round {state['round']}: {instead}. "
+            f"Sites with one: {_listed(trained)}."
+        )
+    stamp, experiment_id = int(trained[site]), str(state["experiment_id"])
+    key = read_key(key_file, "--key-file") if key_file else None
+    store = PrivateStore(root, experiment_id, site, key=key)
+    branch = f"The private branch of round {stamp} of {site}"
+    try:
+        return store.load(stamp)
+    except LockedError as error:
+        given = f"which is not that of {key_file}" if key_file else "and none was given"
+        raise StateError(
+            f"{branch} is encrypted with key {error.key}, {given}. Give the site's own: --key-file FILE."
+        ) from error
+    except UnusableBranchError as error:
+        there = f" (there: {store.stamps() or 'none'})" if error.reason == "absent" else ""
+        advice = "Name the folder where the site keeps its branches, or a restored backup of it: --state-dir DIR."
+        if error.reason.endswith("version"):
+            advice = "Use that version."
+        place = root / experiment_id / site
+        raise StateError(f"{branch} {_WHY[error.reason]} {place}{there}. {advice}") from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _refuse_other_classes(folder: RunFolder, experiment: Experiment) -> None:

@@ -1,6 +1,7 @@
 """What a run left behind, in use: predictions, and files for other programs."""
 
 import json
+import shutil
 
 import numpy as np
 import open_clip
@@ -10,11 +11,15 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from fedpurel_app import cli
+from fedpurel_app.client_app import app as client_app
 from fedpurel_app.data import rendered
+from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft import FAMILIES
+from fedpurel_app.sealing import make_key_file
+from fedpurel_app.server_app import app as server_app
 from fedpurel_app.trained import load_trained
-from tests.support import run_tiny
+from tests.support import CLASS_NAMES, own_sites, run_app, run_tiny
 
 CPU = torch.device("cpu")
 SITES = ("site-0", "site-1", "site-2")
@@ -108,6 +113,114 @@ def test_a_private_branch_elsewhere_is_found_by_its_state_dir(run, images, capsy
     assert call(capsys, *arguments, "--state-dir", tmp_path / "state")[1] == expected
     code, _, err = call(capsys, *arguments, "--state-dir", tmp_path / "absent")
     assert code == 2 and "The private branch of round" in err and "absent" in err
+    assert "--state-dir DIR" in err and "node" not in err and "fallback" not in err
+    for option in ("--state-dir", "--key-file"):
+        code, _, err = call(capsys, "predict", "--run", folder.path, option, tmp_path, paths[0])
+        assert code == 2 and option in err and "name the site, --site NAME" in err
+
+
+def test_an_encrypted_branch_is_read_with_its_key(features_run, capsys, tmp_path):
+    keys = [tmp_path / name for name in ("right", "wrong")]
+    for path in keys:
+        make_key_file(path)
+    folder = run_tiny(tmp_path / "sealed", grid={"node": {"key-file": str(keys[0])}})
+    site = sorted(folder.read_checkpoint()[1]["private_rounds"])[0]
+    exported(capsys, folder, tmp_path / "sealed-out", "--site", site, "--key-file", keys[0])
+    exported(capsys, features_run, tmp_path / "out", "--site", site)
+    found, expected = (load_file(tmp_path / one / "private/parameters.safetensors") for one in ("sealed-out", "out"))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    for given, part in {
+        (): "and none was given. Give the site's own: --key-file FILE",
+        ("--key-file", keys[1]): f"which is not that of {keys[1]}",
+        ("--key-file", tmp_path / "absent"): f"--key-file {tmp_path / 'absent'}: cannot be read",
+    }.items():
+        code, _, err = call(capsys, "export", "--run", folder.path, "--site", site, *given, "--out", tmp_path / "no")
+        assert code == 2 and part in err and "node" not in err and "keygen" not in err, err
+
+
+def test_a_damaged_branch_is_no_talk_of_nodes(features_run, capsys, tmp_path):
+    site, stamp = sorted(features_run.read_checkpoint()[1]["private_rounds"].items())[0]
+    copy = shutil.copytree(features_run.path / "private", tmp_path / "state")
+    (damaged,) = copy.glob(f"*/{site}/private-{stamp:06d}.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    arguments = ("--site", site, "--state-dir", copy, "--out", tmp_path / "no")
+    code, _, err = call(capsys, "export", "--run", features_run.path, *arguments)
+    assert code == 2 and f"is damaged, in {damaged.parent}" in err and "--node-config" not in err
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedpurel"])
+def test_parts_that_a_site_keeps_to_itself_are_put_to_those_it_shares(tmp_path, images, capsys, algorithm, monkeypatch):
+    """The personalized model has the accuracy that the run reports: that of the site's own global branch, if alone."""
+    monkeypatch.setattr(rendered, "SHAPES_TEST", 2)
+    settings = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "imbalance_factor": 4, "num_sites": 3}
+    settings |= {"peft": "lora", "shares": "lora-a", "global_rounds": 2, "fraction_train": 1.0, "evaluate_every": 1}
+    folder = run_tiny(tmp_path, **settings, algorithm=algorithm)
+    paths, labels = images
+    code, _, err = call(capsys, "predict", "--run", folder.path, paths[0])
+    assert code == 2 and "no place has the whole of it" in err and "--site NAME, of site-0, site-1, site-2" in err
+    scores = {row["site"]: row for row in folder.read_csv("sites.csv")}
+    column = "global" if algorithm == "fedavg" else "personalized"
+    for site, rows in zip(SITES, folder.read_json("partition.json")["test"], strict=True):
+        arguments = ("--run", folder.path, "--site", site, "--json", *(paths[row] for row in rows))
+        code, out, err = call(capsys, "predict", *arguments)
+        assert code == 0, err
+        found = [one["classes"][0]["class"] for one in json.loads(out)["predictions"]]
+        names = load_trained(folder.path, site).class_names
+        correct = 100 * np.mean([name == names[labels[row]] for name, row in zip(found, rows, strict=True)])
+        assert correct == pytest.approx(float(scores[site][column]), abs=0.01)
+    private = max((folder.path / "private").glob("*/site-1/private-*.safetensors"))
+    kept = {name: value for name, value in load_file(private).items() if name.startswith("kept/")}
+    code, _, err = call(capsys, "export", "--run", folder.path, "--site", "site-1", "--out", tmp_path / "out")
+    assert code == 0, err
+    whole = tmp_path / "out" / ("" if algorithm == "fedavg" else "global")
+    parameters, facts = load_file(whole / "parameters.safetensors"), json.loads((whole / "export.json").read_text())
+    assert kept and all(torch.equal(parameters[name.removeprefix("kept/")], value) for name, value in kept.items())
+    assert ("summed" in facts["logits"]) == (algorithm == "fedpurel")
+    assert facts["site"] == "site-1" and (whole / "parameters.safetensors").stat().st_mode & 0o077 == 0
+
+
+def test_a_run_over_sites_is_used_without_their_data(tmp_path, images, capsys):
+    nodes = own_sites(tmp_path)
+    config = {"dataset": "sites", "classes": ", ".join(CLASS_NAMES), "global-rounds": 1, "personal-rounds": 1}
+    config |= {"fraction-train": 1.0, "out": str(tmp_path / "run")}
+    run_app(server_app, client_app, len(nodes), config, nodes=nodes)
+    north = ("--site", "north", "--state-dir", tmp_path / "north-state")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings["config"]["dataset-path"] = str(tmp_path / "test set of the server, elsewhere")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    for site in ((), north):
+        code, out, err = call(capsys, "predict", "--run", tmp_path / "run", *site, "--json", images[0][0])
+        assert code == 0, err
+        assert {one["class"] for one in json.loads(out)["predictions"][0]["classes"]} == set(CLASS_NAMES)
+        code, _, err = call(capsys, "export", "--run", tmp_path / "run", *site, "--out", tmp_path / f"out{len(site)}")
+        assert code == 0, err
+    code, _, err = call(capsys, "predict", "--run", tmp_path / "run", *north[:2], images[0][0])
+    assert code == 2 and f"is not in {tmp_path / 'run' / 'private'}" in err and "--state-dir DIR" in err
+
+
+def test_weights_elsewhere_are_named(features_run, tmp_path, monkeypatch):
+    path = tmp_path / "clip.safetensors"
+    run = tmp_path / "run"
+    shutil.copytree(features_run.path, run)
+    settings = json.loads((run / "config.json").read_text())
+    settings["config"] |= {"dataset": "shapes", "dataset-path": "", "backbone": "ViT-B-16", "pretrained": "/gone.pt"}
+    (run / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"/gone\.pt, which is not here: name your copy, --pretrained FILE"):
+        load_trained(run)
+    with pytest.raises(ConfigError, match="--pretrained .*: no such file of weights"):
+        load_trained(run, pretrained=path)
+    path.touch()
+    asked = []
+
+    def find(name, pretrained):
+        asked.append((name, pretrained))
+        raise InterruptedError
+
+    (run / "classes.csv").unlink()  # those of another data set
+    monkeypatch.setattr("fedpurel_app.models.backbone.find_checkpoint", find)
+    with pytest.raises(InterruptedError):
+        cli.main(["export", "--run", str(run), "--pretrained", str(path), "--out", str(tmp_path / "out")])
+    assert asked == [("ViT-B-16", str(path))]
 
 
 def test_what_cannot_be_predicted_is_said(run, features_run, images, capsys, tmp_path):
