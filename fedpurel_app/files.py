@@ -168,3 +168,15 @@ def names_weights(text: str) -> bool:
     (True, False)
     """
     return Path(text).suffix in (".safetensors", ".pt", ".pth", ".bin")
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Give the names in a text, which are separated by ";" or, where there is none, by ",".
+
+    Examples
+    --------
+    >>> split_names("cat, polar bear"), split_names("cat, big; dog")
+    (('cat', 'polar bear'), ('cat, big', 'dog'))
+    """
+    separator = ";" if ";" in text else ","
+    return tuple(name.strip() for name in text.split(separator) if name.strip())

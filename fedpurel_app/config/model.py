@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedpurel_app.files import split_names
+
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -186,8 +188,7 @@ class RunConfig(BaseModel):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names in ``classes``."""
-        separator = ";" if ";" in self.classes else ","
-        return tuple(name.strip() for name in self.classes.split(separator) if name.strip())
+        return split_names(self.classes)
 
     @property
     def total_rounds(self) -> tuple[int, int]:
