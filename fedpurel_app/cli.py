@@ -228,10 +228,13 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from fedpurel_app.reporting.plots import draw
+    from fedpurel_app.reporting.plots import PICTURES, draw
 
-    for path in draw(RunFolder.open(options.run.absolute())):
+    drawn = draw(RunFolder.open(options.run.absolute()))
+    for path in drawn:
         print(path)
+    if missing := [name for name in PICTURES if all(path.stem != name for path in drawn)]:
+        print(f"not drawn, for the run has no numbers for them: {', '.join(missing)}", file=sys.stderr)
     return 0
 
 

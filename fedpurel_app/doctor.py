@@ -46,7 +46,10 @@ def examine(config: RunConfig) -> Iterator[str]:
     try:
         source = experiment.source
         sizes = f"{len(source.train.labels):,} training and {len(source.test.labels):,} test images"
-        yield f"  data      {source.name}: {sizes}, {len(source.class_names)} classes"
+        if config.dataset == "sites":
+            yield f"  data      at the sites, each of which brings its own, of {len(source.class_names)} classes"
+        if config.dataset != "sites" or config.dataset_path:
+            yield f"  data      {source.name}: {sizes}, {len(source.class_names)} classes"
         short = experiment.short_classes
         if short:
             yield f"            {short} classes have fewer images than the long-tail profile asks for, and give all"
@@ -73,6 +76,8 @@ def examine(config: RunConfig) -> Iterator[str]:
         what = f"{config.views} random views of every image" if config.augment == "views" else "a fresh crop every time"
         yield f"  augment   {what}: what is said of train below is for augment = none"
     for name, split in (("train", source.train), ("test", source.test)):
+        if not len(split.labels):  # it is at the sites
+            continue
         kinds: tuple[Kind, ...] = ("features", "pixels") if takes_pixels else ("features",)
         for kind in kinds:
             wide = int(backbone.checkpoint.architecture["embed_dim"])

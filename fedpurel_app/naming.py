@@ -28,3 +28,15 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Give the names in a text, which are separated by ";" or, where there is none, by ",".
+
+    Examples
+    --------
+    >>> split_names("cat, polar bear"), split_names("cat, big; dog")
+    (('cat', 'polar bear'), ('cat, big', 'dog'))
+    """
+    separator = ";" if ";" in text else ","
+    return tuple(name.strip() for name in text.split(separator) if name.strip())

@@ -68,6 +68,7 @@ def _new(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
     preset = load_preset(options.preset or DEFAULT_PRESET)
     values = {**preset.values, **_assignments(options.set)}
     config = load_config(values)
+    _refuse_own_sites(config, "")
     path = (
         options.out.absolute()
         if options.out
@@ -83,6 +84,7 @@ def _resume(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
     path = options.resume.absolute()
     folder = RunFolder.open(path)
     stored = load_config(folder.read_json("config.json")["config"])
+    _refuse_own_sites(stored, f" --resume {path}")
     asked = {**(load_preset(options.preset).values if options.preset else {}), **_assignments(options.set)}
     wanted = load_config({**stored.model_dump(by_alias=True), **asked, "resume-from": str(path)})
     require_same(stored, wanted, path)
@@ -93,9 +95,19 @@ def _resume(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
         raise StateError(
             f"{path} was not begun by fedpurel run. Resume it where it was: flwr run . --stream "
             f"--federation-config 'num-supernodes={len(state['roster'])}' --run-config '{to_run_config(wanted)}'"
+            f"\nOn nodes of a SuperLink: fedpurel run --superlink CONNECTION --resume {path}"
         )
     folder.lock().release()  # nobody else is at it
     return wanted, path, ""
+
+
+def _refuse_own_sites(config: RunConfig, more: str) -> None:
+    """Refuse a simulation of sites that bring their own data; ``more`` is added to the command that has them."""
+    if config.dataset == "sites":
+        raise ConfigError(
+            'dataset = "sites": every site brings its own data, which a simulation has not: submit to real nodes with '
+            f"`fedpurel run --superlink CONNECTION{more}`, or choose another data set."
+        )
 
 
 def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -207,7 +219,7 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
 
     rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
     spent = sum(line["seconds"]["total"] for line in rounds)
-    has_private_part = ALGORITHMS[config.algorithm].personalization is not None or config.shares != "all"
+    has_private_part = ALGORITHMS[config.algorithm].personalization is not None
     summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
     try:
         folder.write_json("summary.json", summary)
@@ -217,7 +229,7 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
 
 def _say_how_to_go_on(folder: RunFolder) -> None:
     if (folder.path / "state.json").exists():
-        print(f"Continue with: fedpurel run --resume {folder.path}", file=sys.stderr)
+        print(f"Continue with: {folder.how_to_resume}", file=sys.stderr)
     else:
         print("No round was finished: start it anew.", file=sys.stderr)
 

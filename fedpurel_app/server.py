@@ -27,6 +27,7 @@ from fedpurel_app.reporting.console import summary_lines
 from fedpurel_app.reporting.provenance import process_start, provenance
 from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+from fedpurel_app.reporting.settings import data_in_words
 from fedpurel_app.reporting.summary import summarize_run
 from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, class_rows, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
@@ -170,9 +171,8 @@ class Server:
         try:
             strategy.connect(grid)
         except RunError as error:
-            raise RunError(
-                f"{error} {_federation_hint(self.config.num_sites or self.config.suggested_sites)}"
-            ) from None
+            hint = self._federation_hint(strategy, self.config.num_sites or self.config.suggested_sites)
+            raise RunError(f"{error} {hint}".rstrip()) from None
         self._announce(strategy)
         self._write_partition(strategy)
         self._clock = time.monotonic()
@@ -181,11 +181,7 @@ class Server:
         config, sites = self.config, strategy.roster.present
         cohort = len(strategy.roster.draw(config.seed, 1, config.fraction_train))
         size = sum(value.nbytes for value in self._arrays.values())
-        data = f"IF {config.imbalance_factor:g}, {config.partition}" + (
-            f" alpha {config.alpha:g}" if config.partition != "iid" else ""
-        )
-        if config.dataset == "sites":
-            data = f"{len(config.class_names)} classes"
+        data = data_in_words(config.model_dump(by_alias=True))
         logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.algorithm.title,
                    config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
         logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
@@ -201,11 +197,21 @@ class Server:
         if config.privacy != "none":
             logger.log(INFO, "privacy of global rounds: %s, %s", config.privacy, strategy.privacy_outlook())
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
-        if len(sites) < config.suggested_sites and not config.num_sites:
+        few = len(sites) < config.suggested_sites and not config.num_sites
+        hint = self._federation_hint(strategy, config.suggested_sites if few else len(sites))
+        idle_gpu = torch.cuda.is_available() and config.device != "cpu" and all(d.device == "cpu" for d in described)
+        if hint and few:
             logger.log(WARNING, "%d sites are connected; this setting is made for %d. %s", len(sites),
-                       config.suggested_sites, _federation_hint(config.suggested_sites))  # fmt: skip
-        elif torch.cuda.is_available() and all(one.device == "cpu" for one in described) and config.device != "cpu":
-            logger.log(WARNING, "there is a GPU here that the sites do not use. %s", _federation_hint(len(sites)))
+                       config.suggested_sites, hint)  # fmt: skip
+        elif hint and idle_gpu:
+            logger.log(WARNING, "there is a GPU here that the sites do not use. %s", hint)
+
+    def _federation_hint(self, strategy: FedPuReL, sites: int) -> str:
+        """Give the command that makes a simulation with enough sites; nothing where sites have data of their own."""
+        described = [one for one in strategy.roster.descriptions.values() if one is not None]
+        if self.config.dataset == "sites" or any(not one.partitions for one in described):
+            return ""
+        return _simulation_command(sites)
 
     def _write_partition(self, strategy: FedPuReL) -> None:
         """Record which rows every site has, where the server can know."""
@@ -238,7 +244,8 @@ class Server:
             self._score(named)
             seconds |= {"server": self._server_seconds, "server_features": self._feature_seconds}
             line["global"] = self._summary_of("global_model")
-            line["tkl"] = self._scores.tkl if self._scores else None
+            # Where sites keep parts, what is here is no model of anybody: its parts are as they were at first.
+            line["tkl"] = self._scores.tkl if self._scores and not self.experiment.keeps_parts else None
         if report is None:
             line["zero_shot"] = self._summary_of("zero_shot")
             seconds["start_up"] = time.time() - self._process_started - sum(seconds.values())
@@ -302,15 +309,15 @@ class Server:
 
     def _class_rows(self, scores: dict[str, SiteScores]) -> list[list[Any]]:
         experiment = self.experiment
-        whole = self._scores is not None and not experiment.keeps_parts
-        here = (self._scores.zero_shot, self._scores.global_model) if self._scores and whole else None
+        zero_shot, ours = (self._scores.zero_shot, self._scores.global_model) if self._scores else (None, None)
+        here = (zero_shot, None if experiment.keeps_parts else ours)
         return class_rows(experiment.source.class_names, self._train_counts, self._groups, here, scores)
 
     # --- after ------------------------------------------------------------------------------------------------------
 
     def _finish(self, outcome: str, error: str | None) -> None:
         settings = self.config.model_dump(by_alias=True)
-        has_private_part = self.experiment.algorithm.personalization is not None or self.experiment.keeps_parts
+        has_private_part = self.experiment.algorithm.personalization is not None
         recorder = self._recorder
         seconds = recorder.seconds if recorder else 0.0
         rounds, spent = self.folder.rounds(), self.folder.spent()
@@ -348,7 +355,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
     }
 
 
-def _federation_hint(sites: int) -> str:
+def _simulation_command(sites: int) -> str:
     """Give the command that makes a simulation with enough sites, with the GPU where there is one."""
     gpus = 0.25 if torch.cuda.is_available() else 0
     return (

@@ -39,6 +39,10 @@ def call(capsys, *arguments):
         (["--set", "dataset=features", "--set", "dataset-path=/absent.npz"], ['peft = "prompt" needs a text tower']),
         (["--set", "dataset=cifar100", "--set", "dataset-path=/absent"], ["no such folder"]),
         (["--resume", "/absent"], ["is not a run folder"]),
+        (
+            ["--set", "dataset=sites", "--set", 'classes="a, b"'],
+            ['dataset = "sites": every site brings its own data', "`fedpurel run --superlink CONNECTION`"],
+        ),
     ],
 )
 def test_bad_input_has_one_clear_message_and_code_2(capsys, arguments, parts):

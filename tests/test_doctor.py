@@ -38,6 +38,12 @@ def test_data_that_are_absent_are_named(capsys):
     assert "CIFAR-100 could not be loaded" in doctor(capsys, "--set", "dataset=cifar100")
 
 
+def test_data_of_sites_are_at_the_sites(capsys):
+    out = doctor(capsys, "--set", "dataset=sites", "--set", 'classes="a, b"')
+    assert "data      at the sites, each of which brings its own, of 2 classes" in out
+    assert "0 training" not in out and "cache " not in out and "memory " in out
+
+
 def test_short_classes_are_counted(capsys, tmp_path):
     from PIL import Image
 

@@ -113,7 +113,16 @@ def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
     assert summary["outcome"] == "completed" and summary["global"] is None  # no place but the sites has all of it
     assert last["sites"]["global"]["all"] is not None
     private_part = algorithm == "fedpurel"
-    assert summary["personalized"]["all"] == last["sites"]["personalized"]["all"] > 10
+    assert summary["reasons"]["global"] == "sites keep a part of the global model"
+    assert summary["global_at_sites"]["all"] == last["sites"]["global"]["all"] > 10  # with the B of each
+    if private_part:
+        assert summary["personalized"]["all"] == last["sites"]["personalized"]["all"] > 10
+    else:
+        assert summary["personalized"] is None
+        assert summary["reasons"]["personalized"] == "this algorithm has no private part"
+    assert all(line.get("tkl") is None for line in folder.rounds()), "of no model that anybody has"
+    classes = folder.read_csv("classes.csv")
+    assert any(row["zero_shot"] for row in classes) and not any(row["global"] for row in classes)
     for site in ("site-0", "site-1", "site-2"):
         latest = sorted((folder.path / "private").glob(f"*/{site}/*.safetensors"))[-1]
         tensors = load_file(latest)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedpurel_app import cli
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.data import shapes
 from fedpurel_app.errors import ConfigError
@@ -55,6 +56,48 @@ def test_a_run_without_data_at_the_server(tmp_path, nodes, home):
     assert not (folder.path / "private").exists()
     new = set(home.rglob("*.npy")) - before
     assert {len(np.load(path)) for path in new} <= {len(NAMES)}, "the server's text features, and no site's images"
+
+
+def test_a_run_whose_sites_share_totals_alone_can_be_read(tmp_path, nodes, capsys):
+    folder = run(tmp_path, nodes)
+
+    def call(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    code, out, _ = call("show", folder.path)
+    assert code == 0 and "prompt on sites, 5 classes, seed 0" in out and "alpha" not in out
+    assert call("watch", folder.path)[0] == 0
+    code, out, _ = call("compare", folder.path, "--out", tmp_path / "table")
+    assert code == 0 and "| fedpurel, prompt, sites | 1 | – |" in out
+    code, out, err = call("plot", folder.path)
+    assert code == 0 and "curves.png" in out and "sites.png" in out and "classes" not in out
+    assert "not drawn, for the run has no numbers for them: classes, balance, contribution" in err
+    for picture in ("balancedness", "convergence"):
+        code, _, err = call(picture, folder.path, "--out", tmp_path / picture)
+        assert code == 2 and "of zero-shot at the server; leave it out" in err
+    (folder.path / "summary.json").unlink()
+    assert f"fedpurel run --superlink CONNECTION --resume {folder.path}, with" in call("show", folder.path)[1]
+    code, _, err = call("run", "--resume", folder.path)
+    assert code == 2 and f"`fedpurel run --superlink CONNECTION --resume {folder.path}`" in err
+
+
+def test_classes_are_drawn_by_label_where_only_the_server_knows_them(tmp_path, nodes, capsys):
+    folder = run(tmp_path, nodes, **{"dataset-path": str(tmp_path / "north")})
+    summary, rows = folder.summary(), folder.read_csv("classes.csv")
+    assert summary["reasons"]["global.groups"] == "the sites shared totals, not class counts"
+    assert all(row["train_images"] == row["group"] == "" for row in rows) and any(row["global"] for row in rows)
+    assert cli.main(["plot", str(folder.path)]) == 0
+    out, err = capsys.readouterr()
+    assert (
+        "classes.svg" in out and "balance.svg" in out and "not drawn, for the run has no numbers for them: con" in err
+    )
+
+
+def test_no_simulation_is_advised_to_sites_with_data_of_their_own(tmp_path, nodes, caplog):
+    run(tmp_path, nodes)
+    assert "on sites (5 classes); 3 sites" in caplog.text
+    assert "num-supernodes" not in caplog.text and "this setting is made for" not in caplog.text
 
 
 def test_counts_of_classes_leave_when_run_and_site_agree(tmp_path, nodes):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedpurel_app.naming import SAFE_NAME
+from fedpurel_app.naming import SAFE_NAME, split_names
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -186,8 +186,7 @@ class RunConfig(BaseModel):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names in ``classes``."""
-        separator = ";" if ";" in self.classes else ","
-        return tuple(name.strip() for name in self.classes.split(separator) if name.strip())
+        return split_names(self.classes)
 
     @property
     def total_rounds(self) -> tuple[int, int]:

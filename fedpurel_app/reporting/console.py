@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.settings import data_in_words
 
 COLUMNS = ("all", "many", "medium", "few", "balancedness")
 
@@ -120,14 +121,14 @@ def show_lines(folder: RunFolder) -> list[str]:
     """Print what a run was, how it ended, and where its time went."""
     config, summary, rounds = folder.read_json("config.json")["config"], folder.summary(), folder.rounds()
     lines = [
-        f"{config['algorithm']}, {config['peft']} on {config['dataset']}, IF {config['imbalance-factor']:g}, "
-        f"alpha {config['alpha']:g}, seed {config['seed']}"
+        f"{config['algorithm']}, {config['peft']} on {config['dataset']}, {data_in_words(config)}, "
+        f"seed {config['seed']}"
     ]
     if summary is None:
         done = rounds[-1]["round"] if rounds else 0
         if folder.is_running:
             return [*lines, f"running: {done} rounds so far. Follow it: fedpurel watch {folder.path}"]
-        return [*lines, f"cut off after {done} rounds. Continue: fedpurel run --resume {folder.path}"]
+        return [*lines, f"cut off after {done} rounds. Continue: {folder.how_to_resume}"]
     lines.append(
         f"{summary['outcome']}, {summary['rounds']} rounds" + (f": {summary['error']}" if summary["error"] else "")
     )

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"  # of Okabe and Ito's palette
 Table = tuple[list[str], list[list[Any]]]  # column names and rows of what is drawn
+
+
+def head_to_tail(classes: Iterable[dict[str, str]]) -> tuple[list[dict[str, str]], bool]:
+    """Sort rows of ``classes.csv``, most training images first; by label where the sites keep these numbers.
+
+    Returns
+    -------
+    (list of dict, bool)
+        The rows, and whether the numbers of training images are known.
+    """
+    rows = sorted(classes, key=lambda row: int(row["label"]))
+    known = all(row["train_images"] for row in rows)
+    return (sorted(rows, key=lambda row: -int(row["train_images"])) if known else rows), known
 
 
 def balance(folder: RunFolder, figure: Any) -> Table | None:
@@ -60,19 +73,18 @@ def contribution(folder: RunFolder, figure: Any) -> Table | None:
     """Draw what the private branches add to each class, head to tail (paper, Fig. 5)."""
     if not any(row["has_private_branch"] == "1" for row in folder.read_csv("sites.csv")):
         return None
-    classes = [row for row in folder.read_csv("classes.csv") if row["global"] and row["personalized_at_sites"]]
+    classes, counted = head_to_tail(
+        row for row in folder.read_csv("classes.csv") if row["global"] and row["personalized_at_sites"]
+    )
     if not classes:
         return None
-    classes.sort(key=lambda row: -int(row["train_images"]))
     gains = [float(row["personalized_at_sites"]) - float(row["global"]) for row in classes]
-    rows = [
-        [row["name"], row["group"], int(row["train_images"]), gain] for row, gain in zip(classes, gains, strict=True)
-    ]
+    rows = [[row["name"], row["group"], row["train_images"], gain] for row, gain in zip(classes, gains, strict=True)]
     axes = figure.subplots()
     axes.bar(range(len(rows)), gains, width=1.0, color=[_ORANGE if gain >= 0 else _GREY for gain in gains])
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(
-        xlabel="classes, head to tail",
+        xlabel="classes, head to tail" if counted else "classes, by label",
         ylabel="personalized at sites - global [points]",
         title="Contribution of the private branches, by class",
     )

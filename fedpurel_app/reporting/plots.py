@@ -9,11 +9,12 @@ from typing import Any
 
 from fedpurel_app.errors import StateError
 from fedpurel_app.files import write_atomically
-from fedpurel_app.reporting.diagnostics import balance, contribution, gradients
+from fedpurel_app.reporting.diagnostics import balance, contribution, gradients, head_to_tail
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
+PICTURES = ("curves", "classes", "sites", "balance", "gradients", "contribution")
 _TITLES = {
     "zero_shot": "zero-shot",
     "global": "global model",
@@ -118,27 +119,30 @@ def _curves(folder: RunFolder, figure: Any) -> bool:
 
 
 def _classes(folder: RunFolder, figure: Any) -> bool:
-    """Accuracy of each class, most training images first."""
-    rows = sorted(folder.read_csv("classes.csv"), key=lambda row: -int(row["train_images"]))
-    if not rows:
+    """Accuracy of each class, most training images first where their numbers are known."""
+    rows, counted = head_to_tail(folder.read_csv("classes.csv"))
+    names = {"zero_shot": "zero_shot", "global": "global", "personalized_at_sites": "personalized"}
+    if not any(row[column] for row in rows for column in names):
         return False
     axes = figure.subplots()
-    names = {"zero_shot": "zero_shot", "global": "global", "personalized_at_sites": "personalized"}
     for column, key in names.items():
         points = [(rank, float(row[column])) for rank, row in enumerate(rows) if row[column]]
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, ".", color=COLOURS[key], alpha=0.35, markersize=5)
             axes.plot(x, _smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2)
-    size = axes.twinx()
-    size.fill_between(
-        range(len(rows)), [int(row["train_images"]) for row in rows], color="#dddddd", zorder=0, step="mid"
-    )
-    size.set(ylabel="training images", yscale="log")
-    axes.set_zorder(size.get_zorder() + 1)
-    axes.patch.set_visible(False)
+    if counted:
+        size = axes.twinx()
+        size.fill_between(
+            range(len(rows)), [int(row["train_images"]) for row in rows], color="#dddddd", zorder=0, step="mid"
+        )
+        size.set(ylabel="training images", yscale="log")
+        axes.set_zorder(size.get_zorder() + 1)
+        axes.patch.set_visible(False)
     axes.set(
-        xlabel="classes, head to tail", ylabel="accuracy [%]", title="Accuracy by class (line: mean over neighbours)"
+        xlabel="classes, head to tail" if counted else "classes, by label",
+        ylabel="accuracy [%]",
+        title="Accuracy by class (line: mean over neighbours)",
     )
     axes.legend(frameon=False, fontsize=8, loc="lower left")
     return True

@@ -51,7 +51,7 @@ class RunFolder:
             make_folders(path)
             if any((path / name).exists() for name in ("config.json", "rounds.jsonl", "state.json")):
                 raise StateError(
-                    f"{path} already holds a run. Choose another folder, or continue it: fedpurel run --resume {path}"
+                    f"{path} already holds a run. Choose another folder, or continue it: {cls(path).how_to_resume}"
                 )
             write_atomically(path / ".writable", b"")
             (path / ".writable").unlink()
@@ -94,6 +94,21 @@ class RunFolder:
         except StateError:
             return True
         return False
+
+    @property
+    def how_to_resume(self) -> str:
+        """The command that continues the run; sites with data of their own are at a SuperLink, in no simulation."""
+        config: dict[str, Any] = {}
+        roster: dict[str, Any] = {}
+        with contextlib.suppress(StateError):  # there may be neither yet
+            config = self.read_json("config.json")["config"]
+            roster = self.read_json("state.json")["roster"]
+        if config.get("dataset") == "sites" or any(one and not one["partitions"] for one in roster.values()):
+            return (
+                f"fedpurel run --superlink CONNECTION --resume {self.path}, with the --preset and --set it was begun "
+                "with"
+            )
+        return f"fedpurel run --resume {self.path}"
 
     def drop_leftovers(self) -> None:
         """Remove what writes that were cut off left; only whoever has claimed the folder may."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fedpurel_app.naming import split_names
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Keys in which runs of one setting may differ.
@@ -21,6 +22,20 @@ def settings(folder: RunFolder) -> dict[str, Any]:
     """
     content = folder.read_json("config.json")
     return {**content["config"], "data": content.get("data", "")}
+
+
+def data_in_words(config: Mapping[str, Any]) -> str:
+    """Say how the data are dealt out, or how many classes there are where the sites bring their own.
+
+    Parameters
+    ----------
+    config : mapping
+        Settings by key.
+    """
+    if config["dataset"] == "sites":
+        return f"{len(split_names(config['classes']))} classes"
+    alpha = f" alpha {config['alpha']:g}" if config["partition"] != "iid" else ""
+    return f"IF {config['imbalance-factor']:g}, {config['partition']}{alpha}"
 
 
 def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:

@@ -30,7 +30,7 @@ def class_rows(
     names: Sequence[str],
     train_counts: npt.NDArray[np.int64] | None,
     groups: Mapping[str, npt.NDArray[np.int64]] | None,
-    at_server: tuple[ClassCounts, ClassCounts] | None,
+    at_server: tuple[ClassCounts | None, ClassCounts | None],
     scores: Mapping[str, SiteScores],
 ) -> list[list[Any]]:
     """Make one row per class.
@@ -41,13 +41,13 @@ def class_rows(
     train_counts : ndarray of int, shape (C,), or None
     groups : mapping of str to ndarray of int, or None
         Classes of "many", "medium" and "few". None for both where the sites keep their counts to themselves.
-    at_server : (ClassCounts, ClassCounts), optional
-        Zero-shot and global model on the balanced test set; None where the server has none.
+    at_server : (ClassCounts or None, ClassCounts or None)
+        Zero-shot and global model on the balanced test set; None for what the server cannot score.
     scores : mapping of str to SiteScores
         Personalized models are pooled over sites, where all sent class counts.
     """
     unknown = np.full(len(names), np.nan)
-    columns = [unknown, unknown] if at_server is None else [counts.per_class for counts in at_server]
+    columns = [unknown if counts is None else counts.per_class for counts in at_server]
     pooled = None
     if all(len(one.personalized.total) == len(names) for one in scores.values()):
         pooled = pool(one.personalized for one in scores.values())
