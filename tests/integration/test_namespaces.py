@@ -14,7 +14,7 @@ from tests.integration.deployment import Federation
 from tests.integration.namespaces import SERVER, SERVER_ADDRESS, Network, UnavailableError
 from tests.support import CLASS_NAMES, own_sites
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.drill]
 CUT, OTHER = "north", "south"
 AWAY = 60.0  # seconds without a cable
 PATIENCE = 300.0  # seconds for a round
