@@ -45,6 +45,7 @@ def test_every_aggregation_runs_to_completion(tmp_path, method):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_privacy_runs_both_phases(tmp_path, kind):
     """A tiny clipping norm shows who clips: at the client what is sent is that short, at the server it is not."""
+    np.random.seed(0)  # Flower's noise, which our own seeds leave alone
     spy = Updates()
     own = {} if kind == "local" else {"noise_multiplier": 0.5}
     folder = run_tiny(tmp_path, privacy=accounted(kind), clipping_norm=1e-3, grid={"spy": spy}, **own)
@@ -55,7 +56,7 @@ def test_every_kind_of_privacy_runs_both_phases(tmp_path, kind):
     if kind == "local":  # noise of sd 2 C sqrt(2 ln(1.25 / delta)) / epsilon in each of 48 numbers
         assert np.mean(spy.norms) == pytest.approx(9.69e-3 * np.sqrt(48), rel=0.3)
     elif kind.startswith("client"):
-        assert max(spy.norms) < 1.4e-3  # 1e-3, and what an adaptive norm grows in three rounds
+        assert max(spy.norms) < 1.001 * max(line["privacy"]["clipping_norm"] for line in rounds[1:4])
     else:
         assert min(spy.norms) > 2e-3
     if kind in FIXED:

@@ -62,7 +62,7 @@ def test_the_search_finds_what_is_planted(recorded, kind):
     folder, heard, secrets, replies = recorded
     state = folder / "north-state"
     tensor = next(iter(load_file(sorted(state.rglob("private-*.safetensors"))[0]).values()))
-    cached = max((np.load(path) for path in (state / "cache").glob("*.npy")), key=len)
+    cached = max((np.load(path) for path in (state / ".cache").glob("*.npy")), key=len)
     image = next((folder / "north").rglob("*.png"))
     raw = tensor.tobytes()
     planted = {
