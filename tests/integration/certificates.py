@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 
 def make_authority(folder: Path, name: str) -> Path:
@@ -30,4 +33,6 @@ def make_key(folder: Path, name: str) -> Path:
 
 
 def _call(*command: object) -> None:
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"{command[0]} is not installed")
     subprocess.run([str(one) for one in command], check=True, capture_output=True, timeout=60)
