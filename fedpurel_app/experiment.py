@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +21,23 @@ from fedpurel_app.data.source import FeatureSplit, Source, Split
 from fedpurel_app.errors import ConfigError, DataError
 from fedpurel_app.metrics import group_by_counts, group_by_terciles
 from fedpurel_app.models.backbone import Backbone, load_backbone
-from fedpurel_app.models.peft import FAMILIES, Family, Host, PeftModule, Role
+from fedpurel_app.models.peft import (
+    FAMILIES,
+    Family,
+    Host,
+    PeftModule,
+    Role,
+    load_parameters,
+    parameters_of,
+    to_tensors,
+)
 from fedpurel_app.seeding import derive_seed
 from fedpurel_app.training.cache import image_features, image_pixels, text_features
 from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, Pixels, TrainingData
 from fedpurel_app.training.local import SgdSettings
 
 Ints = npt.NDArray[np.int64]
+Arrays = Mapping[str, npt.NDArray[Any]]
 SplitName = Literal["train", "test"]
 
 
@@ -249,6 +259,26 @@ class Experiment:
         settings = self.config.model_dump(by_alias=True)
         options = {name: settings[name] for name in self.family.options}
         return self.family.build(self.host, role, options, generator)
+
+    def global_branch(self, arrays: Arrays, kept: Arrays | None = None) -> PeftModule:
+        """Make the global branch of given parameters.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            Those that are shared, all of them.
+        kept : mapping of str to ndarray, optional
+            Of the others, what a site has kept; what is missing is as it was at first.
+
+        Raises
+        ------
+        ValueError
+            When they do not fit the module.
+        """
+        module = self.new_branch("global")
+        own = {name: value for name, value in parameters_of(module).items() if not self.is_shared(name)}
+        load_parameters(module, own | to_tensors(kept or {}) | to_tensors(arrays))
+        return module
 
     @property
     def keeps_parts(self) -> bool:

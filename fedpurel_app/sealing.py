@@ -69,7 +69,7 @@ def read_key(path: Path, option: str = "") -> Key:
     Raises
     ------
     ConfigError
-        When it is absent, open to others, of another length, or the package for it is not installed.
+        When it is absent, open to others, or of another length.
     """
     given = f"{option} {path}" if option else f'key-file = "{path}"'
     # A new key opens nothing that another one sealed.
@@ -83,7 +83,6 @@ def read_key(path: Path, option: str = "") -> Key:
         raise ConfigError(f"{given}: others than its owner may use it. Close it: chmod 600 {path}")
     if len(secret) != _SIZE:
         raise ConfigError(f"{given}: {len(secret)} bytes, a key has {_SIZE} random ones. {instead}")
-    _cipher(secret)
     return Key(secret)
 
 
@@ -150,10 +149,6 @@ def _header(content: bytes, path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _cipher(secret: bytes) -> Any:
-    try:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError as error:
-        raise ConfigError(
-            'key-file needs the package "cryptography", which is not installed: pip install "fedpurel-app[encryption]"'
-        ) from error
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # only sites with a key pay for the import
+
     return AESGCM(secret)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -20,8 +19,7 @@ from fedpurel_app.config import RunConfig, load_config, require_same
 from fedpurel_app.errors import RunError, StateError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
-from fedpurel_app.metrics import ClassCounts, summarize
-from fedpurel_app.models.peft import load_parameters, parameters_of
+from fedpurel_app.models.peft import parameters_of
 from fedpurel_app.records import to_array_record, to_arrays
 from fedpurel_app.reporting.console import summary_lines
 from fedpurel_app.reporting.provenance import process_start, provenance
@@ -29,10 +27,10 @@ from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.settings import data_in_words
 from fedpurel_app.reporting.summary import summarize_run
-from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, class_rows, site_rows
+from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
-from fedpurel_app.strategies import Aggregation, FedPuReL, RoundReport, Schedule, SiteScores, pool_sites
-from fedpurel_app.training.evaluation import Scores, evaluate
+from fedpurel_app.scoring import Scoring
+from fedpurel_app.strategies import Aggregation, FedPuReL, RoundReport, Schedule
 
 logger = getLogger("flwr.fedpurel")
 
@@ -71,8 +69,6 @@ class Server:
         self.config = config
         self.experiment = Experiment(config, home() / "cache")
         self._resumed = resume is not None
-        self._scores: Scores | None = None  # of the last evaluation here,
-        self._scored: dict[str, np.ndarray] | None = None  # and the parameters it was of
         self._clock = time.monotonic()
 
     def run(self, grid: Grid) -> None:
@@ -138,7 +134,8 @@ class Server:
         )
         if self._resumed:
             strategy.restore(self._state)
-        self._roster = strategy.roster
+        roster = strategy.roster
+        self._scoring = Scoring(self.experiment, lambda: [d.class_counts for d in roster.descriptions.values() if d])
         return strategy
 
     def _open_recorder(self) -> Recorder:
@@ -235,24 +232,21 @@ class Server:
         """Score the global model, write the round's line and its checkpoint."""
         if server_round == 0 and self._resumed:
             return None
-        report = strategy.report if server_round else None
+        report, scoring = strategy.report if server_round else None, self._scoring
         named = to_arrays(arrays)
         line: dict[str, Any] = {"round": 0, "phase": "start"} if report is None else _round_facts(report)
         line["total_rounds"] = strategy.schedule.total
         seconds: dict[str, float] = {} if report is None else dict(report.seconds)
         if report is None or report.scores is not None:
-            self._score(named)
-            seconds |= {"server": self._server_seconds, "server_features": self._feature_seconds}
-            line["global"] = self._summary_of("global_model")
-            # Where sites keep parts, what is here is no model of anybody: its parts are as they were at first.
-            line["tkl"] = self._scores.tkl if self._scores and not self.experiment.keeps_parts else None
+            seconds |= scoring.score(named)
+            line |= {"global": scoring.global_model, "tkl": scoring.tkl}
         if report is None:
-            line["zero_shot"] = self._summary_of("zero_shot")
+            line["zero_shot"] = scoring.zero_shot
             seconds["start_up"] = time.time() - self._process_started - sum(seconds.values())
         elif report.scores:
-            line["sites"] = self._pooled(report.scores)
+            line["sites"] = scoring.pooled(report.scores)
             self.folder.write_csv("sites.csv", SITE_COLUMNS, site_rows(report.scores))
-            self.folder.write_csv("classes.csv", CLASS_COLUMNS, self._class_rows(report.scores))
+            self.folder.write_csv("classes.csv", CLASS_COLUMNS, scoring.class_rows(report.scores))
         now = time.monotonic()
         line["seconds"] = {**seconds, "total": now - self._clock}
         self._clock = now
@@ -260,58 +254,9 @@ class Server:
             recorder.record(line, lambda: self._checkpoint(strategy, named, recorder.seconds))
         return MetricRecord({"accuracy": line["global"]["all"]}) if line.get("global") else None
 
-    def _score(self, arrays: dict[str, np.ndarray]) -> None:
-        """Score zero-shot and the global model on the balanced test set, unless nothing changed since the last time."""
-        self._server_seconds = self._feature_seconds = 0.0
-        before = self._scored
-        if before is not None and all(np.array_equal(value, before[name]) for name, value in arrays.items()):
-            return
-        rows = np.arange(len(self.experiment.source.test.labels))
-        if not len(rows):  # a server without data leaves the scoring to the sites
-            return
-        started, encoding = time.monotonic(), self.experiment.feature_seconds
-        module = self.experiment.new_branch("global")
-        load_parameters(module, parameters_of(module) | {name: torch.from_numpy(v) for name, v in arrays.items()})
-        data = self.experiment.data("test", rows, module.takes_pixels)
-        self._scores, self._scored = evaluate(data, module), arrays
-        self._feature_seconds = self.experiment.feature_seconds - encoding
-        self._server_seconds = time.monotonic() - started - self._feature_seconds
-
-    def _summary_of(self, model: str) -> dict[str, float | None] | None:
-        if self._scores is None or (model == "global_model" and self.experiment.keeps_parts):
-            return None
-        counts: ClassCounts = getattr(self._scores, model)
-        return summarize(counts, self._groups, self.config.balancedness_power, self.config.balancedness_sigma)
-
-    @property
-    def _train_counts(self) -> npt.NDArray[np.int64] | None:
-        """Training images of every class in the federation; None where the sites do not tell."""
-        if self.config.dataset != "sites":
-            return self.experiment.train_counts
-        told = [one.class_counts for one in self._roster.descriptions.values() if one is not None]
-        if not told or any(len(counts) != len(self.config.class_names) for counts in told):
-            return None
-        return np.array(told, np.int64).sum(0)
-
-    @property
-    def _groups(self) -> dict[str, npt.NDArray[np.int64]] | None:
-        counts = self._train_counts
-        return None if counts is None else self.experiment.group(counts)
-
-    def _pooled(self, scores: dict[str, SiteScores]) -> dict[str, Any]:
-        config = self.config
-        classes = len(self.experiment.source.class_names)
-        return pool_sites(scores, self._groups, config.balancedness_power, config.balancedness_sigma, classes)
-
     def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray], seconds: float) -> None:
         self._arrays = arrays
         self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": seconds})
-
-    def _class_rows(self, scores: dict[str, SiteScores]) -> list[list[Any]]:
-        experiment = self.experiment
-        zero_shot, ours = (self._scores.zero_shot, self._scores.global_model) if self._scores else (None, None)
-        here = (zero_shot, None if experiment.keeps_parts else ours)
-        return class_rows(experiment.source.class_names, self._train_counts, self._groups, here, scores)
 
     # --- after ------------------------------------------------------------------------------------------------------
 

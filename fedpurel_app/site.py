@@ -22,7 +22,7 @@ from fedpurel_app.config import NODE_EXAMPLE, RunConfig, load_config, load_node_
 from fedpurel_app.errors import ConfigError, RunError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
-from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of
+from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of, to_tensors
 from fedpurel_app.private_store import KEPT, PrivateStore
 from fedpurel_app.records import RESTARTED, Arrays, Description, Instruction, counts_to_metrics
 from fedpurel_app.sealing import read_key
@@ -186,17 +186,14 @@ class Site:
 
     def _global_branch(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Give the global branch: what the server sent, with what this site keeps of it to itself."""
-        module = self.experiment.new_branch("global")
-        own = {name: value for name, value in parameters_of(module).items() if not self.experiment.is_shared(name)}
-        own |= _tensors({name.removeprefix(KEPT): value for name, value in self._kept(instruction).items()})
-        load_parameters(module, own | _tensors(arrays))
-        return module
+        kept = {name.removeprefix(KEPT): value for name, value in self._kept(instruction).items()}
+        return self.experiment.global_branch(arrays, kept)
 
     def _private_branch(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
         """Give the private branch that the server's message names: one on disk, or the common initial one."""
         module = self.experiment.new_branch("private")
         if stored := self._branch(instruction):
-            load_parameters(module, _tensors(stored))
+            load_parameters(module, to_tensors(stored))
         elif self.config.private_init == "global":
             load_parameters(module, parameters_of(shared))
         return module
@@ -239,7 +236,7 @@ class Site:
         folder = self.node.state_dir
         if not folder and self.simulated:
             folder = self.config.state_dir or _shared(instruction.simulation_dir)
-        root = Path(folder).expanduser() if folder else home() / "private"
+        root = Path(folder) if folder else home() / "private"
         key = read_key(Path(self.node.key_file)) if self.node.key_file else None
         attempt = Attempt(instruction.attempt, instruction.token)
         return PrivateStore(root, instruction.experiment_id, self.name, attempt, key)
@@ -266,10 +263,6 @@ def is_simulated(node_config: Mapping[str, Any]) -> bool:
     """
     ray = sys.modules.get("ray")
     return bool(node_config.get("simulation")) or (ray is not None and ray.is_initialized())
-
-
-def _tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
 
 
 def _shared(simulation_dir: str) -> str:

@@ -16,7 +16,7 @@ from fedpurel_app.config import RunConfig, load_config
 from fedpurel_app.errors import ConfigError, LockedError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
-from fedpurel_app.models.peft import PeftModule, Role, load_parameters, parameters_of
+from fedpurel_app.models.peft import PeftModule, Role, load_parameters, to_tensors
 from fedpurel_app.models.peft.base import Logits
 from fedpurel_app.private_store import KEPT, PrivateStore
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -124,19 +124,14 @@ def load_trained(
         )
     _refuse_other_classes(folder, experiment)
     kept = {name.removeprefix(KEPT): value for name, value in stored.items() if name.startswith(KEPT)}
-    tensors: dict[Role, Named] = {"global": {**kept, **arrays}}
-    if private := {name: value for name, value in stored.items() if not name.startswith(KEPT)}:
-        tensors["private"] = private
-    branches = {}
-    for role, named in tensors.items():
-        branch = branches[role] = experiment.new_branch(role)
-        # A site that took part in no global round has what it keeps as it was at first.
-        own = {name: value for name, value in parameters_of(branch).items() if not experiment.is_shared(name)}
-        start = own if role == "global" else {}
-        try:
-            load_parameters(branch, start | {name: torch.from_numpy(value) for name, value in named.items()})
-        except ValueError as error:
-            raise StateError(f"{run}: the {role} parameters do not fit the run's own settings ({error}).") from error
+    private = {name: value for name, value in stored.items() if not name.startswith(KEPT)}
+    try:
+        branches: dict[Role, PeftModule] = {"global": experiment.global_branch(arrays, kept)}
+        if private:
+            branches["private"] = experiment.new_branch("private")
+            load_parameters(branches["private"], to_tensors(private))
+    except ValueError as error:
+        raise StateError(f"{run}: what was trained does not fit the run's own settings ({error}).") from error
     return TrainedModel(experiment, branches, str(state["experiment_id"]), int(state["round"]), site)
 
 

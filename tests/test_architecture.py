@@ -98,6 +98,7 @@ def test_every_part_has_a_rule():
         "experiment",
         "site",
         "server",
+        "scoring",
         "doctor",
         "trained",
         "predict",

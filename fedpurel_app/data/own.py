@@ -135,23 +135,28 @@ def _read(path: Path) -> tuple[Mapping[str, Split], list[str]]:
     """Read parts "train" and, if there is one, "test", and the names that their labels stand for."""
     if path.suffix == ".npz":
         return read_features(path)
-    folders, tables = subfolders(path), path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
-    if tables and any(labelled_files(path, folders).files):
-        raise DataError(
-            f'data = "{path}" holds parquet files and folders of images: give one of them a folder of its own.'
-        )
-    if tables:
+    if path.suffix == ".parquet":
         return read_parquet(path)
-    if not folders:
-        what = "has no folders in it" if path.is_dir() else "does not exist"
-        raise DataError(f'data = "{path}" {what}. It should be {_FORMS}.')
+    folders = subfolders(path)
     # A class may be called "train": only nothing but these two, with folders in them, are parts.
     in_parts = set(folders) <= {"train", "test"} and any(subfolders(path / part) for part in folders)
     roots = {part: path / part for part in folders} if in_parts else {"train": path}
-    if "train" not in roots:
-        raise DataError(f'data = "{path}" has a test part and no folder "train". It should be {_FORMS}.')
     names = sorted({name for root in roots.values() for name in subfolders(root)})
-    return {part: labelled_files(root, names) for part, root in roots.items()}, names
+    parts = {part: labelled_files(root, names) for part, root in roots.items()}
+    if any(part.files for part in parts.values()):
+        if any(path.glob("*.parquet")):
+            raise DataError(
+                f'data = "{path}" holds parquet files and folders of images: give one of them a folder of its own.'
+            )
+        if "train" in parts:
+            return parts, names
+        raise DataError(f'data = "{path}" has a test part and no folder "train". It should be {_FORMS}.')
+    if path.is_dir() and any(path.rglob("*.parquet")):  # after the images: of those there may be very many
+        return read_parquet(path)
+    if folders:
+        raise DataError(f'data = "{path}" holds no training image. It should be {_FORMS}.')
+    what = "has no folders in it" if path.is_dir() else "does not exist"
+    raise DataError(f'data = "{path}" {what}. It should be {_FORMS}.')
 
 
 def _labels_of(path: str, own: Sequence[str], names: Sequence[str]) -> Ints:

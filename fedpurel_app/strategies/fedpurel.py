@@ -382,11 +382,10 @@ class FedPuReL(Strategy):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up a saved state as the next attempt; ``start`` is then called with the remaining number of rounds.
 
-        Save :meth:`state` again before that: were this attempt to die before its first checkpoint, the one after it
-        would have the same number, and sites that met this one would take it for another run.
-
-        A global round that was cut off may have sent its result to sites before it could be saved. It is played again
-        and released twice, so it counts as spent already: save :meth:`state` anew before the first message.
+        Save :meth:`state` again before the first message. Were this attempt to die before its first checkpoint, the one
+        after it would have the same number, and sites that met this one would take it for another run. And a global
+        round that was cut off may have reached sites before it could be saved: it is played again, released twice, and
+        counts as spent already.
 
         Parameters
         ----------

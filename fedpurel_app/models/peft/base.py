@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -165,6 +167,11 @@ def cosine_logits(image_features: Tensor, class_features: Tensor, logit_scale: f
 def parameters_of(module: PeftModule) -> dict[str, Tensor]:
     """Give the trained tensors by name, detached, sharing memory with the module."""
     return {name: value.detach() for name, value in module.named_parameters()}
+
+
+def to_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    """Give parameters as tensors, sharing memory with the arrays."""
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
 
 
 def load_parameters(module: PeftModule, state: Mapping[str, Tensor]) -> None:
