@@ -126,8 +126,14 @@ def seconds(step: Callable[[], Any], device: torch.device, at_least: float) -> f
 
 def gmac(step: Callable[[], Any]) -> float:
     """Count multiply-accumulates of matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        step()
+    # open_clip's attention has a fused form for inference, whose products the counter does not see.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            step()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() / 2e9
 
 

@@ -15,6 +15,7 @@ SCRIPTS = {
     "tools/train_demo_clip.py": "--steps 1 --batch 8 --out {out}",
     "benchmarks/step.py": "--backbone ViT-B-32 --classes 2 --batch 2 --rounds 1 --families adapter --json {out}",
     "benchmarks/validation.py": "--seeds 100 --out {out} --set " + " --set ".join(SMALL),
+    "benchmarks/rounds.py": "--set " + " --set ".join(SMALL),
     "benchmarks/liars.py": "--rounds 1 --seeds 0",
     "benchmarks/scale.py": "--sites 4 --classes 3 --ranks 2 --rounds 2 --json {out} --plot {out}.png",
 }
