@@ -208,7 +208,7 @@ def measure(case: Case, phase: str, device: torch.device, rounds: int) -> dict[s
     times: dict[str, list[float]] = {"plain": [], "ours": []}
     for _ in range(rounds):
         for way, step in steps.items():
-            times[way].append(seconds(step, device, 0.3))
+            times[way].append(seconds(step, device, 2.0))
     plain, ours = (statistics.median(times[way]) for way in ("plain", "ours"))
     return {
         "plain_s": plain,

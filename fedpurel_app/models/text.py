@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedpurel_app.models.transformer import Block, make_blocks, unsupported
 
@@ -153,10 +152,8 @@ class TextTower(nn.Module):
             )
         start, rest = prefix + self.positions[:shared], suffixes + self.positions[layout.positions + shared]
         x = torch.cat([start, rest])
-        masks = [
-            torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)
-            for _, length in layout.groups
-        ]
+        masks = [_causal(0, shared, x.device)]
+        masks += [_causal(shared, length, x.device) for _, length in layout.groups]
         *lower, top = cast("list[Block]", list(self.blocks))
         for index, block in enumerate(lower):
             projections: tuple[Tensor, ...]
@@ -170,25 +167,31 @@ class TextTower(nn.Module):
         return features[layout.ranks]
 
 
+def _causal(before: int, length: int, device: torch.device) -> Tensor:
+    """Give the mask of tokens that see themselves, what is left of them, and all that comes before."""
+    return torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)
+
+
 def _first_projections(block: Block, start: Tensor, rest: Tensor) -> tuple[Tensor, ...]:
     """Give query, key and value of the first block; constant suffixes by themselves, so that they cost no gradient."""
     parts = [block.attention.project(block.attention_norm(rows)) for rows in (start, rest)]
-    return tuple(torch.cat(pair, 1) for pair in zip(*parts, strict=True))
+    return tuple(torch.cat(pair) for pair in zip(*parts, strict=True))
 
 
 def _all_rows(
     block: Block, x: Tensor, projections: Sequence[Tensor], shared: int, layout: Layout, masks: Sequence[Tensor]
 ) -> Tensor:
     """Apply a block to the prefix and all suffixes; shapes (P + T, W) to (P + T, W)."""
+    mix = block.attention.mix
     sizes = [shared, *(count * length for count, length in layout.groups)]
     # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
-    query, key, value = (part.split(sizes, 1) for part in projections)  # of (heads, rows, d)
-    mixed = [functional.scaled_dot_product_attention(query[0], key[0], value[0], is_causal=True)]
-    for index, ((count, length), mask) in enumerate(zip(layout.groups, masks, strict=True), 1):
-        queries = query[index].unflatten(1, (count, length))
+    query, key, value = (part.split(sizes) for part in projections)
+    mixed = [mix(query[0].unsqueeze(0), key[0].unsqueeze(0), value[0].unsqueeze(0), masks[0]).squeeze(0)]
+    for index, (count, length) in enumerate(layout.groups, 1):
+        queries = query[index].unflatten(0, (count, length))
         keys, values = (_behind_prefix(part[0], part[index], count, length) for part in (key, value))
-        mixed.append(functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).flatten(1, 2))
-    return block.finish(x, block.attention.join(torch.cat(mixed, 1)))
+        mixed.append(mix(queries, keys, values, masks[index]).flatten(0, 1))
+    return block.finish(x, torch.cat(mixed))
 
 
 def _last_rows(block: Block, x: Tensor, shared: int, layout: Layout) -> Tensor:
@@ -196,15 +199,15 @@ def _last_rows(block: Block, x: Tensor, shared: int, layout: Layout) -> Tensor:
     attention, normed = block.attention, block.attention_norm(x)
     sizes = [shared, *(count * length for count, length in layout.groups)]
     ends = layout.ends + shared
-    query = attention.split(attention.q(normed[ends])).split([count for count, _ in layout.groups], 1)
-    key, value = (attention.split(part(normed)).split(sizes, 1) for part in (attention.k, attention.v))
+    query = attention.q(normed[ends]).split([count for count, _ in layout.groups])
+    key, value = (part(normed).split(sizes) for part in (attention.k, attention.v))
     mixed = []
     for index, (count, length) in enumerate(layout.groups):
         keys, values = (_behind_prefix(part[0], part[1 + index], count, length) for part in (key, value))
-        mixed.append(functional.scaled_dot_product_attention(query[index].unsqueeze(2), keys, values).flatten(1, 2))
-    return block.finish(x[ends], attention.join(torch.cat(mixed, 1)))
+        mixed.append(attention.mix(query[index].unsqueeze(1), keys, values).squeeze(1))
+    return block.finish(x[ends], torch.cat(mixed))
 
 
 def _behind_prefix(prefix: Tensor, rows: Tensor, count: int, length: int) -> Tensor:
-    """Put the prefix before every prompt of a group: (heads, P, d) and (heads, n·L, d) to (heads, n, P + L, d)."""
-    return torch.cat([prefix.unsqueeze(1).expand(-1, count, -1, -1), rows.unflatten(1, (count, length))], 2)
+    """Put the prefix before every prompt of a group: (P, W) and (n·L, W) to (n, P + L, W)."""
+    return torch.cat([prefix.expand(count, -1, -1), rows.unflatten(0, (count, length))], 1)

@@ -52,19 +52,16 @@ class Attention(nn.Module):
         self.fused_weight = self.fused_bias = None
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute query, key and value, split into heads; (..., L, W) to three of (..., heads, L, d)."""
+        """Compute query, key and value; (..., W) to three of (..., W)."""
         if self.fused_weight is None:
-            return self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+            return self.q(x), self.k(x), self.v(x)
         query, key, value = functional.linear(x, self.fused_weight, self.fused_bias).chunk(3, -1)
-        return self.split(query), self.split(key), self.split(value)
+        return query, key, value
 
-    def split(self, x: Tensor) -> Tensor:
-        """Split the last dimension into heads and put them before the sequence; (..., L, W) to (..., heads, L, d)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-
-    def join(self, x: Tensor) -> Tensor:
-        """Undo :meth:`split`; (..., heads, L, d) to (..., L, W)."""
-        return x.transpose(-3, -2).flatten(-2)
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix values head by head; (N, L, W) and twice (N, K, W) to (N, L, W). Mask of (L, K): true where seen."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
@@ -89,10 +86,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Let every position see every other; shapes (N, L, W) to (N, L, W)."""
-        attention = self.attention
-        query, key, value = attention.project(self.attention_norm(x))
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.finish(x, attention.join(mixed))
+        return self.finish(x, self.attention.mix(*self.attention.project(self.attention_norm(x))))
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add the projected mixture to the stream, then what the perceptron makes of it."""
