@@ -160,9 +160,11 @@ def _doctor(options: argparse.Namespace) -> int:
     config = run_command.settings(options.preset, options.set)
     from fedpurel_app.doctor import examine  # loads torch
 
-    for line in examine(config):
-        print(line)
-    return 0
+    lacking = False
+    for finding in examine(config):
+        print(finding.text)
+        lacking |= finding.lacking
+    return 1 if lacking else 0
 
 
 # --- using models -----------------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -25,7 +26,21 @@ _CONTEXT = 0.5 * 2**30  # bytes that CUDA takes for itself in every process
 _TOKENS_OF_A_NAME = 6  # with the full stop and the end-of-text token
 
 
-def examine(config: RunConfig) -> Iterator[str]:
+class Finding(NamedTuple):
+    """A line to print.
+
+    Attributes
+    ----------
+    text : str
+    lacking : bool
+        Whether it tells of something that a run of this setting would fail for.
+    """
+
+    text: str
+    lacking: bool = False
+
+
+def examine(config: RunConfig) -> Iterator[Finding]:
     """Look at this machine, and at what a setting would need on it; nothing is downloaded.
 
     Parameters
@@ -34,48 +49,67 @@ def examine(config: RunConfig) -> Iterator[str]:
 
     Yields
     ------
-    str
-        Lines to print.
+    Finding
     """
+    online = os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    yield from _machine()
-    yield ""
-    yield f"{config.algorithm}, {config.peft} on {config.dataset} with {config.backbone}:"
+    yield from map(Finding, _machine())
+    yield Finding("")
+    yield Finding(f"{config.algorithm}, {config.peft} on {config.dataset} with {config.backbone}:")
     experiment = Experiment(config, home() / "cache")
-    backbone: Backbone | None = None
+    there = [
+        (yield from _part("data", _data(experiment), online)),
+        (yield from _part("weights", _weights(experiment), online)),
+    ]
+    if all(there) and experiment.backbone is not None:
+        yield from map(Finding, _costs(experiment, experiment.backbone))
+
+
+def _part(name: str, lines: Iterator[str], online: bool) -> Generator[Finding, None, bool]:
+    """Give the lines of a part under its name, or what is missing of it; returns whether all is there."""
+    label = name
     try:
-        source = experiment.source
+        for line in lines:
+            yield Finding(f"  {label:<10}{line}")
+            label = ""
+    except FedPurelError as error:
+        will_come = online and bool(error.download)
+        yield Finding(f"  {label:<10}{f'to be downloaded: {error.download}' if will_come else error}", not will_come)
+        return False
+    return True
+
+
+def _data(experiment: Experiment) -> Iterator[str]:
+    source, config = experiment.source, experiment.config
+    if config.dataset == "sites":
+        yield f"at the sites, each of which brings its own, of {len(source.class_names)} classes"
+    if config.dataset != "sites" or config.dataset_path:
         sizes = f"{len(source.train.labels):,} training and {len(source.test.labels):,} test images"
-        if config.dataset == "sites":
-            yield f"  data      at the sites, each of which brings its own, of {len(source.class_names)} classes"
-        if config.dataset != "sites" or config.dataset_path:
-            yield f"  data      {source.name}: {sizes}, {len(source.class_names)} classes"
-        short = experiment.short_classes
-        if short:
-            yield f"            {short} classes have fewer images than the long-tail profile asks for, and give all"
-    except FedPurelError as error:
-        yield f"  data      {error}"
-        return
-    try:
-        backbone = experiment.backbone
-        if backbone is not None:
-            backbone.check()
-            if experiment.family.needs == "image tower":
-                _ = backbone.image
-    except FedPurelError as error:
-        yield f"  weights   {error}"
-        return
+        yield f"{source.name}: {sizes}, {len(source.class_names)} classes"
+    if short := experiment.short_classes:
+        yield f"{short} classes have fewer images than the long-tail profile asks for, and give all"
+
+
+def _weights(experiment: Experiment) -> Iterator[str]:
+    backbone = experiment.backbone
     if backbone is None:
-        yield "  weights   none needed: features are precomputed"
+        yield "none needed: features are precomputed"
         return
+    backbone.check()
+    if experiment.family.needs == "image tower":
+        _ = backbone.image
     path = backbone.checkpoint.path
-    yield f"  weights   {path} ({_size(path.stat().st_size)})"
+    yield f"{path} ({_size(path.stat().st_size)})"
+
+
+def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
+    config = experiment.config
     text_alone = config.peft == "lora" and config.lora_tower == "text"
     takes_pixels = experiment.family.needs == "image tower" and not text_alone
     if config.augment != "none":
         what = f"{config.views} random views of every image" if config.augment == "views" else "a fresh crop every time"
         yield f"  augment   {what}: what is said of train below is for augment = none"
-    for name, split in (("train", source.train), ("test", source.test)):
+    for name, split in (("train", experiment.source.train), ("test", experiment.source.test)):
         if not len(split.labels):  # it is at the sites
             continue
         kinds: tuple[Kind, ...] = ("features", "pixels") if takes_pixels else ("features",)
@@ -126,12 +160,12 @@ def _memory(experiment: Experiment, backbone: Backbone) -> tuple[float, float]:
     text, vision = architecture["text_cfg"], architecture["vision_cfg"]
     weights = activations = 0.0
     if experiment.family.needs == "text tower" or (config.peft == "lora" and config.lora_tower != "vision"):
-        weights += _weights(backbone.checkpoint.path, "visual.", inside=False)
+        weights += _weight_bytes(backbone.checkpoint.path, "visual.", inside=False)
         activations += _activations(len(experiment.source.class_names) * _TOKENS_OF_A_NAME, text)
     if experiment.family.needs == "image tower" and config.lora_tower != "text":
         patch = vision["patch_size"]
         tokens = 1 + (backbone.image_size // patch) ** 2
-        weights += _weights(backbone.checkpoint.path, "visual.", inside=True)
+        weights += _weight_bytes(backbone.checkpoint.path, "visual.", inside=True)
         activations += _activations(config.batch_size * tokens, vision)
     return weights, activations
 
@@ -142,7 +176,7 @@ def _activations(tokens: int, tower: dict[str, int]) -> float:
     return 4.0 * tokens * int(tower["layers"]) * width * (7 + 2 * ratio)
 
 
-def _weights(path: Path, prefix: str, inside: bool) -> float:
+def _weight_bytes(path: Path, prefix: str, inside: bool) -> float:
     """Count the bytes of a tower's weights in fp32, without reading them where the file allows it."""
     if path.suffix != ".safetensors":
         return float(path.stat().st_size) * (0.6 if inside else 0.4)

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 
 class FedPurelError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes
+    ----------
+    download : str
+        What a machine with a network would have fetched, and from where; empty when a network would not have helped.
+    """
+
+    download = ""
 
 
 class ConfigError(FedPurelError):

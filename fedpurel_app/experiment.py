@@ -112,7 +112,7 @@ class Experiment:
     def backbone(self) -> Backbone | None:
         """The frozen CLIP; None for precomputed features."""
         config = self.config
-        if self.source.classifier:
+        if config.dataset == "features":
             return None
         statistics = config.image_statistics
         return load_backbone(config.backbone, self.device, config.pretrained, config.precision, statistics)

@@ -12,8 +12,8 @@ def fresh_home(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDPUREL_HOME", str(tmp_path / "home"))
 
 
-def doctor(capsys, *arguments):
-    assert main(["doctor", *arguments]) == 0
+def doctor(capsys, *arguments, status=0):
+    assert main(["doctor", *arguments]) == status
     return capsys.readouterr().out
 
 
@@ -29,13 +29,26 @@ def test_pixels_and_weights_are_counted_for_families_inside_the_image_tower(caps
     assert "pixels of train: to be made, 576.0 KiB on disk" in out
 
 
-def test_weights_that_are_absent_are_named(capsys):
-    out = doctor(capsys, "--set", "backbone=ViT-B-16")
+ABSENT = ("--preset", "paper/cifar100-prompt")
+
+
+def test_all_that_is_absent_is_named_without_a_network(capsys):
+    out = doctor(capsys, *ABSENT, status=1)
+    assert "data      CIFAR-100 could not be loaded" in out
     assert "Bring open_clip_model.safetensors of huggingface.co/timm/" in out
 
 
-def test_data_that_are_absent_are_named(capsys):
-    assert "CIFAR-100 could not be loaded" in doctor(capsys, "--set", "dataset=cifar100")
+def test_all_that_would_be_downloaded_is_named_with_a_network(capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # which the command sets to 1 for itself
+    out = doctor(capsys, *ABSENT)
+    assert "data      to be downloaded: CIFAR-100 from huggingface.co/datasets/uoft-cs/cifar100\n" in out
+    assert "weights   to be downloaded: open_clip_model.safetensors of huggingface.co/timm/" in out
+
+
+def test_what_no_network_can_bring_is_an_error_in_any_case(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    out = doctor(capsys, *ABSENT, "--set", f"dataset-path={tmp_path}", "--set", "pretrained=no.pt", status=1)
+    assert "CIFAR-100 could not be loaded" in out and 'no.pt": no such file' in out
 
 
 def test_data_of_sites_are_at_the_sites(capsys):
@@ -61,5 +74,5 @@ def test_short_classes_are_counted(capsys, tmp_path):
 
 def test_a_file_of_other_weights_is_named(capsys, tmp_path):
     save_file({"logit_scale": torch.ones(()), "visual.proj": torch.ones(768, 512)}, tmp_path / "w.safetensors")
-    out = doctor(capsys, "--set", "backbone=ViT-B-16", "--set", f"pretrained={tmp_path / 'w.safetensors'}")
+    out = doctor(capsys, "--set", "backbone=ViT-B-16", "--set", f"pretrained={tmp_path / 'w.safetensors'}", status=1)
     assert "w.safetensors does not hold the weights of" in out

@@ -175,6 +175,9 @@ class ListedData:
         return tuple(_place(name) for name in first)
 
 
+_AIRCRAFT = "fgvc-aircraft-2013b.tar.gz of robots.ox.ac.uk/~vgg/data/fgvc-aircraft"
+
+
 def load_aircraft(path: str, max_per_class: int) -> Source:
     """Load FGVC-Aircraft, 100 variants, from its official archive; downloaded by torchvision where it is absent.
 
@@ -201,10 +204,12 @@ def load_aircraft(path: str, max_per_class: int) -> Source:
                 raise ConnectionError("HF_HUB_OFFLINE is set")
             FGVCAircraft(path, "trainval", "variant", download=True)
         except Exception as error:  # torchvision raises many kinds; all mean that the data are not to be had
-            raise DataError(
+            absent = DataError(
                 f"FGVC-Aircraft is not in {path} and could not be downloaded ({type(error).__name__}: {error}). Unpack "
-                "fgvc-aircraft-2013b.tar.gz of robots.ox.ac.uk/~vgg/data/fgvc-aircraft there."
-            ) from error
+                f"{_AIRCRAFT} there."
+            )
+            absent.download = _AIRCRAFT
+            raise absent from error
     names = (data / "variants.txt").read_text("utf-8").split("\n")
     names = [name.strip() for name in names if name.strip()]
     splits = []

@@ -107,11 +107,13 @@ class HubData:
         try:
             splits = datasets.load_dataset(where)
         except Exception as error:  # the library raises many kinds; all mean that the data are not to be had
-            raise DataError(
+            absent = DataError(
                 f'{self.title} could not be loaded from "{where}" ({type(error).__name__}: {error}). Set dataset-path '
                 f"to a local folder with the parquet files of {self.repository}, or connect to the hub (unset "
                 "HF_HUB_OFFLINE)."
-            ) from error
+            )
+            absent.download = "" if path else f"{self.title} from huggingface.co/datasets/{self.repository}"
+            raise absent from error
         columns = {self.image, self.label} | ({self.superclass} if self.superclass else set())
         for name in ("train", self.test):
             missing = columns - set(splits[name].column_names) if name in splits else {"the whole split"}

@@ -201,10 +201,12 @@ def _download(name: str, tag: str, architecture: dict[str, Any]) -> dict[str, An
             bring += f' and backbone = "{name}-quickgelu", the activation of these weights'
         if any(config.get(key, value) != value for key, value in _PREPROCESSING.items()):
             bring = "A file alone will not do: these weights want an image transform of their own"
-        raise ConfigError(
+        absent = ConfigError(
             f'backbone = "{name}", pretrained = "{tag}": the weights are not on this machine and could not be '
             f"downloaded. {bring}, or allow the hub (unset HF_HUB_OFFLINE)."
-        ) from error
+        )
+        absent.download = where
+        raise absent from error
     preprocessing = {key: config.get(key, value) for key, value in _PREPROCESSING.items()}
     quick = bool(config.get("quick_gelu", architecture.get("quick_gelu", False)))
     return {"path": str(path.absolute()), "preprocessing": preprocessing, "quick_gelu": quick}
