@@ -75,7 +75,7 @@ class Conductor(FlowerRun):
 
     @property
     def _logs(self) -> Path:
-        return self._folder / "logs"
+        return RunFolder(self._folder).log.parent
 
     @property
     def _own_environment(self) -> dict[str, str]:

@@ -19,8 +19,8 @@ from fedpurel_app import __version__
 from fedpurel_app.config import to_toml
 from fedpurel_app.errors import RunError
 from fedpurel_app.processes import ProcessFamily, signals_as_interrupts, signals_held
+from fedpurel_app.reporting.run_folder import LOG
 
-LOG = "flower.log"
 _STOP_TIMEOUT, _FLWR_TIMEOUT = 30.0, 120.0  # seconds
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.errors import ConfigError, RunError
-from fedpurel_app.flower_run import LOG, FlowerRun
+from fedpurel_app.flower_run import FlowerRun
 from fedpurel_app.processes import signals_deferred
+from fedpurel_app.reporting.run_folder import LOG
 
 _PATIENCE = 600.0  # seconds without an answer of the SuperLink: time enough to start it again
 

@@ -242,6 +242,6 @@ def _outcome(folder: RunFolder, status: str, expect: str) -> int:
             print(f"expect: {expect}")
         return 0
     print(f"error: the run {summary.get('outcome', 'failed')}: {summary.get('error', status)}", file=sys.stderr)
-    print(f"logs: {folder.path / 'logs' / 'flower.log'}", file=sys.stderr)
+    print(f"logs: {folder.log}", file=sys.stderr)
     _say_how_to_go_on(folder)
     return FAILED

@@ -209,14 +209,14 @@ def test_a_deferred_signal_comes_after_what_must_not_be_cut():
 def test_rounds_come_from_the_folder_where_the_run_goes_on_in_it(tmp_path, capsys):
     folder = run_tiny(tmp_path / "tiny")
     log = tmp_path / "log"
-    log.write_text(LOG.format(folder=folder.path))
+    log.write_text(f"{LOG.format(folder=folder.path)}INFO :      5 of 9 images, 1.0 min left\n")
     lock = folder.lock()
     with LogView(Console()) as view:
         view.update(log)
     lock.release()
     out = capsys.readouterr().out
     assert view.folder is not None and "[6/6 personal]" in out and "[1/2 global" not in out
-    assert "a site was late" in out, "warnings are not in the folder"
+    assert "a site was late" in out and "5 of 9 images" in out, "neither is in the folder"
 
 
 def test_a_folder_of_the_same_name_on_another_machine_is_not_taken_for_it(tmp_path, capsys):

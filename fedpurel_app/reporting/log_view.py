@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 
 from fedpurel_app.reporting.live import LiveView
+from fedpurel_app.reporting.log_lines import LogLines, encoding
 from fedpurel_app.reporting.run_folder import RunFolder
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_LINE = re.compile(r"(INFO|WARNING|ERROR) *: +(.*)")  # what Flower's logger writes; tracebacks have no level
 _FOLDER = "run folder: "
 _FLOWERS_OWN = ("Start `flwr-serverapp`", "Starting logstream", "ServerApp raised an exception", "Exit Code")
 
@@ -35,7 +33,7 @@ class LogView:
         self._console = console
         self._live = LiveView(console)
         self._open = contextlib.ExitStack()
-        self._seen = 0
+        self._lines = LogLines()
         self.folder: RunFolder | None = None
         self.path = ""  # of the run folder at the server, as its log says
 
@@ -55,18 +53,16 @@ class LogView:
         log : Path
             Flower's log of the run so far; one that begins anew repeats what it said.
         """
-        lines = log.read_text("utf-8", "replace").split("\n")[:-1] if log.exists() else []
-        for line in lines[self._seen :]:
-            self._take(_COLOUR.sub("", line))
-        self._seen = max(self._seen, len(lines))
+        for level, text in self._lines.new(log):
+            self._take(level, text)
         if self.folder is not None:
             self._live.update(self.folder)
 
-    def _take(self, line: str) -> None:
-        match = _LINE.match(line)
-        if match is None or match[2].startswith(_FLOWERS_OWN):
+    def _take(self, level: str, text: str) -> None:
+        if text.startswith(_FLOWERS_OWN):
             return
-        level, text = match.groups()
+        if self.folder is not None:
+            self._live.note(encoding(text))
         if self.folder is None or level != "INFO":  # rounds and summary are in the folder
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         if text.startswith(_FOLDER) and not self.path:

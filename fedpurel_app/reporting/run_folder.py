@@ -22,6 +22,8 @@ from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
 
+LOG = "flower.log"
+
 
 class RunFolder:
     """Reads and writes the files of one run.
@@ -83,6 +85,11 @@ class RunFolder:
         except Timeout:
             raise StateError(f"a run is going on in {self.path}: wait for it, or stop it first.") from None
         return lock
+
+    @property
+    def log(self) -> Path:
+        """What Flower and the app said, in a simulation on this machine."""
+        return self.path / "logs" / LOG
 
     @property
     def is_running(self) -> bool:

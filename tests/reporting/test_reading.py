@@ -1,6 +1,7 @@
 """What people see of finished runs: tables, lines and pictures."""
 
 import csv
+import time
 import xml.dom.minidom
 
 import pytest
@@ -216,6 +217,31 @@ def test_show_tells_how_to_go_on_with_a_run_that_was_cut_off(runs, tmp_path):
     cut = RunFolder.create(tmp_path / "cut")
     cut.write_json("config.json", runs["fedpurel", 0].read_json("config.json"))
     assert f"fedpurel run --resume {cut.path}" in "\n".join(show_lines(cut))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_live_view_tells_how_far_images_are_encoded(runs, tmp_path, monkeypatch, terminal):
+    folder, now = RunFolder.create(tmp_path / "run"), 0.0
+    folder.log.parent.mkdir()
+    folder.log.write_text("INFO :      256 of 900 images, 9.9 min left\n")  # of an attempt that was interrupted
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console(record=True, width=200, force_terminal=terminal)
+    with LiveView(console) as view:
+        view.update(folder)
+        for now, line in (
+            (10, "\x1b[92mINFO \x1b[0m:      Encoding 900 images once with ViT-B-16 ..."),
+            (20, "(ClientAppActor pid=7) INFO :      512 of 900 images, 2.0 min left"),
+            (30, "INFO :      the server says something else"),
+            (80, "INFO :      768 of 900 images, 1.0 min left"),
+        ):
+            with folder.log.open("a") as log:
+                log.write(line + "\n")
+            view.update(folder)
+            view.update(folder)
+    shown = console.export_text()
+    assert "1.0 min left" in shown and "9.9" not in shown and "something" not in shown
+    if not terminal:  # a line a minute, instead of one for each that the log has
+        assert shown.splitlines() == ["Encoding 900 images once with ViT-B-16 ...", "768 of 900 images, 1.0 min left"]
 
 
 def test_the_live_view_shows_each_round_once(runs, tmp_path):
