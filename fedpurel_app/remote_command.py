@@ -110,4 +110,4 @@ def _say_how_to_go_on(options: argparse.Namespace, view: LogView) -> None:
         again = f"fedpurel run --superlink {options.superlink} --resume {view.path}{preset} {same}".rstrip()
         print(f"If a round was finished there, continue with: {again}", file=sys.stderr)
     else:
-        print("It had not begun: start it anew.", file=sys.stderr)
+        print("It had not begun: start it anew." if options.resume is None else "It was not resumed.", file=sys.stderr)

@@ -65,7 +65,7 @@ def require_same(old: RunConfig, new: RunConfig, path: Path) -> None:
     changed = [key for key in left if key not in PLACE_KEYS and left[key] != right[key]]
     if changed:
         lines = [f"  {key}: the run has {left[key]!r}, now asked for {right[key]!r}" for key in changed]
-        head, tail = f"{path} was made with other settings:", "Drop these settings, or start a new run."
+        head, tail = f"{path} was made with other settings:", "Give these as the run has them, or start a new run."
         raise StateError("\n".join([head, *lines, tail]))
 
 

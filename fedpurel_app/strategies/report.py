@@ -75,9 +75,9 @@ class RoundReport:
         self.seconds[part] = wall
         for suffix, key in (("at_sites", "seconds"), ("features", "feature-seconds")):
             busy: defaultdict[object, float] = defaultdict(float)
-            for record in metrics.values():
+            for site, record in metrics.items():  # a real site is a machine of its own, and names no process
                 value = record.get(key, 0.0)
-                busy[record.get("worker", 0)] += float(value) if isinstance(value, int | float) else 0.0
+                busy[record.get("worker", site)] += float(value) if isinstance(value, int | float) else 0.0
             self.seconds[f"{part}_{suffix}"] = max(busy.values(), default=0.0)
 
     def why_it_failed(self, needed: int, in_a_row: int) -> str:
