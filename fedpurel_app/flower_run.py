@@ -18,8 +18,8 @@ from typing import Any
 from fedpurel_app import __version__
 from fedpurel_app.config import to_toml
 from fedpurel_app.errors import RunError
+from fedpurel_app.naming import FLOWER_LOG
 from fedpurel_app.processes import ProcessFamily, signals_as_interrupts, signals_held
-from fedpurel_app.reporting.run_folder import LOG
 
 _STOP_TIMEOUT, _FLWR_TIMEOUT = 30.0, 120.0  # seconds
 
@@ -133,7 +133,7 @@ class FlowerRun(ABC):
 
     def _stream(self, look: Callable[[], None]) -> None:
         """Take Flower's log of the run down, until it ends."""
-        log = self._spawn(["flwr", "log", self.run_id, self._connection, "--stream"], LOG)
+        log = self._spawn(["flwr", "log", self.run_id, self._connection, "--stream"], FLOWER_LOG)
         while log.poll() is None:
             look()
             self._family.note()

@@ -1,10 +1,11 @@
-"""Names of sites, experiments and classes."""
+"""Names of sites, experiments, classes and files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a site or an experiment: it becomes the name of a folder
+FLOWER_LOG = "flower.log"  # what Flower says of a run, as a file
 
 
 def plain_name(name: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from fedpurel_app.errors import ConfigError, RunError
 from fedpurel_app.flower_run import FlowerRun
+from fedpurel_app.naming import FLOWER_LOG
 from fedpurel_app.processes import signals_deferred
-from fedpurel_app.reporting.run_folder import LOG
 
 _PATIENCE = 600.0  # seconds without an answer of the SuperLink: time enough to start it again
 
@@ -57,7 +57,7 @@ class RemoteRun(FlowerRun):
         KeyboardInterrupt
             On Ctrl-C or a termination signal, after the run was stopped.
         """
-        return self._conduct(lambda: watch(self._logs / LOG))
+        return self._conduct(lambda: watch(self._logs / FLOWER_LOG))
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ class RemoteRun(FlowerRun):
         """Follow, also across a restart of the SuperLink: with a database and process isolation the run goes on."""
         last_heard = time.monotonic()
         while True:
-            (self._logs / LOG).unlink(missing_ok=True)
+            (self._logs / FLOWER_LOG).unlink(missing_ok=True)
             self._stream(look)
             look()
             try:

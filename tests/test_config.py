@@ -146,7 +146,9 @@ def test_total_rounds_spell_out_as_many():
 def test_resumed_settings_must_be_the_same_but_for_the_place():
     one, elsewhere = load_config({"out": "/a", "seed": 1}), load_config({"out": "/b", "seed": 1})
     require_same(one, elsewhere, Path("/a"))
-    with pytest.raises(StateError, match=r"/a was made .*\n  seed: the run has 1, now asked for 2\nDrop"):
+    with pytest.raises(
+        StateError, match=r"/a was made .*\n  seed: the run has 1, now asked for 2\nGive these as the run has them"
+    ):
         require_same(one, load_config({"out": "/b", "seed": 2}), Path("/a"))
 
 

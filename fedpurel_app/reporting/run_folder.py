@@ -18,11 +18,10 @@ from filelock import FileLock, Timeout
 
 from fedpurel_app.errors import DiskFullError, StateError
 from fedpurel_app.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
+from fedpurel_app.naming import FLOWER_LOG
 from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
-
-LOG = "flower.log"
 
 
 class RunFolder:
@@ -89,7 +88,7 @@ class RunFolder:
     @property
     def log(self) -> Path:
         """What Flower and the app said, in a simulation on this machine."""
-        return self.path / "logs" / LOG
+        return self.path / "logs" / FLOWER_LOG
 
     @property
     def is_running(self) -> bool:
