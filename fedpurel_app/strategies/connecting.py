@@ -53,8 +53,8 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
     present = len(roster.present)
     if present < wanted:
         raise RunError(
-            f"{present} of {wanted} sites connected within {timeout:g} s."
-            + ("" if present == there else f" {there - present} connected nodes were left out, see above.")
+            f"{present} of {wanted} sites can take part after {timeout:g} s; nodes connected: {there}."
+            + ("" if present == there else " Why the others cannot is said above, and in full in their own logs.")
         )
 
 
