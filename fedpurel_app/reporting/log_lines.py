@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_LINE = re.compile(r"(INFO|WARNING|ERROR) *: +(.*)")  # what Flower's logger writes; tracebacks have no level
+# What Flower's logger writes, behind "(ClientAppActor pid=7)" when Ray passes it on; tracebacks have no level.
+_LINE = re.compile(r"(?:\(\w+ [^)]*\) )?(INFO|WARNING|ERROR) *: +(.*)")
 # What the cache says while it is filled (training/cache.py), by the server or, in a simulation, by one of the sites.
 _ENCODING = re.compile(r"(?:Encoding|Cropping and resizing) \d+ images once.*|\d+ of \d+ images, [\d.]+ min left")
 
@@ -27,7 +28,7 @@ class LogLines:
         lines = log.read_text("utf-8", "replace").split("\n")[:-1]
         fresh, self._seen = lines[self._seen :], max(self._seen, len(lines))
         for line in fresh:
-            if match := _LINE.search(_COLOUR.sub("", line)):
+            if match := _LINE.match(_COLOUR.sub("", line)):
                 yield match[1], match[2]
 
 
