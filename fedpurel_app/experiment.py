@@ -112,7 +112,7 @@ class Experiment:
     def backbone(self) -> Backbone | None:
         """The frozen CLIP; None for precomputed features."""
         config = self.config
-        if config.dataset == "features":
+        if config.dataset == "features":  # its source has a classifier; known without loading it
             return None
         statistics = config.image_statistics
         return load_backbone(config.backbone, self.device, config.pretrained, config.precision, statistics)

@@ -2,12 +2,14 @@ import logging
 import multiprocessing
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from fedpurel_app.errors import DiskFullError
+from fedpurel_app.reporting.log_lines import encoding
 from fedpurel_app.training import cache as module
 from fedpurel_app.training.cache import image_features
 
@@ -112,6 +114,16 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, backbone, monkeypat
     features = image_features(Numbers(1000), backbone, tmp_path / "cache")
     assert np.array_equal(features[:, 0], np.arange(1000)) and backbone.encoded == 1000
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".npy", ".lock"}
+
+
+def test_what_it_says_of_its_progress_is_what_people_are_shown(tmp_path, backbone, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_REPORT", -1.0)
+    backbone.image_size, backbone.checkpoint = 1, SimpleNamespace(preprocessing={})
+    with caplog.at_level(logging.INFO, "flwr.fedpurel"):
+        image_features(Numbers(300), backbone, tmp_path)
+        module.image_pixels(Numbers(300), backbone, tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) >= 4 and [encoding(text) for text in said] == said
 
 
 def test_progress_of_a_file_that_is_gone_counts_for_nothing(tmp_path, backbone, monkeypatch):
