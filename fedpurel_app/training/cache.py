@@ -38,7 +38,7 @@ Kind = Literal["features", "pixels"]
 
 _BATCH = 256
 _DECODED = 16  # images that a thread holds at their full size
-_FORMAT = 2  # raise when the stored form changes
+_FORMAT = 3  # raise when the stored form changes, or the last bits of what towers give
 _REPORT = 10.0  # seconds between lines on progress
 
 
