@@ -228,13 +228,6 @@ def test_the_image_holds_the_package_and_no_secret():
     assert "certs/" in (PROJECT / ".gitignore").read_text().splitlines()
 
 
-def test_the_pinned_flower_is_the_one_that_is_tested():
-    from importlib.metadata import version
-
-    pins = dict(line.split("==") for line in (DOCKER / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert pins["flwr"] == version("flwr")
-
-
 def test_compose_itself_accepts_the_files(tmp_path):
     if (
         shutil.which("docker") is None

@@ -112,7 +112,7 @@ class Aggregation:
 class _NormFollowsUpdates:
     """Moves the clipping norm towards the quantile of the updates that is asked for, once the round's noise is drawn.
 
-    Flower 1.41 makes the norm smaller when more updates than wanted were clipped, so that it runs to zero or to
+    Flower 1.42 makes the norm smaller when more updates than wanted were clipped, so that it runs to zero or to
     infinity, and draws a round's noise by the next round's norm, which may be below the one that bounds its updates.
     Andrew et al. (2021), equation 3: the norm grows when too many are clipped.
     """

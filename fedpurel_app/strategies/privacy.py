@@ -67,7 +67,7 @@ class Clipping:
         self._wrapper.num_sampled_clients = clients
 
     def refuse_scalars(self, arrays: ArrayRecord) -> None:
-        """Raise RunError for an array without a dimension: Flower 1.41 does not clip it."""
+        """Raise RunError for an array without a dimension: Flower 1.42 does not clip it."""
         scalars = sorted(name for name, array in arrays.items() if not tuple(array.shape))
         if scalars:
             raise RunError(f"{scalars}: Flower clips no array of shape (). Give it the shape (1,).")
