@@ -1,19 +1,25 @@
-"""Which run a site serves: attempts at one experiment are numbered, and of two with one number the first is served.
+"""Which run a site serves, and what it has asked for: attempts at one experiment are numbered, and rounds only rise.
 
 A run begins as attempt 1 and every resumption counts one up, so a site that has seen a later attempt knows an earlier
-one for a run that was given up. The token, drawn anew each time, tells two runs of the same attempt apart.
+one for a run that was given up. The token, drawn anew each time, tells two runs of the same attempt apart. Within an
+attempt a real site trains and is scored at most once a round, whatever a server sends: answers to one question that is
+asked again and again would tell what a single one does not.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from fedpurel_app.errors import AttemptError, StateError
 from fedpurel_app.files import write_atomically
+from fedpurel_app.naming import clean
 
 FILE = "attempt.json"
+LONGEST_STEP = 100  # attempts that a site may have missed; a number far ahead would shut the honest server out
+Work = Literal["train", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,34 @@ class Attempt:
     token: str = ""
 
 
-def seen(folder: Path) -> Attempt:
-    """Give the latest attempt that a folder is bound to; number 0 when none.
+@dataclass(frozen=True)
+class Ledger:
+    """What a site has been asked for in an experiment.
+
+    Attributes
+    ----------
+    number, token
+        Of the latest attempt.
+    trained, evaluated : int
+        The last round of that attempt in which the site trained, and was scored; 0 for none.
+    method : str
+        What private state was trained by, in words that differ where methods do; empty before the first work.
+    """
+
+    number: int = 0
+    token: str = ""
+    trained: int = 0
+    evaluated: int = 0
+    method: str = ""
+
+    @property
+    def attempt(self) -> Attempt:
+        """The latest attempt."""
+        return Attempt(self.number, self.token)
+
+
+def seen(folder: Path) -> Ledger:
+    """Return what a folder is bound to; number 0 when nothing.
 
     Raises
     ------
@@ -43,10 +75,13 @@ def seen(folder: Path) -> Attempt:
     path = folder / FILE
     try:
         content = json.loads(path.read_text("utf-8"))
-        return Attempt(int(content["number"]), str(content["token"]))
+        trained, evaluated = int(content.get("trained", 0)), int(content.get("evaluated", 0))
+        return Ledger(
+            int(content["number"]), str(content["token"]), trained, evaluated, str(content.get("method", ""))
+        )
     except FileNotFoundError:
-        return Attempt()
-    except (ValueError, KeyError, TypeError) as error:
+        return Ledger()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(
             f"{path} is damaged ({error}). It keeps a second run of the experiment away: when you know that there is "
             "none, delete this file."
@@ -54,7 +89,7 @@ def seen(folder: Path) -> Attempt:
 
 
 def refuse_other(folder: Path, attempt: Attempt, experiment_id: str) -> None:
-    """Raise AttemptError for an attempt that is over, or for another run of the same one."""
+    """Raise AttemptError for an attempt that is over, for another run of the same one, and for one far ahead."""
     latest = seen(folder)
     if attempt.number < latest.number:
         raise AttemptError(
@@ -62,7 +97,12 @@ def refuse_other(folder: Path, attempt: Attempt, experiment_id: str) -> None:
             "here: the run was resumed elsewhere, and this one must end. If the other one is gone for good, resume "
             "this one; every resumption counts one up."
         )
-    if attempt.number == latest.number and attempt.token != latest.token:
+    if attempt.number > latest.number + LONGEST_STEP:
+        raise AttemptError(
+            f'attempt {attempt.number} of experiment "{experiment_id}" is far ahead of {latest.number}, the last one '
+            f"here. If it is the right one, its operator may let it in: delete {FILE} of this experiment."
+        )
+    if attempt.number == latest.number and attempt.token != latest.token and latest != Ledger():
         raise AttemptError(
             f'another run of experiment "{experiment_id}" has been here (attempt {latest.number}). Two would overwrite '
             "each other's private branches: resume that one, or give this one an experiment-id of its own."
@@ -72,5 +112,48 @@ def refuse_other(folder: Path, attempt: Attempt, experiment_id: str) -> None:
 def bind(folder: Path, attempt: Attempt, experiment_id: str) -> None:
     """Bind a folder to an attempt from now on; raises as :func:`refuse_other`. One process at a time may call it."""
     refuse_other(folder, attempt, experiment_id)
-    if attempt != seen(folder):
-        write_atomically(folder / FILE, json.dumps(asdict(attempt)).encode(), mode=0o600)
+    latest = seen(folder)
+    if attempt != latest.attempt:
+        _write(folder, Ledger(attempt.number, attempt.token, method=latest.method))
+
+
+def book(folder: Path, attempt: Attempt, experiment_id: str, work: Work, round_number: int, method: str) -> None:
+    """Bind a folder to an attempt and book a round's work, before it is done. One process at a time may call it.
+
+    Parameters
+    ----------
+    folder : Path
+    attempt : Attempt
+    experiment_id : str
+    work : {"train", "evaluate"}
+    round_number : int
+    method : str
+        See :class:`Ledger`.
+
+    Raises
+    ------
+    AttemptError
+        As :func:`refuse_other`; when that work of this round, or of a later one, was done already; or when the
+        experiment was begun by another method, whose private state this one could take for something to share.
+    """
+    bind(folder, attempt, experiment_id)
+    ledger = seen(folder)
+    done = ledger.trained if work == "train" else ledger.evaluated
+    if round_number <= done:
+        does = "trains" if work == "train" else "is scored"
+        raise AttemptError(
+            f"round {round_number} came after round {done}, and this site {does} once a round: in one attempt rounds "
+            "only rise."
+        )
+    if ledger.method and ledger.method != method:
+        raise AttemptError(
+            f'experiment "{experiment_id}" was begun here with {clean(ledger.method)}, not with {clean(method)}: start '
+            "another experiment."
+        )
+    ledger = replace(ledger, method=method)
+    is_training = work == "train"
+    _write(folder, replace(ledger, trained=round_number) if is_training else replace(ledger, evaluated=round_number))
+
+
+def _write(folder: Path, ledger: Ledger) -> None:
+    write_atomically(folder / FILE, json.dumps(asdict(ledger)).encode(), mode=0o600)

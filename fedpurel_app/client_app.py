@@ -4,11 +4,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import getLogger
 
+import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpurel_app.errors import AttemptError, PolicyError
+from fedpurel_app.naming import clean
 from fedpurel_app.privacy_mod import privacy_mod
-from fedpurel_app.records import ARRAYS, CONFIG, METRICS, Arrays, Instruction, to_array_record, to_arrays
+from fedpurel_app.records import (
+    ARRAYS,
+    CLIPPING_NORM,
+    CONFIG,
+    METRICS,
+    Arrays,
+    Instruction,
+    Refusal,
+    to_array_record,
+    to_arrays,
+)
 from fedpurel_app.site import Site, is_simulated
 
 app = ClientApp()
@@ -17,17 +30,25 @@ logger = getLogger("flwr.fedpurel.client")
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Say who this site is."""
-    with _site(context) as site:
-        told = message.content.config_records.get(CONFIG)  # other servers ask without saying who they are
-        description = site.describe(Instruction.from_config(told) if told else None)
-    return Message(RecordDict({CONFIG: description.to_config()}), reply_to=message)
+    """Say who this site is, or that it will not serve this run."""
+    try:
+        with _site(context) as site:
+            told = message.content.config_records.get(CONFIG)  # other servers ask without saying who they are
+            answer = site.describe(Instruction.from_config(told) if told else None).to_config()
+    except AttemptError as error:
+        answer = Refusal("attempt", clean(str(error))).to_config()
+    except PolicyError as error:
+        answer = Refusal("policy", clean(str(error), 1000)).to_config()
+    return Message(RecordDict({CONFIG: answer}), reply_to=message)
 
 
 @app.train(mods=[privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the shared parameters (phase 1)."""
     with _site(context) as site:
+        # Flower's mods clip to what the message says, whatever that is.
+        records = message.content.config_records.values()
+        site.require_clipping([record[CLIPPING_NORM] for record in records if CLIPPING_NORM in record])
         arrays, metrics = site.train_global(*_unpack(message))
     content = RecordDict({ARRAYS: to_array_record(arrays), METRICS: MetricRecord(metrics)})
     return Message(content, reply_to=message)
@@ -54,6 +75,9 @@ def _site(context: Context) -> Iterator[Site]:
     """Make the site; Flower sends the text of an error to the server. A real site keeps it: it names paths."""
     try:
         yield Site(context.run_config, context.node_config)
+    except (AttemptError, PolicyError):  # they name experiments, rounds and settings alone, which the server knows
+        logger.exception("This site refuses.")
+        raise
     except Exception as error:
         if is_simulated(context.node_config):
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
@@ -65,4 +89,7 @@ def _unpack(message: Message) -> tuple[Arrays, Instruction]:
     arrays, config = message.content[ARRAYS], message.content.config_records[CONFIG]
     if not isinstance(arrays, ArrayRecord):
         raise TypeError(f'the message\'s record "{ARRAYS}" is a {type(arrays).__name__}, not an ArrayRecord')
-    return to_arrays(arrays), Instruction.from_config(config)
+    unpacked = to_arrays(arrays)
+    if not all(np.isfinite(value).all() for value in unpacked.values()):
+        raise ValueError("the message's arrays hold NaN or Inf")
+    return unpacked, Instruction.from_config(config)

@@ -35,6 +35,10 @@ class ConfigError(FedPurelError):
             super().__init__("\n".join([f"{len(lines)} problems in the settings:", *(f"  - {line}" for line in lines)]))
 
 
+class PolicyError(ConfigError):
+    """A run asks for what a site's own settings refuse. The message names settings alone, so the server may read it."""
+
+
 class DataError(FedPurelError):
     """A data set is missing, malformed, or does not fit the settings."""
 

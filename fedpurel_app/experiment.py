@@ -277,7 +277,10 @@ class Experiment:
         """
         module = self.new_branch("global")
         own = {name: value for name, value in parameters_of(module).items() if not self.is_shared(name)}
-        load_parameters(module, own | to_tensors(kept or {}) | to_tensors(arrays))
+        # What a site kept fills the gaps of what is not shared, and no other: else a message that lacks a shared
+        # parameter would be answered with the site's own.
+        own |= {name: value for name, value in to_tensors(kept or {}).items() if name in own}
+        load_parameters(module, own | to_tensors(arrays))
         return module
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a site or an experiment: it becomes the name of a folder
@@ -17,6 +19,43 @@ def plain_name(name: str) -> str:
     'polar bear'
     """
     return " ".join(name.replace("_", " ").casefold().split())
+
+
+def clean(text: str, most: int = 300) -> str:
+    r"""Return foreign text as one printable line: what sites and files say reaches terminals, logs and tables.
+
+    Parameters
+    ----------
+    text : str
+    most : int
+        Characters to keep.
+
+    Returns
+    -------
+    str
+        White space is folded to single spaces; control and format characters (Unicode's categories C*, which include
+        escape sequences, right-to-left overrides and lone surrogates) become "?".
+
+    Examples
+    --------
+    >>> clean("a\x1b[31m b\n\u202ec"), clean("abcdef", 4)
+    ('a?[31m b ?c', 'abc…')
+    """
+    # Folding comes before cutting, and cutting before the rest: a megabyte of text costs no more than a line.
+    folded = " ".join(text[: 8 * most].split())
+    shown = "".join("?" if unicodedata.category(one).startswith("C") else one for one in folded[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def is_safe_name(text: object) -> bool:
+    r"""Tell whether something can be the name of a site or an experiment.
+
+    Examples
+    --------
+    >>> is_safe_name("hospital-a"), is_safe_name("../x"), is_safe_name("a\n")
+    (True, False, False)
+    """
+    return isinstance(text, str) and re.fullmatch(SAFE_NAME, text) is not None
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

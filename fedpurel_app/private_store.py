@@ -3,6 +3,7 @@
 One folder for each experiment and site holds the last two generations, each stamped with the round that trained it. The
 server's messages name the generation to start from, so a site that was ahead of the server's checkpoint steps back.
 No file that cannot be used is ever deleted: a damaged or outdated one is renamed, one of somebody else is left alone.
+A generation is deleted only when its own successor is on disk: what a server passes over is renamed, and so kept.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from fedpurel_app import attempts
-from fedpurel_app.attempts import Attempt
+from fedpurel_app.attempts import Attempt, Work
 from fedpurel_app.errors import DamagedError, StateError, UnusableBranchError
 from fedpurel_app.files import drop_leftovers, make_folders, sync_folder, write_atomically
-from fedpurel_app.naming import SAFE_NAME
+from fedpurel_app.naming import clean, is_safe_name
+from fedpurel_app.private_quota import Quota
 from fedpurel_app.sealing import Key, is_sealed, seal, sealed_facts, unseal
 from fedpurel_app.tensor_file import Facts, dump, facts_of, parse, read_bytes
 
@@ -31,6 +33,7 @@ _FILE = re.compile(r"private-([0-9]{6,})\.safetensors")  # other files in the fo
 _ELSE = "Else start a new experiment, or let this site begin afresh: --node-config 'private-fallback=\"fresh\"'."
 _MISPLACED = "It was left as it is. Move it to where it belongs, or fix state-dir."
 _SET_ASIDE = ("damaged", "older-version")  # reasons to rename: nobody can use these as they are
+_PASSED_OVER = "passed-over"  # whole, but the server goes on from another generation, or from none
 
 
 class PrivateStore:
@@ -46,6 +49,8 @@ class PrivateStore:
         The run that the site serves now.
     key : Key, optional
         Encrypts what is written. Plain files are read with or without it.
+    quota : Quota, optional
+        None: as much as there is room for.
 
     Raises
     ------
@@ -54,14 +59,20 @@ class PrivateStore:
     """
 
     def __init__(
-        self, root: Path, experiment_id: str, site: str, attempt: Attempt | None = None, key: Key | None = None
+        self,
+        root: Path,
+        experiment_id: str,
+        site: str,
+        attempt: Attempt | None = None,
+        key: Key | None = None,
+        quota: Quota | None = None,
     ) -> None:
         for kind, name in (("experiment id", experiment_id), ("site name", site)):
-            if not re.fullmatch(SAFE_NAME, name):
-                raise StateError(f'{kind} "{name}": use 1 to 64 letters, digits, ".", "_" or "-".')
+            if not is_safe_name(name):
+                raise StateError(f'{kind} "{clean(name)}": use 1 to 64 letters, digits, ".", "_" or "-".')
         self._identity: Facts = {"schema": SCHEMA, "experiment": experiment_id, "site": site}
         self._experiment_id, self._attempt, self._key = experiment_id, attempt or Attempt(), key
-        self._folder = root / experiment_id / site
+        self._root, self._folder, self._quota = root, root / experiment_id / site, quota
 
     def admit(self, bind: bool) -> None:
         """Let a run in, or refuse it.
@@ -76,12 +87,35 @@ class PrivateStore:
         AttemptError
             When the site serves another run of this experiment, or a later attempt.
         """
-        if bind and self._attempt.number and attempts.seen(self._folder) != self._attempt:
+        if bind and self._attempt.number and attempts.seen(self._folder).attempt != self._attempt:
             with self._alone():
                 drop_leftovers(self._folder)  # of a crash while writing
                 attempts.bind(self._folder, self._attempt, self._experiment_id)
         else:
             attempts.refuse_other(self._folder, self._attempt, self._experiment_id)
+
+    def begin(self, work: Work, round_number: int, method: str) -> None:
+        """Let a round's work in once, or refuse it, before it is done.
+
+        Parameters
+        ----------
+        work : {"train", "evaluate"}
+        round_number : int
+        method : str
+            Says what trains private state; see :class:`fedpurel_app.attempts.Ledger`.
+
+        Raises
+        ------
+        AttemptError
+            As :func:`fedpurel_app.attempts.book`.
+        StateError
+            When there are as many experiments here as the site allows.
+        """
+        if self._quota is not None:
+            self._quota.require_experiment(self._root, self._experiment_id)
+        with self._alone():
+            drop_leftovers(self._folder)  # of a crash while writing
+            attempts.book(self._folder, self._attempt, self._experiment_id, work, round_number, method)
 
     def stamps(self) -> list[int]:
         """List the rounds of the generations on disk, ascending."""
@@ -137,7 +171,10 @@ class PrivateStore:
             raise UnusableBranchError(f"{error} It is kept as {kept.name}.", error.reason) from error
 
     def save(self, tensors: Mapping[str, npt.NDArray[np.float32]], stamp: int, previous: int) -> None:
-        """Write a generation, durable and readable by its owner alone, and drop all but it and the one before.
+        """Write a generation, durable and readable by its owner alone; keep it and the one it was trained from.
+
+        Older ones are deleted. What stands beside this line of descent is renamed, and so kept: generations that the
+        server passed over, and all of them when it begins afresh.
 
         Parameters
         ----------
@@ -152,7 +189,7 @@ class PrivateStore:
         AttemptError
             When another run or a later attempt came meanwhile.
         StateError
-            When a file of somebody else has this generation's name.
+            When a file of somebody else has this generation's name, or the site's quota is used up.
         DiskFullError
             When there is no room; what was there is unchanged.
         """
@@ -163,15 +200,23 @@ class PrivateStore:
         with self._alone():
             attempts.refuse_other(self._folder, self._attempt, self._experiment_id)
             path = self._path(stamp)
-            if path.exists() and (reason := self._why_not_ours(stamp)):
-                if reason not in _SET_ASIDE:
-                    raise StateError(f"{path} is not this site's, and is not overwritten. {_MISPLACED}")
-                self._set_aside(path, reason)
+            reason = self._why_not_ours(stamp) if path.exists() else ""
+            if reason and reason not in _SET_ASIDE:
+                raise StateError(f"{path} is not this site's, and is not overwritten. {_MISPLACED}")
+            if self._quota is not None:
+                self._quota.require_room(self._root, len(content))
+            if path.exists() and (reason or read_bytes(path) != content):
+                self._set_aside(path, reason or _PASSED_OVER)
             drop_leftovers(self._folder)  # of a crash while writing
             write_atomically(path, content, mode=0o600)
-            for old in self.stamps():
-                if old not in (stamp, previous) and not self._why_not_ours(old):
-                    self._path(old).unlink(missing_ok=True)
+            there = self.stamps()
+            for other in there:
+                if other in (stamp, previous) or self._why_not_ours(other):
+                    continue
+                if other < previous and previous in there:
+                    self._path(other).unlink(missing_ok=True)
+                else:
+                    self._set_aside(self._path(other), _PASSED_OVER)
 
     # --- parts ------------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,17 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from fedpurel_app.metrics import ClassCounts
+from fedpurel_app.naming import clean, is_safe_name
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 NUM_EXAMPLES = "num-examples"
+MOST_EXAMPLES = 100_000_000
 RESTARTED = "private-restarted"  # 1 in the reply of a site that had to begin a fresh private branch
+WITHHELD = "scores-withheld"  # 1 in the reply of a site whose own settings keep its scores
+SECONDS, FEATURE_SECONDS, WORKER = "seconds", "feature-seconds", "worker"  # book-keeping of every reply
+REFUSAL, REASON = "refusal", "reason"  # a description's keys where a site refuses the run
+CLIPPING_NORM = "clipping_norm"  # Flower's key in the messages of its wrappers that clip at the client
+SERVER = "server"  # stands for the server where sites are named, so no site has this name
 DESCRIBE, PERSONALIZE = "query.describe", "train.personalize"
 PRIVACY, PRIVACY_MOD = "privacy", "mod"  # a reply's record, and the key that names the client's privacy mod
 MODELS = ("zero-shot", "global", "personalized")
@@ -74,13 +81,31 @@ class Instruction:
 
     @classmethod
     def from_config(cls, record: Mapping[str, Any]) -> Instruction:
-        """Unpack; raises ValueError when something is missing or of the wrong type."""
+        """Unpack; raises ValueError when something is missing, of the wrong type or out of range."""
         values = {one.name: record.get(one.name.replace("_", "-"), one.default) for one in fields(cls)}
         kinds = {one.name: int if one.type == "int" else str for one in fields(cls)}
-        wrong = [name for name, value in values.items() if not isinstance(value, kinds[name])]
+        wrong = [
+            name for name, value in values.items() if not isinstance(value, kinds[name]) or isinstance(value, bool)
+        ]
         if wrong:
             raise ValueError(f"the server's message lacks {wrong}: server and site must run the same app version")
+        negative = [name for name, value in values.items() if isinstance(value, int) and value < 0]
+        if negative:
+            raise ValueError(f"the server's message has negative numbers: {negative}")
         return cls(**values)
+
+    def require_work(self, last_round: int) -> None:
+        """Raise ValueError unless the rounds named are such that a site can work for them.
+
+        Parameters
+        ----------
+        last_round : int
+            The highest that the site answers to.
+        """
+        if not 1 <= self.round <= last_round:
+            raise ValueError(f"round = {self.round}: this site works for rounds 1 to {last_round}")
+        if self.private_round > self.round:
+            raise ValueError(f"private-round = {self.private_round} lies after round = {self.round}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +125,8 @@ class Description:
         "cpu" or "cuda".
     class_counts : list of int
         Training images of every class; empty where the server knows them, or the site does not share them.
+    test_examples : int
+        Test images; 0 where the site does not tell, or scores leave it in no form.
     """
 
     site: str
@@ -107,6 +134,7 @@ class Description:
     partitions: int
     device: str
     class_counts: list[int] = field(default_factory=list)
+    test_examples: int = 0
 
     def to_config(self) -> ConfigRecord:
         """Pack."""
@@ -114,15 +142,64 @@ class Description:
 
     @classmethod
     def from_config(cls, record: Mapping[str, Any]) -> Description:
-        """Unpack; raises ValueError when something is missing or of the wrong type."""
+        """Unpack, whatever a site sent.
+
+        Raises
+        ------
+        ValueError
+            When something is missing, of the wrong type, out of range, or no printable line; the message is one.
+        """
         values: dict[str, Any] = {one.name: record.get(one.name.replace("_", "-")) for one in fields(cls)}
-        values["class_counts"] = list(values["class_counts"] or [])
-        kinds = {"site": str, "num_examples": int, "partitions": int, "device": str, "class_counts": list}
-        odd = [name for name, value in values.items() if not isinstance(value, kinds[name])]
-        odd += [str(count) for count in values["class_counts"] if not isinstance(count, int) or count < 0]
-        if odd or not values["site"]:
-            raise ValueError(f"a site described itself as {values}")
+        counts = values["class_counts"]
+        values["class_counts"] = list(counts) if isinstance(counts, list | tuple) else []
+        values["test_examples"] = 0 if values["test_examples"] is None else values["test_examples"]
+        numbers = ("num_examples", "partitions", "test_examples")
+        problems = [name for name in numbers if not _is_count(values[name])]
+        if not is_safe_name(values["site"]) or values["site"] == SERVER:
+            problems.append('site (1 to 64 letters, digits, ".", "_" and "-", and not "server")')
+        if not isinstance(values["device"], str) or clean(values["device"], 16) != values["device"]:
+            problems.append("device")
+        if (counts is not None and not isinstance(counts, list | tuple)) or not all(
+            map(_is_count, values["class_counts"])
+        ):
+            problems.append("class_counts")
+        elif values["class_counts"] and sum(values["class_counts"]) != values["num_examples"]:
+            problems.append("class_counts (they do not add up to num_examples)")
+        if problems:
+            raise ValueError(f"it described itself with an unusable {', '.join(problems)}: {clean(repr(values), 200)}")
         return cls(**cast(Any, values))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a site answers in the place of a description when it will not serve a run.
+
+    Attributes
+    ----------
+    kind : {"attempt", "policy"}
+        It serves another run of this experiment, or a later attempt; or its own settings refuse what the run asks for.
+    reason : str
+        One printable line.
+    """
+
+    kind: str
+    reason: str
+
+    def to_config(self) -> ConfigRecord:
+        """Pack."""
+        return ConfigRecord({REFUSAL: self.kind, REASON: self.reason})
+
+    @classmethod
+    def from_config(cls, record: Mapping[str, Any]) -> Refusal | None:
+        """Unpack, whatever a site sent; None when the record is no refusal."""
+        kind, reason = record.get(REFUSAL), record.get(REASON)
+        if kind not in ("attempt", "policy"):
+            return None
+        return cls(str(kind), clean(reason) if isinstance(reason, str) else "")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_EXAMPLES
 
 
 def counts_to_metrics(model: str, counts: ClassCounts, by_class: bool) -> dict[str, int | list[int]]:
@@ -138,6 +215,9 @@ def counts_from_metrics(model: str, metrics: MetricRecord) -> ClassCounts | None
     Totals come back as counts of a single class. Raises ValueError for impossible counts.
     """
     correct, total = (metrics.get(f"{model}/{name}") for name in ("correct", "total"))
-    if correct is None or total is None:
+    if correct is None and total is None:
         return None
-    return ClassCounts(np.atleast_1d(np.asarray(correct)), np.atleast_1d(np.asarray(total)))
+    numbers = [one if isinstance(one, list) else [one] for one in (correct, total)]
+    if not all(_is_count(count) for part in numbers for count in part):
+        raise ValueError(f"counts of {model} are no whole numbers from 0 to {MOST_EXAMPLES}")
+    return ClassCounts(*(np.array(part, np.int64) for part in numbers))

@@ -34,7 +34,9 @@ class Scoring:
         self._scored: Arrays | None = None  # and the parameters it was of
 
     def score(self, arrays: Arrays) -> dict[str, float]:
-        """Score zero-shot and the global model on the server's test set, unless neither data nor a change is there.
+        """Score zero-shot and the global model on the server's test set.
+
+        Skipped when there is no test data or the parameters have not changed.
 
         Returns
         -------
@@ -89,13 +91,12 @@ class Scoring:
 
     @property
     def _train_counts(self) -> npt.NDArray[np.int64] | None:
-        """Training images of every class in the federation; None where the sites do not tell."""
+        """Training images of every class, at the sites that tell; None where most do not."""
         if self._experiment.config.dataset != "sites":
             return self._experiment.train_counts
         told, classes = self._told(), len(self._experiment.source.class_names)
-        if not told or any(len(counts) != classes for counts in told):
-            return None
-        return np.array(told, np.int64).sum(0)
+        known = [counts for counts in told if len(counts) == classes]
+        return np.array(known, np.int64).sum(0) if known and 2 * len(known) >= len(told) else None
 
     @property
     def _groups(self) -> dict[str, npt.NDArray[np.int64]] | None:

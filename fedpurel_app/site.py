@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
@@ -17,14 +17,24 @@ import numpy.typing as npt
 import torch
 
 from fedpurel_app import facts
-from fedpurel_app.attempts import Attempt
-from fedpurel_app.config import NODE_EXAMPLE, RunConfig, load_config, load_node_config
-from fedpurel_app.errors import ConfigError, RunError, StateError, UnusableBranchError
+from fedpurel_app.attempts import Attempt, Work
+from fedpurel_app.config import (
+    NODE_EXAMPLE,
+    RunConfig,
+    load_config,
+    load_node_config,
+    require_clipping,
+    require_few_steps,
+    require_served,
+)
+from fedpurel_app.disclosure import Disclosure, shares_class_counts
+from fedpurel_app.errors import ConfigError, PolicyError, RunError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of, to_tensors
+from fedpurel_app.private_quota import Quota
 from fedpurel_app.private_store import KEPT, PrivateStore
-from fedpurel_app.records import RESTARTED, Arrays, Description, Instruction, counts_to_metrics
+from fedpurel_app.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
 from fedpurel_app.sealing import read_key
 from fedpurel_app.seeding import derive_seed
 from fedpurel_app.training.evaluation import evaluate
@@ -56,6 +66,8 @@ class Site:
     ------
     ConfigError
         When the settings are wrong.
+    PolicyError
+        When the run asks for what this node refuses.
     DataError
         When the node has no part in the data.
     """
@@ -69,7 +81,12 @@ class Site:
         self._started = time.monotonic()
         self.node = load_node_config(node_config)
         self.simulated = is_simulated(node_config)
-        self.config = self._own_paths(load_config(run_config))
+        asked = load_config(run_config)
+        if not self.simulated:
+            require_served(asked, self.node)
+        self.config = self._own_paths(asked)
+        by_class = shares_class_counts(self.node, asked.share_class_counts, self.simulated)
+        self.discloses = Disclosure(self.node, self.simulated, by_class)
         # A site with data of its own is the only one that its data are dealt out to.
         self.index, self.sites = (0, 1) if self._own else (self.node.partition_id, self.node.num_partitions)
         self.sites = self.sites if self._own else self.config.num_sites or self.sites
@@ -86,17 +103,29 @@ class Site:
     def describe(self, instruction: Instruction | None = None) -> Description:
         """Say who this site is; ``num_examples`` is 0 for a node beyond the number of sites asked for."""
         # A first attempt binds this site with its first work only: one that dies before may be begun anew.
-        if instruction is not None:
-            self._admit(instruction, bind=instruction.attempt > 1)
+        if instruction is not None and self._has_private_part:
+            self._store(instruction).admit(bind=instruction.attempt > 1)
         spare = self.index >= self.sites
-        count = 0 if spare else len(self._rows("train"))
-        counts = self.experiment.train_counts.tolist() if self._own and self._shares_class_counts else []
-        return Description(self.name, count, 0 if self._own else self.sites, self.experiment.device.type, counts)
+        count, test = (0, 0) if spare else (len(self._rows("train")), len(self._rows("test")))
+        counts = self.experiment.train_counts.tolist() if self._own and self.discloses.by_class else []
+        told = 0 if self.discloses.tells_no_scores else test
+        return Description(self.name, count, 0 if self._own else self.sites, self.experiment.device.type, counts, told)
+
+    def require_clipping(self, norms: Sequence[object]) -> None:
+        """Raise PolicyError unless a message names the one norm that this run may ask a site to clip to.
+
+        Parameters
+        ----------
+        norms : sequence
+            What the message names; of no use where the site itself does not clip by what the server says.
+        """
+        if not self.simulated and self.config.privacy in ("client-fixed", "client-adaptive"):
+            require_clipping(self.config, self.node, norms[0] if len(norms) == 1 else None)
 
     def train_global(self, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared parameters on this site's data; give what may be shared."""
-        self._admit(instruction)
         experiment = self.experiment
+        self._begin("train", instruction)
         module = self._global_branch(arrays, instruction)
         data = experiment.training_data(self._rows("train"), module.takes_pixels)
         step = global_step(experiment.algorithm, experiment.options)
@@ -106,40 +135,45 @@ class Site:
             kept = {KEPT + name: value for name, value in trained.items() if not experiment.is_shared(name)}
             self._keep(kept | self._branch(instruction), instruction)
         shared = {name: value for name, value in trained.items() if experiment.is_shared(name)}
-        return shared, self._reply(metrics, len(data.labels))
+        told = self.discloses.training(metrics, is_private=experiment.keeps_parts)
+        return shared, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def train_private(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Train this site's private branch on top of the frozen global model, and keep it here."""
         experiment = self.experiment
         if experiment.algorithm.personalization is None:
             raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
-        self._admit(instruction)
+        self._begin("train", instruction)
         frozen = self._global_branch(arrays, instruction)
         private = self._private_branch(frozen, instruction)
+        before = {name: value.copy() for name, value in _numpy(private).items()}
         data = experiment.training_data(self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
         settings = experiment.sgd("private")
         metrics = train(private, data, residual_step(experiment.options), settings, self._order(instruction))
         tensors, start = _numpy(private), _numpy(frozen)
         squares = (np.square(value.astype(float) - start[name]).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
+        if not (self.simulated or _is_finite(tensors)):
+            # An error would tell the server something of the branch, whose message it was that made it diverge.
+            logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
+            tensors = before
         self._keep(tensors | self._kept(instruction), instruction)
-        return self._reply(metrics, len(data.labels))
+        return self._reply({**self.discloses.training(metrics, is_private=True), NUM_EXAMPLES: len(data.labels)})
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
         experiment = self.experiment
-        self._admit(instruction)
+        self._begin("evaluate", instruction)
+        if self.discloses.tells_no_scores:
+            return self._reply(self.discloses.scores({}))
         shared = self._global_branch(arrays, instruction)
         # A fresh branch that nobody trained is no model to score.
         private = self._private_branch(shared, instruction) if self._branch(instruction) else None
         data = experiment.data("test", self._rows("test"), shared.takes_pixels)
         scores = evaluate(data, shared, private)
-        by_class = self._shares_class_counts
-        metrics: Metrics = dict(counts_to_metrics("zero-shot", scores.zero_shot, by_class))
-        metrics |= counts_to_metrics("global", scores.global_model, by_class)
-        if scores.personalized is not None:
-            metrics |= counts_to_metrics("personalized", scores.personalized, by_class)
-        return self._reply(metrics, len(data.labels))
+        counts = {"zero-shot": scores.zero_shot, "global": scores.global_model}
+        counts |= {} if scores.personalized is None else {"personalized": scores.personalized}
+        return self._reply(self.discloses.scores(counts))
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -147,11 +181,6 @@ class Site:
     def _own(self) -> bool:
         """Whether the data are this site's own, not its part of a data set that all sites hold."""
         return not self.node.has_part
-
-    @property
-    def _shares_class_counts(self) -> bool:
-        share = self.config.share_class_counts
-        return (self.simulated if share == "auto" else share) and self.node.share_class_counts
 
     def _own_paths(self, config: RunConfig) -> RunConfig:
         """Read files from where this node says, not from where the server says; in a simulation both are the same."""
@@ -222,14 +251,31 @@ class Site:
 
     def _keep(self, tensors: Named, instruction: Instruction) -> None:
         """Write this site's private state, unless training diverged."""
-        if not all(np.isfinite(value).all() for value in tensors.values()):
+        if not _is_finite(tensors):
             raise RunError("the private part diverged (NaN or Inf) and was not kept: lower the learning rates.")
         self._store(instruction).save(tensors, instruction.round, instruction.private_round)
 
-    def _admit(self, instruction: Instruction, bind: bool = True) -> None:
-        """Refuse a second run of the experiment that this site serves, where there is a private part to protect."""
-        if self.experiment.algorithm.personalization is not None or self.experiment.keeps_parts:
-            self._store(instruction).admit(bind)
+    @property
+    def _has_private_part(self) -> bool:
+        return self.experiment.algorithm.personalization is not None or self.experiment.keeps_parts
+
+    def _begin(self, work: Work, instruction: Instruction) -> None:
+        """Refuse what this site does not work for.
+
+        In a simulation that is a second run of the experiment, where there is a private part to protect. A real site
+        also answers each question once, and bounds what it is asked for, whatever the method.
+        """
+        if self.simulated:
+            if self._has_private_part:
+                self._store(instruction).admit(bind=True)
+            return
+        instruction.require_work(self.node.max_rounds)
+        if instruction.attempt > self.node.max_attempts:
+            raise PolicyError(f"attempt {instruction.attempt}: this site allows at most {self.node.max_attempts}.")
+        if work == "train":
+            require_few_steps(self.config, self.node, len(self._rows("train")))
+        config = self.config
+        self._store(instruction).begin(work, instruction.round, f"{config.algorithm}, {config.peft}, {config.shares}")
 
     def _store(self, instruction: Instruction) -> PrivateStore:
         """Open the private store: where the node says, else, in a simulation, where the run says."""
@@ -239,20 +285,21 @@ class Site:
         root = Path(folder) if folder else home() / "private"
         key = read_key(Path(self.node.key_file)) if self.node.key_file else None
         attempt = Attempt(instruction.attempt, instruction.token)
-        return PrivateStore(root, instruction.experiment_id, self.name, attempt, key)
+        quota = None if self.simulated else Quota(self.node.max_experiments, self.node.max_private_bytes)
+        return PrivateStore(root, instruction.experiment_id, self.name, attempt, key, quota)
 
     def _order(self, instruction: Instruction) -> torch.Generator:
         """Seed the order of this visit's batches."""
         seed = derive_seed(self.config.seed, "train", instruction.phase, instruction.round, self.name)
         return torch.Generator().manual_seed(seed)
 
-    def _reply(self, metrics: Mapping[str, Any], num_examples: int) -> Metrics:
-        reply = {**metrics, "num-examples": num_examples, "seconds": time.monotonic() - self._started}
-        reply["feature-seconds"] = self.experiment.feature_seconds - self._features_before
+    def _reply(self, metrics: Mapping[str, Any]) -> Metrics:
+        encoding = self.experiment.feature_seconds - self._features_before
+        reply = {**metrics, **self.discloses.times(time.monotonic() - self._started, encoding)}
         if self._restarted:
             reply[RESTARTED] = 1
         if self.simulated:
-            reply["worker"] = derive_seed(platform.node(), os.getpid())  # process ids repeat on other machines
+            reply[WORKER] = derive_seed(platform.node(), os.getpid())  # process ids repeat on other machines
         return reply
 
 
@@ -274,6 +321,10 @@ def _shared(simulation_dir: str) -> str:
             "machines share, at the same path. Private branches are kept there."
         )
     return simulation_dir
+
+
+def _is_finite(arrays: Arrays) -> bool:
+    return all(np.isfinite(value).all() for value in arrays.values())
 
 
 def _numpy(module: PeftModule) -> Named:

@@ -6,6 +6,7 @@
 from fedpurel_app.config.checking import PLACE_KEYS, load_config, require_same
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.node import NODE_EXAMPLE, NodeConfig, load_node_config
+from fedpurel_app.config.policy import refusals, require_clipping, require_few_steps, require_served
 from fedpurel_app.config.text import describe_keys, known_keys, run_config_table, to_run_config, to_toml
 
 __all__ = [
@@ -17,7 +18,11 @@ __all__ = [
     "known_keys",
     "load_config",
     "load_node_config",
+    "refusals",
+    "require_clipping",
+    "require_few_steps",
     "require_same",
+    "require_served",
     "run_config_table",
     "to_run_config",
     "to_toml",

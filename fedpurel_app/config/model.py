@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from fedpurel_app.naming import SAFE_NAME, split_names
+from fedpurel_app.naming import SAFE_NAME, clean, split_names
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -15,6 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[int, Field(ge=0)]
+_TEXT, _LONG_TEXT = 4096, 1_000_000  # characters of a value, and of the one that names all classes
 
 
 def key_of(name: str) -> str:
@@ -182,6 +184,17 @@ class RunConfig(BaseModel):
     experiment_id: str = Field("", pattern=f"^({SAFE_NAME})?$", description="names private branches; empty = made anew")
     state_dir: str = _field("", "simulation: folder of private branches; empty = in the run folder")
     resume_from: str = _field("", "run folder to continue, an absolute path")
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_line(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse text that is no printable line: at a site it comes from the server, and reaches its log."""
+        most = _LONG_TEXT if info.field_name == "classes" else _TEXT
+        if isinstance(value, str) and (len(value) > most or clean(value, most).count("?") != value.count("?")):
+            raise PydanticCustomError(
+                "text", "Input should be one line of at most {most} printable characters", {"most": most}
+            )
+        return value
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from fedpurel_app.config.model import key_of
+from fedpurel_app.config.model import RunConfig, key_of
 from fedpurel_app.config.text import known_keys
 from fedpurel_app.errors import ConfigError
-from fedpurel_app.naming import SAFE_NAME
+from fedpurel_app.naming import SAFE_NAME, split_names
 
 
 def _absolute(path: str) -> str:
@@ -22,8 +22,22 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser()) if path else ""
 
 
+def _names_of(key: str) -> AfterValidator:
+    """Refuse names, separated by commas, that are no values of a key of the run."""
+
+    def check(text: str) -> str:
+        known = RunConfig.model_fields[key].annotation.__args__  # type: ignore[union-attr]
+        if odd := [name for name in split_names(text) if name not in known]:
+            raise ValueError(f"knows no {', '.join(odd)}: choose among {', '.join(known)}")
+        return text
+
+    return AfterValidator(check)
+
+
 NodePath = Annotated[str, AfterValidator(_absolute)]
 NODE_EXAMPLE = '--node-config \'site="hospital-a" data="/data/a" state-dir="/var/lib/fedpurel"\''
+Limit = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NodeConfig(BaseModel):
@@ -40,8 +54,6 @@ class NodeConfig(BaseModel):
         Folder of its private branch and of its feature cache.
     pretrained : str
         Its copy of the backbone's weights.
-    share_class_counts : bool
-        False keeps class counts here, whatever the run asks for.
     key_file : str
         File of the key that encrypts the private branch on disk; none: it lies there in the clear.
     private_fallback : {"refuse", "fresh"}
@@ -50,7 +62,31 @@ class NodeConfig(BaseModel):
     partition_id, num_partitions : int
         Its part of the run's data set; a simulation sets both. -1 and 0: none.
     simulation : bool
-        The node exists inside a simulation on its user's own machine.
+        The node exists inside a simulation on its user's own machine; what follows does not apply there.
+    share_class_counts : bool
+        False keeps class counts here, whatever the run asks for.
+    scores : {"full", "totals", "none"}
+        What of its evaluations leaves: counts as the run asks for them, totals at most, or nothing.
+    metrics : {"full", "count"}
+        What of its training leaves beside parameters: means over the steps of a global round, or its number of images.
+    min_test_images : int
+        Test images below which no score leaves.
+    round_scores : int
+        Scores leave rounded to multiples of this.
+    algorithms : str
+        Algorithms that it serves, separated by commas; empty = all.
+    require_privacy : str
+        Kinds of ``privacy`` of which a run must have one, separated by commas; empty = none is needed.
+    max_clipping_norm, min_noise_multiplier : float
+        What a run with privacy must keep to.
+    max_local_epochs, max_steps, max_batch_size, max_views, max_lora_rank, max_prompt_tokens, max_context_length : int
+        The most that a run may ask for; steps are those of one visit.
+    min_learning_rate, max_learning_rate : float
+        Bounds of both learning rates.
+    max_rounds, max_attempts : int
+        The highest round and attempt that it answers to, in each experiment.
+    max_experiments, max_private_bytes : int
+        How many experiments it keeps state of, and how much room all private branches may take.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", alias_generator=key_of)
@@ -59,12 +95,36 @@ class NodeConfig(BaseModel):
     data: NodePath = ""
     state_dir: NodePath = ""
     pretrained: NodePath = ""
-    share_class_counts: bool = True
     key_file: NodePath = ""
     private_fallback: Literal["refuse", "fresh"] = "refuse"
     partition_id: int = -1
     num_partitions: int = 0
     simulation: bool = False
+
+    share_class_counts: bool = True
+    scores: Literal["full", "totals", "none"] = "full"
+    metrics: Literal["full", "count"] = "full"
+    min_test_images: Annotated[int, Field(ge=0)] = 0
+    round_scores: Limit = 1
+
+    algorithms: Annotated[str, _names_of("algorithm")] = ""
+    require_privacy: Annotated[str, _names_of("privacy")] = ""
+    max_clipping_norm: Rate = 1e6
+    min_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    max_local_epochs: Limit = 100
+    max_steps: Limit = 100_000
+    max_batch_size: Limit = 8192
+    max_views: Limit = 64
+    max_lora_rank: Limit = 256
+    max_prompt_tokens: Limit = 512
+    max_context_length: Limit = 64
+    min_learning_rate: Rate = 1e-7
+    max_learning_rate: Rate = 1e4
+    max_rounds: Limit = 2000
+    max_attempts: Limit = 100
+    max_experiments: Limit = 1000
+    max_private_bytes: Limit = 10 * 10**9
 
     @property
     def has_part(self) -> bool:
@@ -102,11 +162,16 @@ def load_node_config(values: Mapping[str, Any]) -> NodeConfig:
     except ValidationError as error:
         for one in error.errors():
             key = str(one["loc"][0])
-            problems.append(f"{key} = {values[key]!r} in the node config: {one['msg']}.")
+            problems.append(f"{key} = {values[key]!r} in the node config: {one['msg'].removeprefix('Value error, ')}.")
     if node.has_part and not 0 <= node.partition_id < node.num_partitions:
         problems.append(
             f"partition-id = {node.partition_id}, num-partitions = {node.num_partitions}: a node is given both, the "
             "first from 0 to the second minus 1."
+        )
+    if node.min_learning_rate > node.max_learning_rate:
+        problems.append(
+            f"min-learning-rate = {node.min_learning_rate:g} is above max-learning-rate = {node.max_learning_rate:g}: "
+            "no run could ever be served."
         )
     if not node.has_part and not problems and not (node.site and node.data):
         problems.append(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpurel_app.metrics import ClassCounts, pool
-from fedpurel_app.strategies import SiteScores
+from fedpurel_app.strategies import SiteScores, class_counts
 
 SITE_COLUMNS = ["site", "test_images", "zero_shot", "global", "personalized", "gain", "has_private_branch"]
 CLASS_COLUMNS = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]
@@ -44,13 +44,11 @@ def class_rows(
     at_server : (ClassCounts or None, ClassCounts or None)
         Zero-shot and global model on the balanced test set; None for what the server cannot score.
     scores : mapping of str to SiteScores
-        Personalized models are pooled over sites, where all sent class counts.
+        Personalized models are pooled over the sites that sent class counts, where most did.
     """
     unknown = np.full(len(names), np.nan)
     columns = [unknown if counts is None else counts.per_class for counts in at_server]
-    pooled = None
-    if all(len(one.personalized.total) == len(names) for one in scores.values()):
-        pooled = pool(one.personalized for one in scores.values())
+    pooled = pool(class_counts([one.personalized for one in scores.values()], len(names)))
     columns.append(unknown if pooled is None else pooled.per_class)
     group = {int(label): name for name, members in (groups or {}).items() for label in members}
     counts = [""] * len(names) if train_counts is None else [int(count) for count in train_counts]

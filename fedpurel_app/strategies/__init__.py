@@ -6,10 +6,20 @@
 
 from fedpurel_app.strategies.aggregation import Aggregation
 from fedpurel_app.strategies.fedpurel import FedPuReL
-from fedpurel_app.strategies.pooling import pool_sites
-from fedpurel_app.strategies.replies import SiteScores
+from fedpurel_app.strategies.pooling import class_counts, pool_sites
 from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.schedule import Phase, Schedule
+from fedpurel_app.strategies.scores import SiteScores
 
-__all__ = ["Aggregation", "FedPuReL", "Phase", "Roster", "RoundReport", "Schedule", "SiteScores", "pool_sites"]
+__all__ = [
+    "Aggregation",
+    "FedPuReL",
+    "Phase",
+    "Roster",
+    "RoundReport",
+    "Schedule",
+    "SiteScores",
+    "class_counts",
+    "pool_sites",
+]

@@ -9,7 +9,6 @@ from flwr.serverapp import Grid
 
 from fedpurel_app.errors import AttemptError, RunError
 from fedpurel_app.records import Description
-from fedpurel_app.strategies.replies import brief
 from fedpurel_app.strategies.roster import Roster
 
 _POLL = 1.0  # seconds
@@ -33,8 +32,9 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
     ------
     RunError
         When fewer than ``number`` sites (or none) are there in time.
+        Or when most sites refuse the run by their own settings.
     AttemptError
-        When a site serves another run of this experiment.
+        When most sites refuse it, and some because they serve another run of this experiment.
     """
     deadline = time.monotonic() + timeout
     wanted, before = max(1, number), -1
@@ -44,18 +44,26 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
         settled = there == before and there > 0 and not number
         if settled or (number and there >= wanted) or late:
             refresh()
-            if len(roster.present) >= wanted or late or roster.refusals:
+            if len(roster.present) >= wanted or late or _most_refuse(roster, there):
                 break
         before = there
         time.sleep(_POLL)
-    if refusals := sorted({brief(reason) for reason in roster.refusals.values()}):
-        raise AttemptError(f"{len(roster.refusals)} of {there} sites refuse this run: {'; '.join(refusals[:3])}")
+    if _most_refuse(roster, there):
+        reasons = sorted({refusal.reason for refusal in roster.refusals.values()})
+        text = f"{len(roster.refusals)} of {there} sites refuse this run: {'; '.join(reasons[:3])}"
+        is_other_run = any(refusal.kind == "attempt" for refusal in roster.refusals.values())
+        raise AttemptError(text) if is_other_run else RunError(text)
     present = len(roster.present)
     if present < wanted:
         raise RunError(
             f"{present} of {wanted} sites can take part after {timeout:g} s; nodes connected: {there}."
             + ("" if present == there else " Why the others cannot is said above, and in full in their own logs.")
         )
+
+
+def _most_refuse(roster: Roster, there: int) -> bool:
+    """Tell whether more than half of the nodes refuse the run: a few alone cannot keep it from starting."""
+    return 2 * len(roster.refusals) > there
 
 
 def refuse_other_parts(roster: Roster, restored: Mapping[str, Description | None]) -> None:

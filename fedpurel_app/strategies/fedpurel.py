@@ -18,11 +18,14 @@ from fedpurel_app.naming import listed
 from fedpurel_app.records import (
     ARRAYS,
     CONFIG,
+    FEATURE_SECONDS,
     NUM_EXAMPLES,
     PERSONALIZE,
     PRIVACY,
     PRIVACY_MOD,
     RESTARTED,
+    SECONDS,
+    WORKER,
     Description,
     Instruction,
 )
@@ -31,26 +34,25 @@ from fedpurel_app.strategies.inner import refuse_idle, refuse_sampling, refuse_w
 from fedpurel_app.strategies.plain import Abilities, sends_no_counts
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.privacy import Clipping
-from fedpurel_app.strategies.replies import (
-    BadReplyError,
-    Screened,
-    as_sent,
-    check_arrays,
-    check_metrics,
-    check_scores,
-    screen,
-    size_of,
-    uniform,
-)
+from fedpurel_app.strategies.replies import Screened, as_sent, screen, size_of, uniform
 from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import CohortGrid, Roster
 from fedpurel_app.strategies.schedule import Phase, Schedule
+from fedpurel_app.strategies.scores import SiteScores
+from fedpurel_app.strategies.screening import (
+    BadReplyError,
+    check_arrays,
+    check_metrics,
+    check_scores,
+    the_metrics,
+    withholds,
+)
 
 logger = getLogger("flwr.fedpurel.strategy")
 _details = getLogger("flwr")  # where Flower's own strategies log; an app that prints a line a round mutes it
 
 _NO_MOD = "the client's privacy mod did not run"
-_NOT_AVERAGED = {"seconds", "feature-seconds", "worker", RESTARTED}  # a site's own: for the books alone
+_NOT_AVERAGED = {SECONDS, FEATURE_SECONDS, WORKER, RESTARTED}  # recorded per site, not averaged
 
 
 class FedPuReL(Strategy):
@@ -115,19 +117,23 @@ class FedPuReL(Strategy):
     message                      reply
     ============================ =======================================================================================
     ``query.describe``           ConfigRecord ``config``: ``site`` (stable name: letters, digits, ".", "_" and "-"),
-                                 ``num-examples`` (at least 1), ``partitions`` (0 for data of its own), ``device``
+                                 ``num-examples`` (at least 1), ``partitions`` (0 for data of its own), ``device``, and
+                                 if it likes ``test-examples``; or ``refusal`` ("attempt" or "policy") and ``reason``
     ``train``                    the same arrays, trained (names, shapes and types as sent), and one MetricRecord with
                                  ``num-examples`` and any numbers, of which means are reported
     ``train.personalize``        one MetricRecord with ``num-examples``, no arrays; the private branch stays at the
                                  client, stamped ``round``, started from the one stamped ``private-round`` (0: none)
     ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models, in
                                  all or by class: ``global/correct``, ``global/total``, ``personalized/...`` where there
-                                 is a branch, ``zero-shot/...`` if it likes
+                                 is a branch, ``zero-shot/...`` if it likes; totals are equal and add up to
+                                 ``num-examples``; or ``scores-withheld`` = 1 alone
     ============================ =======================================================================================
 
     Records of a reply are found by their kind, not by their names. Replies are screened one by one (error, missing,
-    wrong names, shapes or types, NaN, a number of examples that is not credible); a bad one is dropped with its reason
-    and counted. Good ones are aggregated in the order of the site names, so the same replies give the same bits.
+    wrong names, shapes or types, NaN, a number of examples that is not credible, counts that do not fit each other,
+    unprintable text); a bad one is dropped with its reason and counted. A metric that fewer than half of them have as a
+    number is not reported; the others are means over the sites that have it. Good replies are aggregated in the order
+    of the site names, so the same replies give the same bits.
 
     A client that knows less takes part as far as it can, and what it lacks is logged once, as a warning:
 
@@ -210,7 +216,7 @@ class FedPuReL(Strategy):
         RunError
             When fewer than ``num_sites`` sites (or none) are there in time.
         AttemptError
-            When a site serves another run of this experiment.
+            When most sites refuse, because they serve another run of this experiment.
         """
         wait_for_sites(
             grid, self.roster, lambda: self._refresh(grid, patient=False), self.num_sites, self.connect_timeout
@@ -338,22 +344,22 @@ class FedPuReL(Strategy):
             return None
 
         def check(message: Message, site: str) -> MetricRecord:
+            if withholds(message.content):
+                return the_metrics(message.content)
             metrics = check_metrics(message.content, self.weighted_by_key, None)
             if not sends_no_counts(metrics):
-                check_scores(metrics, self.num_classes)
+                self._scores(site, metrics)
             return metrics
 
         screened = screen(replies, check, self.roster, self._expected)
         self._book(screened, MessageType.EVALUATE)
-        report.keep_time("evaluation", time.monotonic() - self._clock, screened.metrics)
-        plain = [site for site, record in screened.metrics.items() if sends_no_counts(record)]
-        report.scores = {
-            site: check_scores(record, self.num_classes)
-            for site, record in screened.metrics.items()
-            if site not in plain
-        }
+        report.withheld = [site for site, message in screened.messages.items() if withholds(message.content)]
+        told = {site: record for site, record in screened.metrics.items() if site not in report.withheld}
+        report.keep_time("evaluation", time.monotonic() - self._clock, told)
+        plain = [site for site, record in told.items() if sends_no_counts(record)]
+        report.scores = {site: self._scores(site, record) for site, record in told.items() if site not in plain}
         if not report.scores:
-            return self._means(screened)
+            return self._means(list(told.values()))
         report.dropped += [(site, "no score of the global model") for site in plain]
         pooled = {
             "global/accuracy": pool(score.counts["global"].over_classes() for score in report.scores.values()),
@@ -372,6 +378,7 @@ class FedPuReL(Strategy):
         return {
             "round": self.report.round if self.report else self.round_offset,
             "roster": self.roster.state(),
+            "keys": self.roster.keys(),
             "private_rounds": dict(sorted(self.private_rounds.items())),
             "failed_in_a_row": self._failed_in_a_row,
             "experiment_id": self.experiment_id,
@@ -397,7 +404,7 @@ class FedPuReL(Strategy):
         self._failed_in_a_row = int(state["failed_in_a_row"])
         self.experiment_id = str(state["experiment_id"])
         self.attempt = int(state.get("attempt", 1)) + 1
-        self.roster.restore(state["roster"])
+        self.roster.restore(state["roster"], state.get("keys"))
         self._restored = dict(self.roster.descriptions)
         if self.clipping is not None:
             self.clipping.restore(state.get("privacy", {}), self._may_be_lost)
@@ -470,9 +477,15 @@ class FedPuReL(Strategy):
         for site, reason in screened.dropped:
             _details.log(INFO, "\t> No usable reply to %s from %s: %s", message_type, site, reason)
 
-    def _means(self, screened: Screened) -> MetricRecord | None:
+    def _scores(self, site: str, metrics: MetricRecord) -> SiteScores:
+        """Read a site's scores; raises BadReplyError."""
+        description = self.roster.descriptions[site]
+        described = 0 if description is None else description.test_examples
+        return check_scores(metrics, self.weighted_by_key, self.num_classes, described)
+
+    def _means(self, metrics: list[MetricRecord]) -> MetricRecord | None:
         """Average what sites send instead of counts, as FedAvg does."""
-        means = weighted_means(list(screened.metrics.values()), self.weighted_by_key)
+        means = weighted_means(metrics, self.weighted_by_key)
         if means and not self._told_of_means:
             self._told_of_means = True
             logger.log(WARNING, "The sites send no counts of correct and total predictions but %s: means are reported, "

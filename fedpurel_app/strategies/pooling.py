@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import MetricRecord
 
 from fedpurel_app.metrics import ClassCounts, pool, summarize
-from fedpurel_app.strategies.replies import SiteScores
+from fedpurel_app.strategies.scores import SiteScores
+from fedpurel_app.strategies.screening import is_number
 
 
 def shared_numbers(metrics: Iterable[MetricRecord]) -> list[str]:
-    """Name the metrics that every reply has as a finite number, sorted."""
+    """Name the metrics that every reply has as a number that can be averaged, sorted."""
     records = list(metrics)
     names = set.intersection(*(set(record) for record in records)) if records else set()
-    return sorted(
-        name
-        for name in names
-        if all(isinstance(record[name], int | float) and math.isfinite(record[name]) for record in records)  # type: ignore[arg-type]
-    )
+    return sorted(name for name in names if all(is_number(record[name]) for record in records))
 
 
 def weighted_means(metrics: list[MetricRecord], key: str) -> dict[str, float]:
-    """Average the metrics that all replies share, weighted by their numbers of examples, in the given order."""
-    weights = np.array([float(record[key]) for record in metrics])  # type: ignore[arg-type]
-    means = {
-        name: math.fsum(weights / weights.sum() * [float(record[name]) for record in metrics])  # type: ignore[arg-type]
-        for name in shared_numbers(metrics)
-        if name != key
+    """Average metrics over the replies that have them, weighted by their numbers of examples, in the given order.
+
+    A metric that fewer than half of the replies have as a number is left out: one site can neither add nor remove one.
+    """
+    known: dict[str, list[MetricRecord]] = {}
+    for record in metrics:
+        for name in record:
+            if name != key and is_number(record[name]):
+                known.setdefault(name, []).append(record)
+    return {
+        name: _weighted_mean(records, name, key)
+        for name, records in sorted(known.items())
+        if 2 * len(records) >= len(metrics)
     }
-    return {name: value for name, value in means.items() if math.isfinite(value)}
+
+
+def _weighted_mean(records: list[MetricRecord], name: str, key: str) -> float:
+    weights = np.array([float(record[key]) for record in records])  # type: ignore[arg-type]
+    return math.fsum(weights / weights.sum() * [float(record[name]) for record in records])  # type: ignore[arg-type]
 
 
 def pool_sites(
@@ -52,31 +60,43 @@ def pool_sites(
     power, sigma : float
         Of Balancedness.
     classes : int, optional
-        Number of classes; groups and Balancedness are None when a site sent totals instead of class counts.
+        Number of classes; groups and Balancedness are None when most sites sent totals instead of class counts.
 
     Returns
     -------
     dict
         For "zero_shot", "global" and "personalized": ``all`` = mean over the sites of their accuracies, ``sd`` over
         the sites, ``pooled`` = accuracy over all test images, and ``many``, ``medium``, ``few``, ``balancedness`` from
-        the pooled class counts; in percent. None for a model that not every site scored.
+        the pooled class counts; in percent. Where some of the sites did not score a model, ``sites`` = how many did;
+        where some sent totals, ``sites_by_class`` = how many sent class counts. None for a model that fewer than half
+        of the sites scored.
     """
     names = {"zero_shot": "zero-shot", "global": "global", "personalized": "personalized"}
     result: dict[str, dict[str, float | None] | None] = {}
     for key, model in names.items():
         counts = [site.personalized if model == "personalized" else site.counts.get(model) for site in scores.values()]
-        if not counts or any(one is None for one in counts):
+        known = [one for one in counts if one is not None]
+        if not known or 2 * len(known) < len(counts):
             result[key] = None
             continue
-        known = [one for one in counts if one is not None]
         accuracies = [100 * one.accuracy for one in known if one.accuracy is not None]
-        by_class = classes is not None and all(len(one.total) == classes for one in known)
-        pooled = pool(known if by_class else (one.over_classes() for one in known)) or ClassCounts.zeros(1)
-        summary = summarize(pooled, groups if by_class else None, power, sigma)
+        by_class = class_counts(known, classes)
+        over_all = pool(one.over_classes() for one in known) or ClassCounts.zeros(1)
+        summary = summarize(pool(by_class) or over_all, groups if by_class else None, power, sigma)
         if not by_class:
             summary["balancedness"] = None
-        summary["pooled"] = summary["all"]
+        summary["pooled"] = None if over_all.accuracy is None else 100 * over_all.accuracy
         summary["all"] = float(np.mean(accuracies)) if accuracies else None
         summary["sd"] = float(np.std(accuracies)) if accuracies else None
+        if len(known) < len(counts):
+            summary["sites"] = len(known)
+        if by_class and len(by_class) < len(known):
+            summary["sites_by_class"] = len(by_class)
         result[key] = summary
     return result
+
+
+def class_counts(counts: Sequence[ClassCounts], classes: int | None) -> list[ClassCounts]:
+    """Return those counts that are by class; none where most sites sent totals, whose classes nobody knows."""
+    by_class = [one for one in counts if classes is not None and len(one.total) == classes]
+    return by_class if 2 * len(by_class) >= len(counts) else []

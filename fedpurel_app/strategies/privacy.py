@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import (
 from fedpurel_app.errors import RunError, StateError
 from fedpurel_app.records import to_arrays
 from fedpurel_app.strategies.inner import layers
-from fedpurel_app.strategies.replies import BadReplyError
+from fedpurel_app.strategies.screening import BadReplyError
 
 AT_CLIENT = (DifferentialPrivacyClientSideFixedClipping, DifferentialPrivacyClientSideAdaptiveClipping)
 AT_SERVER = (DifferentialPrivacyServerSideFixedClipping, DifferentialPrivacyServerSideAdaptiveClipping)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from flwr.app import MetricRecord
 
-from fedpurel_app.records import RESTARTED
-from fedpurel_app.strategies.replies import Screened, SiteScores
+from fedpurel_app.records import FEATURE_SECONDS, RESTARTED, SECONDS, WORKER
+from fedpurel_app.strategies.replies import Screened
 from fedpurel_app.strategies.schedule import Phase
+from fedpurel_app.strategies.scores import SiteScores
 
 
 @dataclass
@@ -34,6 +35,8 @@ class RoundReport:
         Means of the sites' training metrics, weighted by their numbers of examples.
     scores : dict of str to SiteScores, or None
         By site, where this round was evaluated.
+    withheld : list of str
+        Sites whose own settings kept their scores.
     restarted : list of str
         Sites whose private branch was lost, so that they began a fresh one or had none to score.
     privacy : dict of str to float
@@ -56,6 +59,7 @@ class RoundReport:
     kept_old_model: bool = False
     train: dict[str, float] = field(default_factory=dict)
     scores: dict[str, SiteScores] | None = None
+    withheld: list[str] = field(default_factory=list)
     restarted: list[str] = field(default_factory=list)
     privacy: dict[str, float] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
@@ -73,11 +77,10 @@ class RoundReport:
     def keep_time(self, part: str, wall: float, metrics: Mapping[str, MetricRecord]) -> None:
         """Book wall seconds, and the busiest process's own time in it: the rest is transport and waiting."""
         self.seconds[part] = wall
-        for suffix, key in (("at_sites", "seconds"), ("features", "feature-seconds")):
+        for suffix, key in (("at_sites", SECONDS), ("features", FEATURE_SECONDS)):
             busy: defaultdict[object, float] = defaultdict(float)
             for site, record in metrics.items():  # a real site is a machine of its own, and names no process
-                value = record.get(key, 0.0)
-                busy[record.get("worker", site)] += float(value) if isinstance(value, int | float) else 0.0
+                busy[record.get(WORKER, site)] += float(record.get(key, 0.0))  # type: ignore[arg-type]  # screened
             self.seconds[f"{part}_{suffix}"] = max(busy.values(), default=0.0)
 
     def why_it_failed(self, needed: int, in_a_row: int) -> str:

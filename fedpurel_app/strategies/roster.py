@@ -10,10 +10,11 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedpurel_app.errors import AttemptError
 from fedpurel_app.naming import listed
-from fedpurel_app.records import CONFIG, DESCRIBE, Description, Instruction
+from fedpurel_app.records import CONFIG, DESCRIBE, Description, Instruction, Refusal
 from fedpurel_app.seeding import derive_seed
+from fedpurel_app.strategies.identity import Identities
+from fedpurel_app.strategies.screening import BadReplyError, brief, check_size
 
 _UNREGISTERED = "No query function registered"
 
@@ -25,8 +26,8 @@ class Roster:
     ----------
     descriptions : dict of str to Description or None
         By site name; None for a client that cannot describe itself.
-    refusals : dict of int to str
-        By node that serves another run of this experiment, or a later attempt: its answer.
+    refusals : dict of int to Refusal
+        By node that will not serve this run: its answer.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,8 @@ class Roster:
         self._failures: dict[int, tuple[int, int]] = {}  # how often a node did not say who it is, and when it last did
         self._refreshes = 0
         self.connected: set[int] = set()
-        self.refusals: dict[int, str] = {}
+        self.refusals: dict[int, Refusal] = {}
+        self._identities = Identities()
 
     def refresh(
         self, grid: Grid, timeout: float, patient: bool = True, instruction: Instruction | None = None
@@ -65,6 +67,7 @@ class Roster:
         unknown = sorted(node for node in self.connected - set(self._name_of) if not patient or self._is_due(node))
         if not unknown:
             return []
+        self._identities.look(grid)
         config = ConfigRecord() if instruction is None else instruction.to_config()
         messages = [Message(RecordDict({CONFIG: config}), node, DESCRIBE) for node in unknown]
         notes, silent = [], set(unknown)
@@ -99,20 +102,22 @@ class Roster:
                 plain.append(name := f"node-{node}")
                 self._admit(node, name, None)
                 return []
-            if AttemptError.__name__ in (reply.error.reason or ""):
-                self.refusals[node] = reply.error.reason or ""
-            return self._leave_out(node, reply.error.reason or "error")
+            return self._leave_out(node, brief(reply.error.reason))
         try:
-            description = Description.from_config(reply.content[CONFIG])
-        except (KeyError, ValueError) as error:
+            answer = _read(reply)
+        except BadReplyError as error:
             return self._leave_out(node, str(error))
-        if description.num_examples <= 0:
-            return self._leave_out(node, f"{description.site} has no training images")
-        notes = []
-        old = self.node(description.site)
-        if old is not None:
-            notes.append(f"{description.site}: node {node} takes the place of node {old}, which has the same name")
-        self._admit(node, description.site, description)
+        if isinstance(answer, Refusal):
+            self.refusals[node] = answer
+            return self._leave_out(node, answer.reason)
+        if answer.num_examples <= 0:
+            return self._leave_out(node, f"{answer.site} has no training images")
+        old = self.node(answer.site)
+        try:
+            notes = self._identities.claim(answer.site, node, old)
+        except BadReplyError as error:
+            return self._leave_out(node, str(error))
+        self._admit(node, answer.site, answer)
         return notes
 
     def _admit(self, node: int, name: str, description: Description | None) -> None:
@@ -162,16 +167,44 @@ class Roster:
         return sorted(names[index] for index in chosen)
 
     def state(self) -> dict[str, Any]:
-        """Give what a resumed run needs, as JSON."""
+        """Return what a resumed run needs, as JSON: descriptions by site."""
         return {name: None if one is None else vars(one) for name, one in self.descriptions.items()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def keys(self) -> dict[str, dict[str, str]]:
+        """Return the keys that sites' names belong to, as JSON."""
+        return self._identities.state()
+
+    def restore(self, state: Mapping[str, Any], keys: Mapping[str, Any] | None = None) -> None:
         """Take up a saved roster; its sites count as absent until they connect.
 
         Those known by a node id alone are met anew: a restart gives most of them another one, and then no cohort could
         do without them.
+
+        Parameters
+        ----------
+        state : mapping
+            As :meth:`state` returned it.
+        keys : mapping, optional
+            As :meth:`keys` returned it.
         """
         self.descriptions = {name: Description(**one) for name, one in state.items() if one is not None}
+        self._identities.restore(keys or {})
+
+
+def _read(reply: Message) -> Description | Refusal:
+    """Read what a node answered to the question who it is; raises BadReplyError, whatever it sent."""
+    try:
+        check_size(reply.content)
+        record = reply.content.config_records[CONFIG]
+        return Refusal.from_config(record) or Description.from_config(record)
+    except BadReplyError:
+        raise
+    except (KeyError, ValueError) as error:
+        raise BadReplyError(
+            str(error) if isinstance(error, ValueError) else "it described itself with nothing"
+        ) from error
+    except Exception as error:  # whatever a site sent, the run goes on
+        raise BadReplyError(f"its description cannot be read ({type(error).__name__})") from error
 
 
 class CohortGrid(Grid):

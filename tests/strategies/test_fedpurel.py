@@ -284,7 +284,20 @@ def test_impossible_scores_are_dropped():
     ("metrics", "reason"),
     [
         ({"global/correct": [1, 0, 0], "global/total": [2, 2, 1]}, r"counts of \[3\] classes, expected 2"),
-        ({"global/correct": [2**62, 2**62], "global/total": [2**62, 2**62]}, "scored images: expected at most"),
+        ({"global/correct": [2**62, 2**62], "global/total": [2**62, 2**62]}, "no whole numbers from 0 to"),
+        ({"global/correct": [10**8, 0], "global/total": [10**8, 10**8]}, "scored images: expected at most"),
+        ({"global/correct": [1, 0], "global/total": [2, 1]}, "3 scored images, but num-examples = 4"),
+        ({"global/correct": [1.0, 0.0], "global/total": [2.0, 2.0]}, "no whole numbers"),
+        ({"global/correct": [1, 0], "global/total": 4}, "impossible class counts"),
+        (
+            {
+                "global/correct": [1, 0],
+                "global/total": [2, 2],
+                "personalized/correct": [1, 1],
+                "personalized/total": [3, 1],
+            },
+            "scored on different numbers",
+        ),
     ],
 )
 def test_counts_that_cannot_be_are_dropped_and_spoil_nothing(metrics, reason):

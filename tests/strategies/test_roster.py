@@ -58,7 +58,7 @@ def test_an_absent_site_changes_no_draw():
     assert missing.present == list("abcde") and missing.node("j") is None
 
 
-def test_of_two_nodes_with_one_name_the_newest_wins():
+def test_a_connected_site_keeps_its_name_and_a_second_one_is_left_out():
     roster, both = Roster(), grid("a a")
     first, second = list(both.contexts)
     nodes = [first]
@@ -67,8 +67,8 @@ def test_of_two_nodes_with_one_name_the_newest_wins():
     assert roster.node("a") == first
     nodes.append(second)
     (note,) = roster.refresh(both, 1)
-    assert roster.node("a") == second and "takes the place" in note
-    assert roster.site(first) is None and roster.site(second) == "a"
+    assert roster.node("a") == first and f"node {second} is left out" in note and f"as node {first} does" in note
+    assert roster.site(first) == "a" and roster.site(second) is None
 
 
 def test_a_site_that_comes_back_with_another_id_is_known_again():
@@ -104,14 +104,13 @@ def test_a_node_that_failed_is_asked_again_ever_more_rarely():
     assert roster.refresh(mended, 1, patient=False) == [] and roster.names == ["a", "b"]
 
 
-def test_the_older_of_two_nodes_with_one_name_takes_over_when_the_newer_leaves():
+def test_the_second_of_two_nodes_with_one_name_takes_over_when_the_first_leaves():
     roster, both = Roster(), grid("a a")
     first, second = sorted(both.contexts)
     roster.refresh(both, 1)
-    newest = roster.node("a")
-    del both.contexts[newest]
+    (left,) = {first, second} - {roster.node("a")}
+    del both.contexts[roster.node("a")]
     roster.refresh(both, 1)
-    (left,) = {first, second} - {newest}
     assert roster.node("a") == left and roster.site(left) == "a"
 
 

@@ -1,0 +1,89 @@
+"""What a site's own settings refuse of a run. The server decides neither the rules nor whether they are applied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.node import NodeConfig
+from fedpurel_app.config.text import to_toml
+from fedpurel_app.errors import PolicyError
+from fedpurel_app.naming import split_names
+
+# Keys of a run that ask for work or room, and the node's key that bounds each.
+_BOUNDED = {
+    "local-epochs": "max-local-epochs",
+    "batch-size": "max-batch-size",
+    "views": "max-views",
+    "lora-rank": "max-lora-rank",
+    "prompt-tokens": "max-prompt-tokens",
+    "context-length": "max-context-length",
+}
+_CLIPPED = ("server-fixed", "server-adaptive", "client-fixed", "client-adaptive", "local")
+_NOISY = ("server-fixed", "server-adaptive", "client-fixed", "client-adaptive")
+
+
+def require_served(config: RunConfig, node: NodeConfig) -> None:
+    """Raise PolicyError, naming everything, when a run asks for what a node refuses."""
+    if problems := refusals(config, node):
+        raise PolicyError(problems)
+
+
+def refusals(config: RunConfig, node: NodeConfig) -> list[str]:
+    """List what a node refuses of a run: one line each, with what was asked and what is allowed."""
+    return [*_bounds(config, node), *_demands(config, node)]
+
+
+def require_few_steps(config: RunConfig, node: NodeConfig, images: int) -> None:
+    """Raise PolicyError when a visit to a site with so many images would take more steps than its node allows."""
+    steps = config.local_epochs * max(1, images // config.batch_size)
+    if steps > node.max_steps:
+        raise PolicyError(
+            f"local-epochs = {config.local_epochs} at batch-size = {config.batch_size} are more steps here than "
+            f"max-steps = {node.max_steps} of this site allows: lower local-epochs, or raise batch-size."
+        )
+
+
+def require_clipping(config: RunConfig, node: NodeConfig, norm: object) -> None:
+    """Raise PolicyError when a message asks a site to clip less than the run's settings and the node's say.
+
+    Parameters
+    ----------
+    config : RunConfig
+    node : NodeConfig
+    norm : object
+        ``clipping_norm`` of the message, which Flower's mods obey whatever it is: a NaN would clip nothing.
+    """
+    most = config.clipping_norm * (1 + 1e-9) if config.privacy == "client-fixed" else node.max_clipping_norm
+    if not (isinstance(norm, int | float) and math.isfinite(norm) and 0 < norm <= min(most, node.max_clipping_norm)):
+        raise PolicyError(f"this message asks for clipping to {norm!r}; this site clips to at most {most:g}.")
+
+
+def _bounds(config: RunConfig, node: NodeConfig) -> Iterator[str]:
+    asked, limits = config.model_dump(by_alias=True), node.model_dump(by_alias=True)
+    for key, limit in _BOUNDED.items():
+        if asked[key] > limits[limit]:
+            yield f"{key} = {asked[key]}: this site allows at most {limits[limit]} ({limit} in its node config)."
+    for key in ("learning-rate", "private-learning-rate"):
+        rate = asked[key]
+        if rate != "auto" and not node.min_learning_rate <= rate <= node.max_learning_rate:
+            yield (
+                f"{key} = {rate:g}: this site allows {node.min_learning_rate:g} to {node.max_learning_rate:g} "
+                "(min-learning-rate, max-learning-rate in its node config)."
+            )
+    rounds = sum(config.total_rounds)
+    if rounds > node.max_rounds:
+        yield f"{rounds} rounds: this site allows at most {node.max_rounds} (max-rounds in its node config)."
+
+
+def _demands(config: RunConfig, node: NodeConfig) -> Iterator[str]:
+    served, kinds = split_names(node.algorithms), split_names(node.require_privacy)
+    if served and config.algorithm not in served:
+        yield f"algorithm = {to_toml(config.algorithm)}: this site serves {', '.join(served)}."
+    if kinds and config.privacy not in kinds:
+        yield f"privacy = {to_toml(config.privacy)}: this site takes part with {' or '.join(kinds)} only."
+    if config.privacy in _CLIPPED and config.clipping_norm > node.max_clipping_norm:
+        yield f"clipping-norm = {config.clipping_norm:g}: this site allows at most {node.max_clipping_norm:g}."
+    if config.privacy in _NOISY and config.noise_multiplier < node.min_noise_multiplier:
+        yield f"noise-multiplier = {config.noise_multiplier:g}: this site wants {node.min_noise_multiplier:g} or more."
