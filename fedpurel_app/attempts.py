@@ -76,9 +76,7 @@ def seen(folder: Path) -> Ledger:
     try:
         content = json.loads(path.read_text("utf-8"))
         trained, evaluated = int(content.get("trained", 0)), int(content.get("evaluated", 0))
-        return Ledger(
-            int(content["number"]), str(content["token"]), trained, evaluated, str(content.get("method", ""))
-        )
+        return Ledger(int(content["number"]), str(content["token"]), trained, evaluated, str(content.get("method", "")))
     except FileNotFoundError:
         return Ledger()
     except (ValueError, KeyError, TypeError, AttributeError) as error:

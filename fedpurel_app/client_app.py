@@ -75,8 +75,8 @@ def _site(context: Context) -> Iterator[Site]:
     """Make the site; Flower sends the text of an error to the server. A real site keeps it: it names paths."""
     try:
         yield Site(context.run_config, context.node_config)
-    except (AttemptError, PolicyError):  # they name experiments, rounds and settings alone, which the server knows
-        logger.exception("This site refuses.")
+    except (AttemptError, PolicyError) as error:  # they name experiments, rounds and settings, which the server knows
+        logger.warning("This site refuses: %s", error)
         raise
     except Exception as error:
         if is_simulated(context.node_config):

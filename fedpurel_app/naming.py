@@ -47,6 +47,17 @@ def clean(text: str, most: int = 300) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
+def is_printable(text: str) -> bool:
+    r"""Tell whether text is one line without control and format characters.
+
+    Examples
+    --------
+    >>> is_printable("a photo of a {}."), is_printable("a\nb"), is_printable("\u202ereversed")
+    (True, False, False)
+    """
+    return not any(unicodedata.category(one).startswith("C") for one in text)
+
+
 def is_safe_name(text: object) -> bool:
     r"""Tell whether something can be the name of a site or an experiment.
 

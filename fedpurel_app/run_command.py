@@ -153,6 +153,11 @@ def _preflight(config: RunConfig, folder: Path) -> None:
     from fedpurel_app.reporting.trackers import require_tracker
 
     require_tracker(config.tracker)
+    # Not a rule of the settings: those are checked at sites as well, which tell a server nothing of its paths.
+    if Path(config.state_dir or os.sep).is_file():
+        raise ConfigError(
+            f'state-dir = "{config.state_dir}" is a file: give a folder, or a path where one can be made.'
+        )
     DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
     if config.backbone != "demo":
         import torch  # which the demo does without here

@@ -293,6 +293,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
         "dropped": report.dropped,
         "kept_old_model": report.kept_old_model,
         "private_restarted": report.restarted,
+        **({"scores_withheld": report.withheld} if report.withheld else {}),
         "train": report.train,
         **({"privacy": report.privacy} if report.privacy else {}),
         "bytes_up": report.bytes_up,

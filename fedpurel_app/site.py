@@ -153,7 +153,7 @@ class Site:
         tensors, start = _numpy(private), _numpy(frozen)
         squares = (np.square(value.astype(float) - start[name]).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
-        if not (self.simulated or _is_finite(tensors)):
+        if not self.simulated and not _is_finite(tensors):
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
             tensors = before

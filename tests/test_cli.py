@@ -300,3 +300,8 @@ def test_outcomes_written_by_the_server_are_not_overwritten(tmp_path):
     other = RunFolder.create(tmp_path / "other")
     run_command._mark(other, config, "stopped", "interrupted by the user")
     assert other.summary()["outcome"] == "stopped"
+
+
+def test_a_file_in_the_place_of_the_folder_of_private_branches_is_refused_before_flower_starts(tmp_path, capsys):
+    assert cli.main(["run", "--set", f"state-dir={__file__}", "--out", str(tmp_path / "run")]) == 2
+    assert "is a file: give a folder" in capsys.readouterr().err and not (tmp_path / "run").exists()

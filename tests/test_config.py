@@ -102,7 +102,6 @@ def test_all_problems_are_told_at_once():
         ({"schedule": "interleaved", "global_rounds": 4, "personal_rounds": 3}, "one personal round for each"),
         ({"global_rounds": 0, "personal_rounds": 0}, "nothing to do"),
         ({"out": "runs/x"}, "must be an absolute path"),
-        ({"state-dir": __file__}, "is a file: give a folder"),
         ({"backbone": "ViT-B-16", "pretrained": "w.safetensors"}, "must be an absolute path"),
         ({"pretrained": "laion400m_e31"}, 'has no use with backbone = "demo"'),
         ({"lora-rank": 4}, 'lora-rank belongs to peft = "lora"'),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from fedpurel_app.naming import SAFE_NAME, clean, split_names
+from fedpurel_app.naming import SAFE_NAME, is_printable, split_names
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -190,7 +190,7 @@ class RunConfig(BaseModel):
     def _is_a_line(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse text that is no printable line: at a site it comes from the server, and reaches its log."""
         most = _LONG_TEXT if info.field_name == "classes" else _TEXT
-        if isinstance(value, str) and (len(value) > most or clean(value, most).count("?") != value.count("?")):
+        if isinstance(value, str) and (len(value) > most or not is_printable(value)):
             raise PydanticCustomError(
                 "text", "Input should be one line of at most {most} printable characters", {"most": most}
             )

@@ -251,10 +251,4 @@ def _path_rules(config: RunConfig) -> list[Rule]:
             f'{key} = "{path}" must be an absolute path: the processes that read it have folders of their own.',
         )
         for key, path in paths.items()
-    ] + [
-        _rule(
-            "state-dir",
-            bool(config.state_dir) and Path(config.state_dir).is_file(),
-            f'state-dir = "{config.state_dir}" is a file: give a folder, or a path where one can be made.',
-        )
     ]

@@ -67,7 +67,12 @@ def summarize_run(
         **{key: settings[key] for key in ("algorithm", "peft", "dataset", "seed")},
         "rounds": len(played),
         **{name: last[name] for name in MODELS},
-        "reasons": _reasons(last, has_private_part, settings.get("shares", "all") != "all"),
+        "reasons": _reasons(
+            last,
+            has_private_part,
+            settings.get("shares", "all") != "all",
+            any(line.get("scores_withheld") for line in played),
+        ),
         "balancedness_is": {"power": settings["balancedness-power"], "sigma": settings["balancedness-sigma"]},
         "best": {name: _best(values) for name, values in trained.items() if values},
         "mean_of_last_10": {name: _mean(values, played) for name, values in trained.items() if values},
@@ -114,7 +119,7 @@ def _last_train(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, floa
     return {line["phase"]: line["train"] for line in rounds if line["train"]}
 
 
-def _reasons(last: Mapping[str, Any], has_private_part: bool, keeps_parts: bool) -> dict[str, str]:
+def _reasons(last: Mapping[str, Any], has_private_part: bool, keeps_parts: bool, withheld: bool) -> dict[str, str]:
     reasons = {}
     groups = ("many", "medium", "few")
     for name in MODELS:
@@ -126,7 +131,9 @@ def _reasons(last: Mapping[str, Any], has_private_part: bool, keeps_parts: bool)
             elif name in ("zero_shot", "global"):
                 reasons[name] = "the server evaluated no test set"
             else:
-                reasons[name] = "no evaluation at the sites was completed"
+                reasons[name] = (
+                    "the sites keep their scores" if withheld else "no evaluation at the sites was completed"
+                )
         elif last[name]["balancedness"] is None or all(last[name][group] is None for group in groups):
             reasons[f"{name}.groups"] = "the sites shared totals, not class counts"
         else:

@@ -1,0 +1,152 @@
+"""Nothing that is a function of a private branch and of something the server chose leaves a site in personal rounds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fedpurel_app.records import ARRAYS
+from tests.attacks.conftest import feature_site, initial
+from tests.attacks.server import EXPERIMENT, Server, metrics, told
+
+ASKED = {  # settings and parameters that a server may choose
+    "as it should": ({}, lambda value: value),
+    "zeros": ({}, np.zeros_like),
+    "a unit vector": ({}, lambda value: np.eye(1, value.size, dtype=value.dtype).reshape(value.shape)),
+    "large numbers": ({}, lambda value: np.full_like(value, 1e4)),
+    "numbers that overflow": ({}, lambda value: np.full_like(value, 3e38)),
+    "no number": ({}, lambda value: np.full_like(value, np.nan)),
+    "a tiny rate": ({"private-learning-rate": 1e-38}, lambda value: value),
+    "the smallest rate": ({"private-learning-rate": 1e-7}, lambda value: value),
+    "a rate that makes it diverge": ({"private-learning-rate": 1e4}, lambda value: np.full_like(value, 1e4)),
+    "one image a step": ({"batch-size": 1}, lambda value: value),
+    "many epochs": ({"local-epochs": 3}, lambda value: value),
+    "its own loss alone": ({"private-weight": 1.0}, lambda value: value),
+    "the sum's loss alone": ({"private-weight": 0.0}, lambda value: value),
+}
+
+
+def test_personal_rounds_tell_the_same_whatever_the_branch_is(twins):
+    """Two sites with the same data and other branches hear the same messages, each of them twice."""
+    _, one, two, arrays = twins
+    left, right = one.store().load(2), two.store().load(2)
+    assert all(not np.array_equal(value, right[key]) for key, value in left.items()), "the branches differ"
+    first, second = all_answers(one, arrays), all_answers(two, arrays)
+    assert first == second
+    assert "error" not in first["as it should"] and "error" in first["as it should, again"]
+
+
+def all_answers(site, arrays):
+    """Ask a site all of it, from its branch of round 2 on; returns what each message was answered with."""
+    answers, number, before = {}, 3, 2
+    for what, (changes, craft) in ASKED.items():
+        crafted = {key: craft(value) for key, value in arrays.items()}
+        for again in ("", ", again"):
+            answers[what + again] = told(site.personalize(crafted, number, before, changes=changes))
+        if "error" not in answers[what]:
+            before = number
+        number += 1
+    return answers
+
+
+LIGHT = pytest.mark.parametrize("twins", ["text-residual", "lora-a"], indirect=True)
+
+
+@LIGHT
+def test_a_personal_reply_tells_a_number_of_images_and_nothing_else(twins):
+    _, one, _, arrays = twins
+    reply = one.personalize(arrays, 3, 2)
+    assert metrics(reply).keys() == {"num-examples"} and ARRAYS not in reply.content
+
+
+def test_the_distance_oracle_reads_nothing(tmp_path):
+    """With d0 for zeros and di for the i-th unit vector, P_i = (d0^2 - di^2 + 1) / 2: so a branch was read once."""
+    config, node = feature_site(tmp_path)
+    site = Server(config, node)
+    (name,), arrays = initial(site).keys(), initial(site)
+    site.personalize(arrays, 1, 0)
+    replies = []
+    for round_number, index in enumerate([None, 0, 1, 2], 2):
+        crafted = np.zeros_like(arrays[name])
+        if index is not None:
+            crafted.flat[index] = 1.0
+        reply = site.personalize(
+            {name: crafted}, round_number, round_number - 1, changes={"private-learning-rate": 1e-7}
+        )
+        replies.append(metrics(reply))
+    assert all(reply == replies[0] for reply in replies)
+
+
+def test_a_branch_that_diverges_is_undone_and_the_server_hears_nothing_of_it(tmp_path, caplog, monkeypatch):
+    config, node = feature_site(tmp_path)
+    site = Server(config, node)
+    arrays = initial(site)
+    site.personalize(arrays, 1, 0)
+
+    def diverge(module, *_):
+        for parameter in module.parameters():
+            parameter.data.fill_(np.nan)
+        return {"loss": np.nan}
+
+    monkeypatch.setattr("fedpurel_app.site.train", diverge)
+    with caplog.at_level("WARNING", "flwr.fedpurel.client"):
+        reply = site.personalize(arrays, 2, 1)
+    assert metrics(reply) == {"num-examples": 45}
+    assert any("diverged" in record.getMessage() for record in caplog.records)
+    before, after = site.store().load(1), site.store().load(2)
+    assert all(np.array_equal(value, before[name]) for name, value in after.items())
+
+
+@LIGHT
+def test_scores_of_a_branch_are_told_once_a_round_and_attempt(twins):
+    _name, one, _two, arrays = twins
+    replies = [one.evaluate(arrays, 3, 2), one.evaluate(arrays, 3, 2), one.evaluate(arrays, 2, 2)]
+    assert not replies[0].has_error()
+    assert all("is scored once a round" in reply.error.reason for reply in replies[1:])
+    assert not one.evaluate(arrays, 4, 2).has_error()
+    # A resumed run is another attempt, and its sites are scored again.
+    assert not one.evaluate(arrays, 3, 2, attempt=2, token="u").has_error()
+
+
+@LIGHT
+def test_a_site_that_keeps_its_scores_tells_nothing_of_its_branch(twins):
+    _, one, two, arrays = twins
+    for site in (one, two):
+        site.node["scores"] = "none"
+    answers = [told(site.evaluate(arrays, 3, 2)) for site in (one, two)]
+    assert answers[0] == answers[1] == {"metrics/scores-withheld": 1}
+
+
+@LIGHT
+def test_metrics_of_a_global_round_over_a_private_part_are_not_told(twins):
+    name, one, two, arrays = twins
+    answers = [metrics(site.train(arrays, 3, 2)) for site in (one, two)]
+    assert answers[0] == answers[1]
+    assert (answers[0].keys() == {"num-examples"}) == (name == "lora-a")
+
+
+@pytest.mark.parametrize("twins", ["lora-a"], indirect=True)
+def test_a_part_that_is_kept_does_not_leave_when_the_settings_change(twins):
+    """The server names experiment, settings and parameters: it could ask for all, and leave a gap."""
+    _, one, _, arrays = twins
+    for number, (changes, attempt) in enumerate([({"shares": "all"}, 1), ({"shares": "all"}, 2)], 3):
+        reply = one.train(arrays, number, 2, changes=changes, attempt=attempt, token="tu"[attempt - 1])
+        assert reply.has_error() and "was begun here with" in reply.error.reason
+    # And where the site's own book of it is gone:
+    next(one_file for one_file in _state(one).rglob("attempt.json")).unlink()
+    reply = one.train(arrays, 3, 2, changes={"shares": "all"})
+    assert reply.has_error() and "ValueError at the site" in reply.error.reason
+
+
+def _state(server):
+    from pathlib import Path
+
+    return Path(server.node["state-dir"]) / EXPERIMENT
+
+
+def test_the_book_of_what_was_asked_is_closed_to_others(tmp_path):
+    config, node = feature_site(tmp_path)
+    site = Server(config, node)
+    site.evaluate(initial(site), 1)
+    (path,) = _state(site).rglob("attempt.json")
+    assert path.stat().st_mode & 0o777 == 0o600 and json.loads(path.read_text())["evaluated"] == 1
