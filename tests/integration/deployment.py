@@ -83,6 +83,13 @@ class Federation:
                 self.recorders[name] = Recorder(self.ports["link"], self.authority, *self.certificate)
             self.start_node(name)
 
+    def register(self, name: str, node: Mapping[str, Any]) -> None:
+        """Make another node's key known to the link under a name; :meth:`start_node` starts it."""
+        self.nodes = {**self.nodes, name: node}
+        (self.ports[name],) = free_ports(1)
+        self.keys[name] = make_key(self.folder, name)
+        self._register(name)
+
     def stop(self) -> None:
         """Stop every process that was started, and all that those started."""
         for name in self._running:

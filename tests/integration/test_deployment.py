@@ -27,7 +27,7 @@ COHORTS = [
     ["north", "south"],
 ]  # of seed 0
 MAY_LEAVE = {"site", "partitions", "device", "num-examples", "seconds", "feature-seconds", "loss", "conflict", "angle"}
-MAY_LEAVE |= {"tkl", "align-loss", "drift", "private-distance", "steps"}
+MAY_LEAVE |= {"tkl", "align-loss", "drift", "steps", "test-examples"}
 MAY_LEAVE |= {f"{model}/{what}" for model in ("zero-shot", "global", "personalized") for what in ("correct", "total")}
 
 
@@ -139,6 +139,22 @@ def test_no_byte_of_a_site_s_own_is_on_the_wire(federation, whole):
         tensor = next(iter(load_file(next(iter(branches(federation, "whole", site).values()))).values()))
         planted = next(iter(to_array_record({"w": tensor}).values())).data
         assert found(b"\0".join([*streams, planted]), secrets)
+
+
+def test_a_second_registered_key_that_claims_a_name_is_refused_and_the_first_goes_on(federation, whole):
+    """It joins in the middle of a run, with the name and the data of a site that is there."""
+    folder = RunFolder(federation.folder / "claimed")
+    federation.register("thief", {**federation.nodes["north"], "state-dir": str(federation.folder / "thief-state")})
+    run = federation.submit(settings(federation, "claimed", **{"fraction-train": 1.0}))
+    federation.until(lambda: len(folder.rounds()) > 1, "round 1", PATIENCE)
+    federation.start_node("thief")
+    assert federation.finish(run, PATIENCE) == "finished:completed", federation.log("link-exec")
+    assert all(line["usable"] == sorted(HELD) for line in folder.rounds()[1:]), "the first goes on"
+    assert 'calls itself north, which is the name of the node registered as "north"' in federation.log("link-exec")
+    owners = folder.read_json("state.json")["keys"]
+    assert {site: owner["name"] for site, owner in owners.items()} == {site: site for site in HELD}
+    assert not list((federation.folder / "thief-state").rglob("private-*"))
+    federation.kill("thief", "thief-exec")
 
 
 def pushed(streams):
