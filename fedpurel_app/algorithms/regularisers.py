@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedpurel_app.algorithms.base import Options, Regulariser
 from fedpurel_app.functional import align, alignment_gradient, kl_gradient, kl_loss
-from fedpurel_app.functional.alignment import kl_divergence
+from fedpurel_app.functional.alignment import batch_mean, kl_divergence
 
 
 def temperature_aligned_kl(student: Tensor, zero_shot: Tensor, options: Options) -> Regulariser:
@@ -16,7 +16,7 @@ def temperature_aligned_kl(student: Tensor, zero_shot: Tensor, options: Options)
     pair = align(student, zero_shot)
     loss = pair.weight * kl_divergence(pair.teacher_log_probs, pair.student_log_probs)
     metric = pair.weight * kl_divergence(pair.student_log_probs, pair.teacher_log_probs)
-    return Regulariser(alignment_gradient(pair, options.align_gradient), loss.mean(), metric.mean())
+    return Regulariser(alignment_gradient(pair, options.align_gradient), batch_mean(loss), batch_mean(metric))
 
 
 def plain_kl(student: Tensor, zero_shot: Tensor, options: Options) -> Regulariser:

@@ -12,6 +12,7 @@ True
 
 from fedpurel_app.functional.alignment import Alignment, align, alignment_gradient, alignment_loss, tkl
 from fedpurel_app.functional.losses import (
+    cross_entropy,
     cross_entropy_gradient,
     kl_gradient,
     kl_loss,
@@ -27,6 +28,7 @@ __all__ = [
     "align",
     "alignment_gradient",
     "alignment_loss",
+    "cross_entropy",
     "cross_entropy_gradient",
     "entropy",
     "kl_gradient",

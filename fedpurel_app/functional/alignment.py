@@ -7,7 +7,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedpurel_app.functional.temperature import as_float, entropy, entropy_range, match_temperature
+from fedpurel_app.functional.temperature import (
+    LEAST_LOG_PROB,
+    as_float,
+    entropy,
+    entropy_range,
+    match_temperature,
+    reach,
+)
 
 _SMALLEST_VARIANCE = 1e-6
 
@@ -24,7 +31,8 @@ class Alignment(NamedTuple):
     target_entropy : Tensor, shape (B,)
         H* [nats], the mean of both entropies at temperature 1, clipped to what both rows can reach.
     weight : Tensor, shape (B,)
-        1, or 0 for a sample that no temperature can align (all logits of one row equal).
+        1, or 0 for a sample that no temperature can align (all logits of one row equal) and for one that is aligned
+        already: p_f and p_z differ by no more than the temperatures' own errors.
     """
 
     student_log_probs: Tensor
@@ -60,6 +68,11 @@ def align(student_logits: Tensor, zero_shot_logits: Tensor) -> Alignment:
     H* = (H(softmax l) + H(softmax z)) / 2, then H(softmax(l / tau_f)) = H(softmax(z / tau_z)) = H*. One H* serves both
     rows, clipped to [log m + 1e-4, log C - 1e-4] with m the larger number of tied maxima of the two.
 
+    Where sum |p_f - p_z| is within :func:`~fedpurel_app.functional.temperature.reach` of both, the difference is the
+    solver's and not the models'. Its direction is noise, which purification would follow whatever its size, so weight
+    0 takes loss, metric and gradient away together: <l, gradient> remains the loss. Two classes with equal arg max are
+    always such a sample, since their entropy fixes their probabilities.
+
     References
     ----------
     FedPuReL (CVPR 2026, arXiv 2605.02247), temperature-aligned KL.
@@ -75,10 +88,12 @@ def align(student_logits: Tensor, zero_shot_logits: Tensor) -> Alignment:
     temperature = match_temperature(rows, target.repeat(2))
     temperature = torch.where(alignable.repeat(2), temperature, torch.ones_like(temperature))
     # The maximum goes first: at tiny temperatures the quotient alone would round away differences between near ties.
-    log_probs = ((rows - rows.amax(-1, keepdim=True)) / temperature[:, None]).log_softmax(-1)
-    return Alignment(
-        log_probs[:size], log_probs[size:], temperature[:size], temperature[size:], target, alignable.to(rows.dtype)
-    )
+    log_probs = _log_softmax((rows - rows.amax(-1, keepdim=True)) / temperature[:, None])
+    student, teacher = log_probs[:size], log_probs[size:]
+    within = reach(log_probs)
+    differ = (student.exp() - teacher.exp()).abs().sum(-1) > within[:size] + within[size:]
+    weight = (alignable & differ).to(rows.dtype)
+    return Alignment(student, teacher, temperature[:size], temperature[size:], target, weight)
 
 
 def alignment_loss(
@@ -98,8 +113,8 @@ def alignment_loss(
     Returns
     -------
     Tensor, shape () or (B,)
-        KL(softmax(z / tau_z) || softmax(l / tau_f)) [nats]; 0 for samples that cannot be aligned (they still count in
-        the mean).
+        KL(softmax(z / tau_z) || softmax(l / tau_f)) [nats]; 0 for samples that cannot be aligned, or are aligned as
+        closely as temperatures can be found (they still count in the mean). The mean of an empty batch is 0.
 
     Raises
     ------
@@ -123,9 +138,9 @@ def alignment_loss(
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction = "{reduction}": choose "mean" or "none".')
     pair = align(student_logits.detach(), zero_shot_logits.detach())
-    student = (as_float(student_logits) / pair.student_temperature[:, None]).log_softmax(-1)
+    student = _log_softmax(as_float(student_logits) / pair.student_temperature[:, None])
     per_sample = pair.weight * kl_divergence(pair.teacher_log_probs, student)
-    return per_sample.mean() if reduction == "mean" else per_sample
+    return batch_mean(per_sample) if reduction == "mean" else per_sample
 
 
 def alignment_gradient(alignment: Alignment, variant: Literal["frozen", "implicit"] = "frozen") -> Tensor:
@@ -175,7 +190,8 @@ def tkl(student_logits: Tensor, zero_shot_logits: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (B,)
-        KL(softmax(l / tau_f) || softmax(z / tau_z)) [nats], student first. 0 for samples that cannot be aligned.
+        KL(softmax(l / tau_f) || softmax(z / tau_z)) [nats], student first. 0 for samples that cannot be aligned, or
+        are aligned as closely as temperatures can be found.
 
     References
     ----------
@@ -194,6 +210,16 @@ def tkl(student_logits: Tensor, zero_shot_logits: Tensor) -> Tensor:
 def kl_divergence(first_log_probs: Tensor, second_log_probs: Tensor) -> Tensor:
     """KL(first || second) of every row [nats]; shapes (B, C) to (B,)."""
     return (first_log_probs.exp() * (first_log_probs - second_log_probs)).sum(-1)
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Compute the mean over a batch, shapes (B,) to (); of an empty batch 0, so that it adds nothing to any sum."""
+    return values.mean() if len(values) else values.sum()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Finite log softmax: an outlier without weight is to have no part in a divergence either."""
+    return logits.log_softmax(-1).clamp_min(LEAST_LOG_PROB)
 
 
 def _check_pair(student_logits: Tensor, zero_shot_logits: Tensor) -> None:

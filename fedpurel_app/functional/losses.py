@@ -1,7 +1,7 @@
 """Losses of both phases, each with its gradient with respect to the logits in closed form.
 
 With the gradient at the logits known, one forward pass and one vector-Jacobian product give the gradient of the
-parameters; no softmax graph is built.
+parameters; no softmax graph is built. The mean of an empty batch is 0 in all of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedpurel_app.functional.alignment import kl_divergence
+from fedpurel_app.functional.alignment import batch_mean, kl_divergence
 from fedpurel_app.functional.temperature import as_float
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the mean cross-entropy [nats] of logits (B, C) against labels (B,)."""
+    return functional.cross_entropy(logits, labels, reduction="mean" if len(labels) else "sum")
+
+
 def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute the gradient of the mean cross-entropy: (softmax(l) - onehot(y)) / B.
+    """Compute the gradient of :func:`cross_entropy` with respect to the logits: (softmax(l) - onehot(y)) / B.
 
     Parameters
     ----------
@@ -44,7 +49,7 @@ def kl_loss(student_logits: Tensor, zero_shot_logits: Tensor) -> Tensor:
         [nats]
     """
     teacher = as_float(zero_shot_logits.detach()).log_softmax(-1)
-    return kl_divergence(teacher, as_float(student_logits).log_softmax(-1)).mean()
+    return batch_mean(kl_divergence(teacher, as_float(student_logits).log_softmax(-1)))
 
 
 def kl_gradient(student_logits: Tensor, zero_shot_logits: Tensor) -> Tensor:
@@ -97,8 +102,7 @@ def residual_loss(global_logits: Tensor, private_logits: Tensor, labels: Tensor,
     _check_weight(private_weight)
     private = as_float(private_logits)
     both = private + as_float(global_logits.detach())
-    mixed = functional.cross_entropy(both, labels)
-    return (1 - private_weight) * mixed + private_weight * functional.cross_entropy(private, labels)
+    return (1 - private_weight) * cross_entropy(both, labels) + private_weight * cross_entropy(private, labels)
 
 
 def residual_gradient(

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Scope = Literal["global", "tensor"]
+Gradient = TypeVar("Gradient", Tensor, Tensor | None)
 
 
-class Purification(NamedTuple):
+class Purification(NamedTuple, Generic[Gradient]):
     """Purified gradients, and how much the two gradients disagreed.
 
     Attributes
     ----------
     gradients : list of Tensor
-        In the shapes and types of the task gradients.
+        In the shapes and types of the task gradients; None where both gradients are.
     conflict : Tensor, shape ()
         Share in [0, 1] of the inner products that were negative and were projected away (0 or 1 for scope "global").
     cosine : Tensor, shape ()
         Cosine of the angle between the two whole gradients; 0 when one of them vanishes.
     """
 
-    gradients: list[Tensor]
+    gradients: list[Gradient]
     conflict: Tensor
     cosine: Tensor
 
 
 def purify(
-    task_gradients: Sequence[Tensor], align_gradients: Sequence[Tensor], scope: Scope = "global", eps: float = 1e-6
-) -> list[Tensor]:
+    task_gradients: Iterable[Gradient], align_gradients: Iterable[Gradient], scope: Scope = "global", eps: float = 1e-6
+) -> list[Gradient]:
     """Project away the component of the task gradient that opposes the alignment gradient.
 
     Parameters
     ----------
-    task_gradients, align_gradients : sequence of Tensor
-        One tensor for each parameter, of pairwise equal shapes.
+    task_gradients, align_gradients : iterable of Tensor
+        One tensor for each parameter, of pairwise equal shapes. None, as ``autograd.grad(allow_unused=True)`` has it
+        for a parameter without a part in the loss, counts as zeros.
     scope : {"global", "tensor"}
         One inner product over all parameters (the paper), or one for each tensor (the reference code).
     eps : float
@@ -47,18 +49,22 @@ def purify(
     Returns
     -------
     list of Tensor
-        Gradients g with <g, g_align> >= 0 up to rounding; the task gradients unchanged where they do not conflict.
+        Gradients g with <g, g_align> >= 0 up to rounding; the task gradients unchanged where they do not conflict. None
+        where both gradients are None.
 
     Raises
     ------
+    TypeError
+        When an entry is neither a tensor nor None.
     ValueError
         When numbers or shapes of the tensors differ, none is given, or `scope` is unknown.
 
     Notes
     -----
     g = g_task - <g_task, g_align> / ||g_align||^2 g_align where <g_task, g_align> < 0. Inner products and norms are
-    taken in fp32 whatever the type of the gradients. The guarantee holds for g, not for a whole SGD step, to which
-    momentum and weight decay are added afterwards.
+    taken in fp32 whatever the type of the gradients, and of gradients scaled by powers of two, so that squares neither
+    overflow nor vanish whatever their size. The guarantee holds for g, not for a whole SGD step, to which momentum and
+    weight decay are added afterwards.
 
     References
     ----------
@@ -74,8 +80,8 @@ def purify(
 
 
 def purify_with_statistics(
-    task_gradients: Sequence[Tensor], align_gradients: Sequence[Tensor], scope: Scope = "global", eps: float = 1e-6
-) -> Purification:
+    task_gradients: Iterable[Gradient], align_gradients: Iterable[Gradient], scope: Scope = "global", eps: float = 1e-6
+) -> Purification[Gradient]:
     """Purify as :func:`purify` does, and say how often and how much the gradients conflicted.
 
     Parameters and errors are those of :func:`purify`. Nothing is copied to the host.
@@ -86,35 +92,84 @@ def purify_with_statistics(
     """
     if scope not in ("global", "tensor"):
         raise ValueError(f'scope = "{scope}": choose "global" or "tensor".')
-    shapes = [[tuple(g.shape) for g in gradients] for gradients in (task_gradients, align_gradients)]
-    if not shapes[0] or shapes[0] != shapes[1]:
-        raise ValueError(
-            f"task gradients {shapes[0]} and alignment gradients {shapes[1]} must be as many (at least one) "
-            "and have pairwise equal shapes."
-        )
-    dot, task_square, align_square = (
-        torch.stack([_dot(a, b) for a, b in zip(left, right, strict=True)])
-        for left, right in (
-            (task_gradients, align_gradients),
-            (task_gradients, task_gradients),
-            (align_gradients, align_gradients),
-        )
+    pairs = _paired(list(task_gradients), list(align_gradients))
+    tasks, aligns = _filled(pairs)
+    task_scales, align_scales = _scales(tasks), _scales(aligns)
+    if scope == "global":
+        task_scales, align_scales = (scales.amin().expand(len(tasks)) for scales in (task_scales, align_scales))
+    task_units, align_units = (
+        [(g * scale).reshape(-1) for g, scale in zip(gradients, scales, strict=True)]
+        for gradients, scales in ((tasks, task_scales), (aligns, align_scales))
     )
-    norms = task_square.sum().sqrt() * align_square.sum().sqrt()  # the product of the squares could underflow
-    cosine = torch.where(norms > 0, dot.sum() / norms, torch.zeros_like(norms)).clamp(-1, 1)
+    dot, task_square, align_square = (
+        torch.stack([torch.dot(a, b) for a, b in zip(left, right, strict=True)])
+        for left, right in ((task_units, align_units), (task_units, task_units), (align_units, align_units))
+    )
+    task_part, align_part = task_scales.amin() / task_scales, align_scales.amin() / align_scales  # 1 in scope "global"
+    whole_dot = (dot * task_part * align_part).sum()
+    norms = (task_square * task_part * task_part).sum().sqrt() * (align_square * align_part * align_part).sum().sqrt()
+    cosine = torch.where(norms > 0, whole_dot / norms, torch.zeros_like(norms)).clamp(-1, 1)
     if scope == "global":
         dot, task_square, align_square = (values.sum(0, keepdim=True) for values in (dot, task_square, align_square))
-    opposed = (dot < 0) & (align_square > eps * eps * task_square)
+    ratio = (align_scales / task_scales)[: len(dot)]  # infinite where the alignment gradient is next to nothing
+    opposed = (dot < 0) & (align_square > eps * eps * task_square * ratio * ratio)
     # The divisor is replaced where it is unused, so that a vanishing alignment gradient cannot make 0 / 0.
     factor = torch.where(opposed, dot / torch.where(opposed, align_square, torch.ones_like(align_square)), 0.0)
-    gradients = [
-        (task.to(share.dtype) - share * align.to(share.dtype)).to(task.dtype)
-        for task, align, share in zip(task_gradients, align_gradients, factor.expand(len(task_gradients)), strict=True)
+    purified = [
+        task - (share * unit).div_(scale).reshape(task.shape)
+        for task, unit, share, scale in zip(tasks, align_units, factor.expand(len(tasks)), task_scales, strict=True)
     ]
-    return Purification(gradients, opposed.to(dot.dtype).mean(), cosine)
+    kinds = [next((g.dtype for g in pair if g is not None), None) for pair in pairs]
+    gradients = [None if kind is None else g.to(kind) for g, kind in zip(purified, kinds, strict=True)]
+    return Purification(cast(list[Gradient], gradients), opposed.to(dot.dtype).mean(), cosine)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product in fp32, or in fp64 when the tensors are fp64."""
-    kind = torch.float64 if a.dtype == torch.float64 else torch.float32
-    return torch.dot(a.reshape(-1).to(kind), b.reshape(-1).to(kind))
+def _scales(gradients: list[Tensor]) -> Tensor:
+    """Return powers of two that bring the largest entry of every tensor to [1, 2); 1 where that is not finite.
+
+    Multiplying by them changes no bit of a result that neither overflows nor vanishes.
+    """
+    ends = [g.detach().aminmax() if g.numel() else (g.new_zeros(()), g.new_zeros(())) for g in gradients]
+    largest = torch.maximum(torch.stack([most for _, most in ends]), -torch.stack([least for least, _ in ends]))
+    tiny = torch.finfo(largest.dtype).tiny
+    finite = torch.isfinite(largest)
+    largest = torch.where(finite, largest.clamp_min(tiny), torch.ones_like(largest))
+    mantissa, _ = torch.frexp(largest)  # in [1/2, 1)
+    return torch.where(finite, (2 * mantissa / largest).clamp_min(tiny), torch.ones_like(largest))
+
+
+def _paired(
+    task_gradients: Sequence[Tensor | None], align_gradients: Sequence[Tensor | None]
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Pair gradients by parameter; raise where they do not fit each other."""
+    for which, gradients in (("task", task_gradients), ("alignment", align_gradients)):
+        for number, gradient in enumerate(gradients):
+            if not (gradient is None or isinstance(gradient, Tensor)):
+                raise TypeError(
+                    f"{which} gradients: entry {number} is of type {type(gradient).__name__}; "
+                    "give one tensor for each parameter, or None for one without a gradient."
+                )
+    pairs = list(zip(task_gradients, align_gradients, strict=False))
+    fit = len(task_gradients) == len(align_gradients) and all(
+        task is None or align is None or task.shape == align.shape for task, align in pairs
+    )
+    if not fit or all(gradient is None for pair in pairs for gradient in pair):
+        shapes = [[None if g is None else tuple(g.shape) for g in side] for side in (task_gradients, align_gradients)]
+        raise ValueError(
+            f"task gradients {shapes[0]} and alignment gradients {shapes[1]} must be as many (at least one tensor) "
+            "and have pairwise equal shapes; None counts as zeros."
+        )
+    return pairs
+
+
+def _filled(pairs: list[tuple[Tensor | None, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return both gradients as fp32, or as fp64 where one is, with zeros for None."""
+    given = [g for pair in pairs for g in pair if g is not None]
+    kind = torch.float64 if any(g.dtype == torch.float64 for g in given) else torch.float32
+
+    def filled(own: Tensor | None, other: Tensor | None) -> Tensor:
+        if own is not None:
+            return own.to(kind)
+        return torch.zeros(() if other is None else other.shape, dtype=kind, device=given[0].device)
+
+    return [filled(task, align) for task, align in pairs], [filled(align, task) for task, align in pairs]

@@ -11,15 +11,19 @@ import math
 import torch
 from torch import Tensor
 
+LEAST_LOG_PROB = -1e18  # as good as -inf, yet 0 times its square is 0 in fp32
 MARGIN = 1e-4  # delta [nats]: matched entropies stay this far from log(m) and log(C)
-ITERATIONS = 20  # CLIP-like rows need 3 to 9; near ties beside far outliers need the rest
+ITERATIONS = 20  # CLIP-like rows need 3 to 9; what is left then is searched by division
 _TOLERANCE = 5e-6  # [nats]; a row that is this close is frozen
+_REACH = 1e-5  # [nats]; how close matched entropies are: the tolerance, and as much for rounding in fp32
 _STEP = 2.0  # largest Newton step in u
 # Logits are scaled to a spread of 1 before the search, so the bracket in u need not know their scale. Its lower end
 # separates maxima that differ by one fp32 rounding step beside an outlier; its upper end flattens any row to
 # log(C) - MARGIN.
 _BRACKET = (-30.0, 7.0)
-_TIE = 2e-12  # of the spread; maxima closer than that count as tied: the bracket's lower end cannot part them
+_PARTS, _DIVISIONS = 16, 8  # of the search that finishes what Newton leaves: 16^-8 of e^200 is nothing in fp32
+_APART = 30.0  # temperatures by which a logit is below the maximum when exp(-30) of its weight is left
+_TIE = 2e-12  # maxima closer than that share of their size or of the spread are one value, rounded
 _FLAT = 1e-30  # a row of less spread counts as equal logits
 
 
@@ -49,8 +53,9 @@ def match_temperature(logits: Tensor, target_entropy: Tensor) -> Tensor:
     """Find the temperature at which every row of logits has its target entropy.
 
     Newton's method in u = log(tau) on phi(H) = log H - log(log C - H), which is close to linear in u, inside a
-    bracket, with bisection where a step leaves it. On a GPU the number of iterations is fixed and nothing is copied to
-    the host, so it never waits; a CPU stops when all rows have settled, with the same result.
+    bracket, with bisection where a step leaves it; rows with outliers so far off that the steps run out are searched
+    by dividing all temperatures that fp32 can tell apart. On a GPU the number of iterations is fixed and nothing is
+    copied to the host, so it never waits; a CPU stops when all rows have settled, with the same result.
 
     Parameters
     ----------
@@ -98,7 +103,7 @@ def match_temperature(logits: Tensor, target_entropy: Tensor) -> Tensor:
 
 
 def entropy_range(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the entropies that temperatures can reach in every row, less a margin.
+    """Return the entropies that temperatures can reach in every row, less a margin.
 
     Parameters
     ----------
@@ -110,10 +115,36 @@ def entropy_range(rows: Tensor) -> tuple[Tensor, Tensor]:
         log m + MARGIN and log C - MARGIN; low > high where all logits of a row are (nearly) equal.
     """
     most = rows.amax(-1, keepdim=True)
-    gap = (_TIE * (most - rows.amin(-1, keepdim=True))).clamp_min(_FLAT)
-    ties = (rows >= most - gap).sum(-1)
+    ties = (rows >= most - _tie_gap(rows)).sum(-1)
     high = torch.full_like(rows[:, 0], math.log(rows.shape[-1]) - MARGIN)
     return ties.to(rows.dtype).log() + MARGIN, high
+
+
+def reach(log_probs: Tensor) -> Tensor:
+    """Return how far matched probabilities may be from those of exactly the target entropy.
+
+    Parameters
+    ----------
+    log_probs : Tensor, shape (B, C)
+        log softmax(l / tau) at the temperature of :func:`match_temperature`.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Largest error of p in the sum of absolute values.
+
+    Notes
+    -----
+    Along u = log(tau), dp/du = -p c and dH/du = Var = <p, c^2>, with c = log p + H, which is l / tau less its mean.
+    So an error e of the entropy is an error e / Var of u, and one of e <p, |c|> / Var of p. e = 1e-5 is what the
+    solver promises: its tolerance of 5e-6, and as much again for rounding and for the change of <p, |c|> / Var on the
+    way, which is at most a tenth (at H* = log C - 1e-4, where Var is 2e-4 and u off by 0.025).
+    """
+    probs = log_probs.exp()
+    centred = log_probs - (probs * log_probs).sum(-1, keepdim=True)
+    slope = (probs * centred.abs()).sum(-1)
+    variance = (probs * centred * centred).sum(-1)
+    return _REACH * slope / variance.clamp_min(torch.finfo(variance.dtype).tiny)
 
 
 def as_float(values: Tensor) -> Tensor:
@@ -137,6 +168,7 @@ def _solve(rows: Tensor, target: Tensor) -> Tensor:
     u = (-spread.log()).clamp(*_BRACKET)  # tau = 1 in the units of the caller
     goal = phi(target)
     on_host = rows.device.type == "cpu"
+    settled = flat
     for _ in range(ITERATIONS):
         z = unit * torch.exp(-u)[:, None]
         weights = z.exp()
@@ -157,4 +189,53 @@ def _solve(rows: Tensor, target: Tensor) -> Tensor:
         inside = (proposal > low) & (proposal < high)  # False for NaN
         proposal = torch.where(inside, proposal, (low + high) / 2)
         u = torch.where(settled, u, proposal)
-    return torch.where(flat, torch.ones_like(u), u.exp() * spread)
+    temperature = torch.where(flat, torch.ones_like(u), u.exp() * spread)
+    left = ~(settled | flat)
+    if not on_host:
+        return torch.where(left, _divide(rows, target), temperature)
+    if bool(left.any()):
+        temperature[left] = _divide(rows[left], target[left])
+    return temperature
+
+
+def _divide(rows: Tensor, target: Tensor) -> Tensor:
+    """Match rows to targets as `_solve` does, by dividing the range of temperatures into equal parts of its logarithm.
+
+    The range is the row's own, from the nearest logit below the maximum to the farthest, and temperatures are kept as
+    such: fp32 tells their logarithms apart far worse where they are large.
+    """
+    below = rows.amax(-1, keepdim=True) - rows
+    apart = torch.where(below > _tie_gap(rows), below, torch.full_like(below, math.inf))
+    most = torch.finfo(torch.float32).max / 4
+    low = (apart.amin(-1) / _APART).clamp(_FLAT / _APART, most)  # infinite where all are equal
+    highest = (below.amax(-1).clamp_max(most).log() + _BRACKET[1]).clamp_max(math.log(most))
+    width = (highest - low.log()).clamp_min(0)
+    inner = torch.arange(1, _PARTS, device=rows.device, dtype=rows.dtype) / _PARTS
+    for _ in range(_DIVISIONS):
+        h = _entropy_below(below, _stretched(low[:, None], width[:, None] * inner))
+        low = _stretched(low, width * (h < target[:, None]).sum(-1) / _PARTS)
+        width = width / _PARTS
+    return _stretched(low, width / 2)
+
+
+def _entropy_below(below: Tensor, temperature: Tensor) -> Tensor:
+    """Entropy at temperatures (N, K) of logits that lie (N, C) below their maximum."""
+    z = -(below[:, None] / temperature[:, :, None]).clamp_max(-LEAST_LOG_PROB)  # inf would make 0 * inf
+    weights = z.exp()
+    total = weights.sum(-1)
+    return total.log() - (weights * z).sum(-1) / total
+
+
+def _stretched(values: Tensor, exponent: Tensor) -> Tensor:
+    """Compute values * exp(exponent), where the exponential alone would overflow."""
+    half = (exponent / 2).exp()
+    return values * half * half
+
+
+def _tie_gap(rows: Tensor) -> Tensor:
+    """Distance (N, 1) from the maximum within which logits are tied.
+
+    Rounding errors are of the size of the logits, not of the spread, which an outlier can stretch at will.
+    """
+    most = rows.amax(-1, keepdim=True)
+    return (_TIE * torch.minimum(most - rows.amin(-1, keepdim=True), most.abs())).clamp_min(_FLAT)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedpurel_app.algorithms import Algorithm, Options
 from fedpurel_app.functional import (
+    cross_entropy,
     cross_entropy_gradient,
     purify_with_statistics,
     residual_gradient,
@@ -89,7 +90,7 @@ def global_step(algorithm: Algorithm, options: Options) -> StepRule:
     def step(
         logits: Tensor, zero_shot: Tensor, labels: Tensor, pull_back: Callable[[Tensor], list[Tensor]]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        metrics = {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+        metrics = {"loss": cross_entropy(logits, labels)}
         task_cotangent = cross_entropy_gradient(logits, labels)
         if algorithm.regulariser is None:
             return pull_back(task_cotangent), metrics

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from fedpurel_app.functional import entropy, match_temperature
+from fedpurel_app.functional import entropy, match_temperature, temperature
 from fedpurel_app.functional.temperature import MARGIN, entropy_range
 
 CLASSES = (2, 3, 10, 48, 365, 1000)
@@ -20,8 +20,9 @@ def exact_entropy(logits, temperature):
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def families(classes, rows=60):
+def families(classes):
     """Rows of every kind that training meets, and some that it should not."""
+    rows = 60 if classes < 300 else 15
     generator = torch.Generator().manual_seed(classes)
     normal = torch.randn(rows, classes, generator=generator)
     tied = normal.clone()
@@ -48,6 +49,53 @@ def test_entropy_after_matching_equals_its_target(classes, share):
         error = (exact_entropy(rows, temperature) - target.double()).abs()[reachable]
         assert torch.isfinite(temperature).all() and (temperature > 0).all(), name
         assert not len(error) or error.max() <= 1e-5, (name, float(error.max()))
+
+
+@pytest.mark.parametrize(("classes", "outliers"), [(3, 1), (5, 1), (5, 3), (48, 1), (48, 20), (1000, 1)])
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e12, 1e20, 1e30, torch.finfo(torch.float32).max])
+def test_an_outlier_at_any_distance_hides_no_temperature(classes, outliers, far):
+    """Targets over the whole range, and close to log(C - outliers), where the entropy hardly moves with tau."""
+    generator = torch.Generator().manual_seed(classes)
+    rows = 3 * torch.randn(60, classes, generator=generator)
+    rows[:, classes - outliers :] = -far
+    spread, sign = (torch.rand(60, generator=generator) for _ in range(2))
+    plateau = math.log(classes - outliers) + (sign - 0.5) * 10 ** (-4 * spread)
+    most = math.log(classes - outliers if far > 1e30 else classes) - MARGIN  # tau beyond fp32 would be needed
+    for target in (MARGIN + spread * (most - MARGIN), plateau):
+        target = target.clamp(MARGIN, most)
+        error = (exact_entropy(rows, match_temperature(rows, target)) - target.double()).abs()
+        assert error.max() <= 1e-5, float(error.max())
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-9, 1e-15, 1e-25])
+def test_maxima_as_close_as_fp32_can_hold_are_told_apart(gap):
+    """Rows (0, -gap, -1): low entropies need tau near gap; none of these logits is a rounding of another."""
+    rows = torch.tensor([[0.0, -gap, -1.0]])
+    assert float(entropy_range(rows)[0]) == pytest.approx(MARGIN)
+    for target in (0.01, 0.5, 0.69):
+        assert float(exact_entropy(rows, match_temperature(rows, torch.tensor([target])))) == pytest.approx(
+            target, abs=1e-5
+        )
+
+
+def test_maxima_that_rounding_parts_are_tied():
+    """In double precision 25 and 25 + 1e-14 come from one number; their gap is no temperature to go by."""
+    rows = torch.tensor([[25.0, 25.0 + 1e-14, 20.0]], dtype=torch.float64)
+    assert rows[0, 0] != rows[0, 1]
+    assert float(entropy_range(rows)[0]) == pytest.approx(math.log(2) + MARGIN)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_rows_that_training_meets_need_newton_alone(classes, monkeypatch):
+    def divide(rows, target):
+        raise AssertionError(f"{len(rows)} rows were left")
+
+    monkeypatch.setattr(temperature, "_divide", divide)
+    for name, rows in families(classes):
+        low, high = entropy_range(rows)
+        for share in (0.0, 0.01, 0.5, 0.99, 1.0):
+            match_temperature(rows, low + share * (high - low))
+        assert name
 
 
 @pytest.mark.parametrize("classes", CLASSES)
