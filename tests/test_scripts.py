@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tools.lowest_dependencies import lower_bounds
+
 ROOT = Path(__file__).parent.parent
 SMALL = ["global-rounds=1", "personal-rounds=1", "max-per-class=8"]
 SCRIPTS = {
     "tools/choose_demo_domain.py": "--only 'blurry, dark' --epochs 1 --train-per-class 2 --validation-per-class 2",
     "tools/train_demo_clip.py": "--steps 1 --batch 8 --out {out}",
+    "tools/lowest_dependencies.py": "--show",
     "benchmarks/step.py": "--backbone ViT-B-32 --classes 2 --batch 2 --rounds 1 --families adapter --json {out}",
     "benchmarks/validation.py": "--seeds 100 --out {out} --set " + " --set ".join(SMALL),
     "benchmarks/rounds.py": "--set " + " --set ".join(SMALL),
@@ -39,6 +42,22 @@ def test_a_message_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "x.json").read_text())
     assert {f"{family} {kind}" for family in ("adapter", "prompt") for kind in ("train", "evaluate")} <= found.keys()
     assert {message: case["imported"] for message, case in found.items() if case["imported"]} == {}
+
+
+def test_every_dependency_says_what_it_was_tested_with() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    bounds = lower_bounds(text)
+    assert {"flwr", "torch", "open-clip-torch", "pytest"} <= bounds.keys()
+    assert str(bounds["torch"]) in text
+    example = """
+    [project]
+    dependencies = ["one>=1.2,<2", "two[extra]>=0.5"]
+    optional-dependencies = { test = ["One>=1.3", "three"], dp = ["four<4"] }
+    """
+    with pytest.raises(ValueError, match="three, four<4"):
+        lower_bounds(example)
+    bounds = lower_bounds(example.replace('"three"', '"three>=3"'), ["test"])
+    assert {name: str(version) for name, version in bounds.items()} == {"one": "1.3", "two": "0.5", "three": "3"}
 
 
 def test_every_script_is_tried() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Scope = Literal["global", "tensor"]
+_ORDINARY = 2.0**40  # entries between its inverse and this have squares and sums of squares that fp32 holds
 Gradient = TypeVar("Gradient", Tensor, Tensor | None)
 
 
@@ -97,10 +98,7 @@ def purify_with_statistics(
     task_scales, align_scales = _scales(tasks), _scales(aligns)
     if scope == "global":
         task_scales, align_scales = (scales.amin().expand(len(tasks)) for scales in (task_scales, align_scales))
-    task_units, align_units = (
-        [(g * scale).reshape(-1) for g, scale in zip(gradients, scales, strict=True)]
-        for gradients, scales in ((tasks, task_scales), (aligns, align_scales))
-    )
+    task_units, align_units = _scaled(tasks, task_scales), _scaled(aligns, align_scales)
     dot, task_square, align_square = (
         torch.stack([torch.dot(a, b) for a, b in zip(left, right, strict=True)])
         for left, right in ((task_units, align_units), (task_units, task_units), (align_units, align_units))
@@ -112,11 +110,13 @@ def purify_with_statistics(
     if scope == "global":
         dot, task_square, align_square = (values.sum(0, keepdim=True) for values in (dot, task_square, align_square))
     ratio = (align_scales / task_scales)[: len(dot)]  # infinite where the alignment gradient is next to nothing
-    opposed = (dot < 0) & (align_square > eps * eps * task_square * ratio * ratio)
+    least = eps * eps * task_square
+    least = torch.where(least > 0, least * ratio * ratio, 0.0)  # eps = 0 is no guard, at any ratio
+    opposed = (dot < 0) & (align_square > least)
     # The divisor is replaced where it is unused, so that a vanishing alignment gradient cannot make 0 / 0.
     factor = torch.where(opposed, dot / torch.where(opposed, align_square, torch.ones_like(align_square)), 0.0)
     purified = [
-        task - (share * unit).div_(scale).reshape(task.shape)
+        task - (share * unit if _is_one(scale) else (share * unit).div_(scale)).reshape(task.shape)
         for task, unit, share, scale in zip(tasks, align_units, factor.expand(len(tasks)), task_scales, strict=True)
     ]
     kinds = [next((g.dtype for g in pair if g is not None), None) for pair in pairs]
@@ -125,17 +125,28 @@ def purify_with_statistics(
 
 
 def _scales(gradients: list[Tensor]) -> Tensor:
-    """Return powers of two that bring the largest entry of every tensor to [1, 2); 1 where that is not finite.
+    """Return a power of two for every tensor that keeps squares of its entries in range.
 
-    Multiplying by them changes no bit of a result that neither overflows nor vanishes.
+    1 where the largest entry is of ordinary size, or not finite; else what brings it to [1, 2). A power of two changes
+    no bit of a result that neither overflows nor vanishes.
     """
     ends = [g.detach().aminmax() if g.numel() else (g.new_zeros(()), g.new_zeros(())) for g in gradients]
     largest = torch.maximum(torch.stack([most for _, most in ends]), -torch.stack([least for least, _ in ends]))
     tiny = torch.finfo(largest.dtype).tiny
-    finite = torch.isfinite(largest)
-    largest = torch.where(finite, largest.clamp_min(tiny), torch.ones_like(largest))
+    as_it_is = ~torch.isfinite(largest) | ((largest > 1 / _ORDINARY) & (largest < _ORDINARY))
+    largest = torch.where(as_it_is, torch.ones_like(largest), largest.clamp_min(tiny))
     mantissa, _ = torch.frexp(largest)  # in [1/2, 1)
-    return torch.where(finite, (2 * mantissa / largest).clamp_min(tiny), torch.ones_like(largest))
+    return (2 * mantissa / largest).clamp_min(tiny)
+
+
+def _scaled(gradients: list[Tensor], scales: Tensor) -> list[Tensor]:
+    """Return gradients as vectors, times their scales."""
+    return [(g if _is_one(scale) else g * scale).reshape(-1) for g, scale in zip(gradients, scales, strict=True)]
+
+
+def _is_one(scale: Tensor) -> bool:
+    """Whether a factor is known to be 1, so that a copy can be saved; a GPU is not asked, since it would make wait."""
+    return scale.device.type == "cpu" and float(scale) == 1
 
 
 def _paired(

@@ -129,7 +129,7 @@ def test_powers_of_two_pass_through_to_the_bit(scope, kind, seed, task_power, al
     """purify(2^j g, 2^k a) = 2^j purify(g, a) for all that fp32 holds, and the statistics are the same."""
     generator = torch.Generator().manual_seed(seed)
     task, align = ([torch.randn(shape, generator=generator).to(kind) for shape in ((3, 4), (9,))] for _ in range(2))
-    factors = [torch.tensor(2.0, dtype=kind) ** power for power in (task_power, align_power)]
+    factors = [torch.tensor(2.0**power, dtype=kind) for power in (task_power, align_power)]
     expected = purify_with_statistics(task, align, scope, eps=0)
     found = purify_with_statistics([factors[0] * g for g in task], [factors[1] * g for g in align], scope, eps=0)
     assert all(torch.equal(a, factors[0] * b) for a, b in zip(found.gradients, expected.gradients, strict=True))
@@ -154,6 +154,12 @@ def test_gradients_of_any_size_by_hand(task, align, expected, scope):
     length = math.hypot(*(value / max(map(abs, task)) for value in task)) * max(map(abs, task))
     axis = max(range(2), key=lambda index: abs(align[index]))
     assert float(found.cosine) == pytest.approx(task[axis] / length, rel=1e-6)
+
+
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+def test_without_a_guard_any_alignment_gradient_counts(scope):
+    (purified,) = purify([torch.tensor([1e30, -1e30])], [torch.tensor([0.0, 1e-30])], scope, eps=0)
+    assert purified.tolist() == pytest.approx([1e30, 0.0])
 
 
 def test_tensors_of_very_different_sizes_are_purified_one_by_one():
