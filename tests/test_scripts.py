@@ -45,10 +45,8 @@ def test_a_message_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
 
 
 def test_every_dependency_says_what_it_was_tested_with() -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    bounds = lower_bounds(text)
+    bounds = lower_bounds((ROOT / "pyproject.toml").read_text())
     assert {"flwr", "torch", "open-clip-torch", "pytest"} <= bounds.keys()
-    assert str(bounds["torch"]) in text
     example = """
     [project]
     dependencies = ["one>=1.2,<2", "two[extra]>=0.5"]

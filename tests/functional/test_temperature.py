@@ -112,6 +112,19 @@ def test_agrees_with_a_root_finder_in_double_precision(classes):
         assert float(tau.log()) == pytest.approx(brentq(miss, -20, 20, xtol=1e-12), abs=1e-3)
 
 
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_division_alone_finds_every_temperature(classes):
+    """A GPU divides for all rows, and takes the outcome where Newton's steps have run out."""
+    for name, rows in families(classes):
+        low, high = entropy_range(rows)
+        for share in (0.0, 0.1, 0.9, 1.0):
+            target = low + share * (high - low)
+            error = (exact_entropy(rows, temperature._divide(rows, target)) - target.double()).abs()[low <= high]
+            assert not len(error) or error.max() <= 1e-5, (name, share, float(error.max()))
+    equal = temperature._divide(torch.full((1, classes), 3.0), torch.tensor([math.log(classes)]))
+    assert torch.isfinite(equal) and equal > 0
+
+
 def test_targets_out_of_reach_are_clipped():
     rows = torch.tensor([[3.0, 3.0, 0.0, 0.0], [3.0, 1.0, 0.0, 0.0]])
     temperature = match_temperature(rows, torch.tensor([0.0, 99.0]))
