@@ -19,7 +19,6 @@ import torch
 from fedpurel_app import facts
 from fedpurel_app.attempts import Attempt, Work
 from fedpurel_app.config import (
-    NODE_EXAMPLE,
     RunConfig,
     load_config,
     load_node_config,
@@ -27,10 +26,11 @@ from fedpurel_app.config import (
     require_few_steps,
     require_served,
 )
+from fedpurel_app.data_paths import with_own_paths
 from fedpurel_app.disclosure import Disclosure, shares_class_counts
-from fedpurel_app.errors import ConfigError, PolicyError, RunError, StateError, UnusableBranchError
+from fedpurel_app.errors import PolicyError, RunError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.files import home, names_weights
+from fedpurel_app.files import home
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of, to_tensors
 from fedpurel_app.private_quota import Quota
 from fedpurel_app.private_store import KEPT, PrivateStore
@@ -84,7 +84,7 @@ class Site:
         asked = load_config(run_config)
         if not self.simulated:
             require_served(asked, self.node)
-        self.config = self._own_paths(asked)
+        self.config = with_own_paths(asked, self.node, self.simulated)
         by_class = shares_class_counts(self.node, asked.share_class_counts, self.simulated)
         self.discloses = Disclosure(self.node, self.simulated, by_class)
         # A site with data of its own is the only one that its data are dealt out to.
@@ -181,32 +181,6 @@ class Site:
     def _own(self) -> bool:
         """Whether the data are this site's own, not its part of a data set that all sites hold."""
         return not self.node.has_part
-
-    def _own_paths(self, config: RunConfig) -> RunConfig:
-        """Read files from where this node says, not from where the server says; in a simulation both are the same."""
-        problems = []
-        if self._own and config.dataset not in ("sites", "features"):
-            problems.append(
-                f'This node brings data of its own, and the run\'s dataset = "{config.dataset}" is dealt out: start '
-                "the node with 'partition-id=0 num-partitions=3' as well, or run with dataset = \"sites\"."
-            )
-        if self._own and config.dataset == "features" and not config.classes:
-            problems.append("The files of all sites must have the same classes: let the run name them, `classes`.")
-        if self._own and config.dataset == "features" and config.imbalance_factor != 1:
-            problems.append("Sites with data of their own use all of it: run with imbalance-factor = 1.")
-        if not self._own and config.dataset == "sites":
-            problems.append(f"This run is for sites with data of their own: start this node with {NODE_EXAMPLE}.")
-        if not self.simulated and names_weights(config.pretrained) and not self.node.pretrained:
-            problems.append(
-                "This run's backbone comes from a file: start this node with "
-                "--node-config 'pretrained=\"/path/to/it\"'."
-            )
-        if problems:
-            raise ConfigError(problems)
-        if self.simulated and not self._own:
-            return config
-        own = {"dataset_path": self.node.data, "pretrained": self.node.pretrained or config.pretrained}
-        return config.model_copy(update=own)
 
     def _rows(self, split: str) -> npt.NDArray[np.int64]:
         partition = self.experiment.partition(self.sites)
