@@ -21,7 +21,7 @@ from fedpurel_app.files import home
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.training.cache import Kind, is_cached
 
-_PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "flwr-datasets", "numpy", "safetensors")
+_PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "numpy", "safetensors")
 _CONTEXT = 0.5 * 2**30  # bytes that CUDA takes for itself in every process
 _TOKENS_OF_A_NAME = 6  # with the full stop and the end-of-text token
 

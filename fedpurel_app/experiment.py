@@ -189,7 +189,7 @@ class Experiment:
             return partition.Partition((self.train_rows,), (test[0],))
         rng, alpha = self._generator("partition"), self.config.alpha
         if self.config.partition == "iid":
-            return partition.iid(train, test, sites, derive_seed(self.config.seed, "partition") % 2**32)
+            return partition.iid(train, test, sites, rng)
         if self.config.partition == "pachinko" and self.source.superclass is not None:
             return partition.pachinko(train, test, sites, alpha, self.source.superclass, rng)
         return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def remembered(key: str, find: Callable[[], Any]) -> Any:
     found out anew; a full disk costs time, nothing else.
     """
     folder = (_cache or home() / "cache") / "facts"
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    path = folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         kept = json.loads(path.read_text("utf-8"))
         if kept["key"] == key:

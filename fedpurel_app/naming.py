@@ -10,15 +10,42 @@ SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a site or an experiment: it
 FLOWER_LOG = "flower.log"  # what Flower says of a run, as a file
 
 
-def plain_name(name: str) -> str:
-    """Give the form in which class names are compared: case, and underscores for spaces, do not matter.
+def composed(name: str) -> str:
+    """Return a name with composed letters (NFC), as most systems write them, and no white space around it.
 
     Examples
     --------
-    >>> plain_name("Polar_Bear ")
-    'polar bear'
+    >>> composed(" cafe\u0301 ") == "caf\u00e9"
+    True
     """
-    return " ".join(name.replace("_", " ").casefold().split())
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def plain_name(name: str) -> str:
+    """Return the form in which class names are compared.
+
+    Case, underscores for spaces, and how a letter with an accent is composed do not matter.
+
+    Examples
+    --------
+    >>> plain_name("Polar_Bear "), plain_name("Cafe\u0301") == plain_name("caf\u00e9")
+    ('polar bear', True)
+    """
+    return " ".join(composed(composed(name).replace("_", " ").casefold()).split())
+
+
+def printable(text: str) -> str:
+    r"""Return a text that can be printed and stored: bytes of a file's name that are no UTF-8 as \xNN.
+
+    Examples
+    --------
+    >>> printable("f" + chr(0xDCE9) + ".png")  # as Python reads the bytes of a name that are no UTF-8
+    'f\\xe9.png'
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, which no file's name holds
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def clean(text: str, most: int = 300) -> str:
@@ -90,4 +117,4 @@ def split_names(text: str) -> tuple[str, ...]:
     (('cat', 'polar bear'), ('cat, big', 'dog'))
     """
     separator = ";" if ";" in text else ","
-    return tuple(name.strip() for name in text.split(separator) if name.strip())
+    return tuple(composed(name) for name in text.split(separator) if name.strip())

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 
+from fedpurel_app.data.opening import open_image
 from fedpurel_app.errors import DataError
 from fedpurel_app.trained import TrainedModel
 
@@ -63,7 +63,7 @@ def predict(model: TrainedModel, paths: Sequence[Path], top: int = 5) -> list[Pr
     found: list[Prediction] = []
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]
-        pixels = torch.stack([backbone.preprocess(_open(path)) for path in part])
+        pixels = torch.stack([backbone.preprocess(open_image(path)) for path in part])
         logits = model.logits(pixels if takes_pixels else backbone.encode_pixels(pixels))
         best = logits.softmax(-1).topk(min(top, logits.shape[1]))
         for path, values, classes in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
@@ -88,12 +88,3 @@ def as_json(model: TrainedModel, predictions: Sequence[Prediction]) -> str:
     ]
     facts = {"experiment": model.experiment_id, "round": model.round, "site": model.site or None}
     return json.dumps({**facts, "predictions": images}, indent=1, ensure_ascii=False)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an image, or a damaged one"
-        raise DataError(f"{path} cannot be read as an image: {reason}.") from error

@@ -25,7 +25,7 @@ RULES = {
     "models": ({"functional", "facts"}, {"torch", "torchvision", "open_clip", "peft", "safetensors", "PIL"}),
     "algorithms": ({"functional", "models"}, {"torch"}),
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
-    "data": ({"facts"}, {"datasets", "flwr_datasets", "PIL", "open_clip", "torchvision"}),
+    "data": ({"facts"}, {"datasets", "pyarrow", "PIL", "open_clip", "torchvision"}),
     "strategies": ({"records"}, {"flwr"}),
     "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil", "filelock"}),
     "records": (set(), {"flwr"}),

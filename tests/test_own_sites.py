@@ -14,7 +14,7 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.site import Site
 from tests.support import CLASS_NAMES as NAMES
-from tests.support import HELD, own_sites, run_app, tiny_features
+from tests.support import HELD, own_sites, run_app, tiny_features, write_images
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_counts_of_classes_leave_when_run_and_site_agree(tmp_path, nodes):
 
 
 def test_a_site_of_strange_classes_is_left_out_and_the_run_goes_on(tmp_path, nodes, caplog):
-    (tmp_path / "east" / "zebra").mkdir()
+    write_images(tmp_path / "east", {"zebra": [1]})
     folder = run(tmp_path, nodes)
     assert folder.summary()["outcome"] == "completed"
     assert sorted(folder.rounds()[-1]["cohort"]) == ["north", "south"]

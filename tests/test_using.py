@@ -231,8 +231,8 @@ def test_what_cannot_be_predicted_is_said(run, features_run, images, capsys, tmp
     (empty / "config.json").write_bytes((folder.path / "config.json").read_bytes())
     for arguments, parts in {
         (folder.path, "--site", "site-9", paths[0]): ['has no site "site-9"', "site-0, site-1, site-2"],
-        (folder.path, tmp_path / "text.png"): ["text.png cannot be read as an image: not an image"],
-        (folder.path, tmp_path / "absent.png"): ["absent.png cannot be read as an image: No such file"],
+        (folder.path, tmp_path / "text.png"): ["text.png is not an image of a form that Pillow reads"],
+        (folder.path, tmp_path / "absent.png"): ["absent.png cannot be read as an image (No such file"],
         (features_run.path, paths[0]): ["precomputed features", "fedpurel export"],
         (empty, paths[0]): ["has no checkpoint yet"],
         (tmp_path, paths[0]): ["is not a run folder"],

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedpurel_app.data.feature_file import load_features
-from fedpurel_app.data.folders import ListedData, load_aircraft, load_imagefolder
+from fedpurel_app.data.folders import load_imagefolder
 from fedpurel_app.data.hub import HubData, without_wordnet_id
+from fedpurel_app.data.published import ListedData, load_aircraft
 from fedpurel_app.data.rendered import load_shapes
 from fedpurel_app.data.source import Source
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -12,8 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedpurel_app.data.class_names import usable_names
+from fedpurel_app.data.labels import label_problem
 from fedpurel_app.data.source import PLAIN_TEMPLATE, FeatureSplit, Floats, Source, TextClassifier
 from fedpurel_app.errors import DataError
+
+_LOGARITHMS = (2.6, 4.62)  # from just below log(1 / 0.07) to just above log(100)
 
 
 def load_features(path: str, max_per_class: int) -> Source:
@@ -36,8 +41,10 @@ def load_features(path: str, max_per_class: int) -> Source:
     if not path:
         raise DataError('dataset = "features" needs dataset-path: an .npz file of precomputed features.')
     parts, names, arrays = _read(Path(path), "dataset-path", ("train", "test"), texts=True)
-    classifier = TextClassifier(_floats(arrays["text_features"]), float(arrays["logit_scale"]))
-    return Source("features", tuple(names), PLAIN_TEMPLATE, parts["train"], parts["test"], classifier=classifier)
+    scale = float(arrays["logit_scale"])
+    classifier = TextClassifier(_floats(arrays["text_features"]), scale)
+    train, test = parts["train"], parts["test"]
+    return Source("features", tuple(names), PLAIN_TEMPLATE, train, test, classifier=classifier, notes=_doubts(scale))
 
 
 def read_features(path: Path) -> tuple[dict[str, FeatureSplit], list[str]]:
@@ -88,7 +95,26 @@ def _read(
         )
         for part in there
     }
-    return parts, [str(name) for name in arrays["class_names"]], arrays
+    return parts, list(usable_names(_texts(arrays["class_names"]), str(path))), arrays
+
+
+def _texts(values: npt.NDArray[Any]) -> list[str]:
+    """Read names that are text, or bytes of UTF-8, as HDF5 has them; raises UnicodeDecodeError."""
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in values.tolist()]
+
+
+def _doubts(scale: float) -> tuple[str, ...]:
+    """Say of a scale that it looks like a logarithm.
+
+    The parameter of a CLIP is the logarithm of its scale, between log(1 / 0.07) at the start of training and log(100),
+    where it is clamped. A scale of that size is not refused: a model of another kind may have one.
+    """
+    if not _LOGARITHMS[0] <= scale <= _LOGARITHMS[1]:
+        return ()
+    return (
+        f"logit_scale = {scale:g} looks like a logarithm, as model.logit_scale of a CLIP is: if so, write its "
+        f"exponential, {math.exp(scale):.4g}, or the run is another experiment than is meant",
+    )
 
 
 def _floats(values: Any) -> Floats:
@@ -117,19 +143,31 @@ def _check_features(arrays: dict[str, Any], parts: Sequence[str], texts: bool) -
         problems.append(f"features differ in width: {widths}")
     counted = arrays["text_features" if texts else "class_names"]
     classes = len(counted) if counted.ndim else 0
-    if arrays["class_names"].shape != (classes,) or arrays["class_names"].dtype.kind != "U":
-        problems.append(
-            f"class_names: shape {arrays['class_names'].shape}; expected {classes} strings, as text_features"
-        )
+    problems += _check_names(arrays["class_names"], classes)
     for split in parts:
         labels = arrays[f"{split}_labels"]
         if labels.shape != arrays[f"{split}_features"].shape[:1] or not np.issubdtype(labels.dtype, np.integer):
             problems.append(
                 f"{split}_labels: shape {labels.shape} of {labels.dtype}; expected one whole number per row"
             )
-        elif len(labels) and (labels.min() < 0 or labels.max() >= classes):
-            problems.append(f"{split}_labels: range {labels.min()}..{labels.max()}; expected 0..{classes - 1}")
+        elif wrong := label_problem(split, labels, classes):
+            problems.append(f"{split}_labels: {wrong}")
     scale = arrays.get("logit_scale", np.float32(1))
     if scale.shape != () or scale.dtype.kind not in "fiu" or not np.isfinite(scale) or scale <= 0:
         problems.append("logit_scale: expected one positive number (100 for OpenAI's CLIP)")
     return problems
+
+
+def _check_names(names: npt.NDArray[Any], classes: int) -> list[str]:
+    """List what is wrong with the array of class names."""
+    if names.shape != (classes,):
+        return [f"class_names: shape {names.shape}; expected {classes} strings, as text_features"]
+    if names.dtype.kind not in "US":
+        return [f"class_names: {names.dtype}; expected strings, or bytes of UTF-8"]
+    try:
+        usable_names(_texts(names), "class_names")
+    except UnicodeDecodeError as error:
+        return [f"class_names: bytes that are no UTF-8 ({error.reason}); write strings"]
+    except DataError as error:
+        return [str(error)]
+    return []

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from fedpurel_app.data.class_names import usable_names
 from fedpurel_app.data.source import PLAIN_TEMPLATE, Ints, Source
+from fedpurel_app.data.tables import TableSplit, names_in, refuse_other_names
 from fedpurel_app.errors import DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-@dataclass(frozen=True)
-class HubSplit:
-    """A split of a ``datasets`` data set."""
-
-    dataset: Any
-    image_column: str
-    label_column: str
-
-    @cached_property
-    def labels(self) -> Ints:
-        """Class indices, shape (N,)."""
-        return np.asarray(self.dataset.with_format("numpy")[self.label_column][:], dtype=np.int64)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of all labels and of all images' bytes."""
-        from datasets import Image
-
-        digest = hashlib.sha256(self.labels.tobytes())
-        raw = self.dataset.select_columns([self.image_column]).cast_column(self.image_column, Image(decode=False))
-        for cell in raw[self.image_column]:
-            digest.update(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
-        return digest.hexdigest()
-
-    def images(self, rows: Ints) -> list[Image]:
-        """Load images by row number, as RGB."""
-        return [image.convert("RGB") for image in self.dataset[rows][self.image_column]]
+from fedpurel_app.naming import listed
 
 
 @dataclass(frozen=True)
@@ -121,17 +88,40 @@ class HubData:
                 raise DataError(
                     f'"{where}", split "{name}" lacks {sorted(missing)}; {self.title} has columns {sorted(columns)}.'
                 )
-        names = getattr(splits["train"].features[self.label], "names", None)
+        names = names_in(splits["train"].features, self.label)
         if not names:
             raise DataError(f'"{where}": column "{self.label}" has no class names (a ClassLabel); {self.title} has.')
-        train, test = (HubSplit(splits[name], self.image, self.label) for name in ("train", self.test))
-        superclass = None
-        if self.superclass:
-            coarse = np.asarray(splits[self.test].with_format("numpy")[self.superclass][:])
-            superclass = tuple(int(coarse[np.argmax(test.labels == label)]) for label in range(len(names)))
-        return Source(
-            self.title, tuple(self.class_name(name) for name in names), self.template, train, test, superclass
+        if path:
+            refuse_other_names(sorted(Path(path).rglob("*.parquet")), self.label, names, "the training split")
+        if (theirs := names_in(splits[self.test].features, self.label)) != names:
+            raise DataError(
+                f'"{where}": the splits train and {self.test} differ in the class names of column "{self.label}": '
+                f"{listed(names, 6)} against {listed(theirs or [], 6)}."
+            )
+        train, test = (
+            TableSplit(splits[name], self.image, self.label, f'"{where}", split {name}')
+            for name in ("train", self.test)
         )
+        wrong = [train.label_problem("train", len(names)), test.label_problem("test", len(names))]
+        if any(wrong):
+            raise DataError(f'"{where}": {"; ".join(filter(None, wrong))}. Take these rows out.')
+        named = usable_names([self.class_name(name) for name in names], f'"{where}"')
+        superclass = self._superclasses(splits[self.test], test.labels, named) if self.superclass else None
+        return Source(self.title, named, self.template, train, test, superclass)
+
+    def _superclasses(self, split: Any, labels: Ints, names: Sequence[str]) -> tuple[int, ...]:
+        """Find the one superclass of every class."""
+        found: dict[int, set[int | None]] = {}
+        for label, coarse in zip(labels.tolist(), split.with_format(None)[self.superclass][:], strict=True):
+            found.setdefault(label, set()).add(coarse)
+        odd = [name for label, name in enumerate(names) if len(found.get(label, ())) != 1 or None in found[label]]
+        if odd:
+            raise DataError(
+                f'{self.title}: column "{self.superclass}" of split {self.test} must hold one superclass for every '
+                f"class, and does not for {listed(odd, 6)}."
+            )
+        first = (next(iter(found[label])) for label in range(len(names)))
+        return tuple(int(coarse) for coarse in first if coarse is not None)
 
 
 def without_wordnet_id(name: str) -> str:

@@ -6,7 +6,7 @@ A folder of images, a folder or file of parquet, or an ``.npz`` of image feature
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedpurel_app.data.class_names import usable_names
 from fedpurel_app.data.feature_file import read_features
-from fedpurel_app.data.folders import FileSplit, labelled_files, subfolders
+from fedpurel_app.data.folders import FileSplit, labelled_files
+from fedpurel_app.data.inspection import Lookable
+from fedpurel_app.data.listing import Listing, find_parts, folders_in, is_part_name, list_images
 from fedpurel_app.data.parquet import read_parquet
 from fedpurel_app.data.source import PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split
 from fedpurel_app.errors import DataError
@@ -51,6 +54,15 @@ class Rows:
     def fingerprint(self) -> str:
         """Name of the content."""
         return _fingerprint(self.whole, self.rows, self.labels)
+
+    @property
+    def state(self) -> str:
+        """What changes when an image of the whole split does."""
+        return self.whole.state if isinstance(self.whole, Lookable) else ""
+
+    def faults(self) -> Iterator[str]:
+        """Give, for every image of the whole split, what is wrong with it by its header."""
+        return self.whole.faults() if isinstance(self.whole, Lookable) else iter(())
 
     def images(self, rows: Ints) -> list[Image]:
         """Load images by row number, as RGB."""
@@ -89,7 +101,7 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     names = tuple(class_names)
     if not path:
         return Source("sites", names, PLAIN_TEMPLATE, NO_ROWS, NO_ROWS)
-    parts, own_names = _read(Path(path))
+    parts, own_names, notes = _read(Path(path))
     label_of = _labels_of(path, own_names, names)
     train = _renamed(parts["train"], label_of)
     test = _renamed(parts["test"], label_of) if "test" in parts else None
@@ -100,7 +112,7 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
         raise DataError(f'data = "{path}" holds no training image.')
     if not len(test.labels):
         raise DataError(f'data = "{path}" holds no image to test on: add a test part, or a second image of a class.')
-    return Source("sites", names, PLAIN_TEMPLATE, train, test)
+    return Source("sites", names, PLAIN_TEMPLATE, train, test, notes=tuple(notes))
 
 
 def hold_out(labels: Ints, identities: Sequence[str], seed: int) -> tuple[Ints, Ints]:
@@ -131,32 +143,48 @@ def _identities(split: Split) -> Sequence[str]:
     return split.files if isinstance(split, FileSplit) else [str(row) for row in range(len(split.labels))]
 
 
-def _read(path: Path) -> tuple[Mapping[str, Split], list[str]]:
-    """Read parts "train" and, if there is one, "test", and the names that their labels stand for."""
+def _read(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]:
+    """Read parts "train" and, if there is one, "test", the names that their labels stand for, and what is left out."""
     if path.suffix == ".npz":
-        return read_features(path)
+        return *read_features(path), []
     if path.suffix == ".parquet":
         return read_parquet(path)
-    folders = subfolders(path)
-    # A class may be called "train": only nothing but these two, with folders in them, are parts.
-    in_parts = set(folders) <= {"train", "test"} and any(subfolders(path / part) for part in folders)
-    roots = {part: path / part for part in folders} if in_parts else {"train": path}
-    names = sorted({name for root in roots.values() for name in subfolders(root)})
-    parts = {part: labelled_files(root, names) for part, root in roots.items()}
-    if any(part.files for part in parts.values()):
+    if not path.is_dir():
+        raise DataError(f'data = "{path}" does not exist. It should be {_FORMS}.')
+    listings, notes = _list_parts(path)
+    if any(listing.files for listing in listings.values()):
         if any(path.glob("*.parquet")):
             raise DataError(
                 f'data = "{path}" holds parquet files and folders of images: give one of them a folder of its own.'
             )
-        if "train" in parts:
-            return parts, names
-        raise DataError(f'data = "{path}" has a test part and no folder "train". It should be {_FORMS}.')
-    if path.is_dir() and any(path.rglob("*.parquet")):  # after the images: of those there may be very many
+        if "train" not in listings:
+            raise DataError(f'data = "{path}" has a test part and no folder "train". It should be {_FORMS}.')
+        folders = sorted({folder for listing in listings.values() for folder in listing.files})
+        written = {plain_name(folder): folder for folder in folders}  # each class as one part writes it
+        for part, listing in listings.items():
+            usable_names(list(listing.files), f'data = "{path}", {part} part')
+        names = usable_names(sorted(written.values()), f'data = "{path}"')
+        return {part: labelled_files(listing, names) for part, listing in listings.items()}, list(names), notes
+    if any(path.rglob("*.parquet")):  # after the images: of those there may be very many
         return read_parquet(path)
-    if folders:
-        raise DataError(f'data = "{path}" holds no training image. It should be {_FORMS}.')
-    what = "has no folders in it" if path.is_dir() else "does not exist"
+    held = [f"{name}{one.why_empty(name)}" for one in listings.values() for name in one.empty]
+    what = f"holds no training image: {listed(held)}" if held else "has no folders in it"
     raise DataError(f'data = "{path}" {what}. It should be {_FORMS}.')
+
+
+def _list_parts(path: Path) -> tuple[dict[str, Listing], list[str]]:
+    """List the images by part; all are training where folders of classes lie at the top."""
+    whole = list_images(path)
+    # A class may be called "train": parts are only what has folders in it, beside nothing else that holds an image.
+    in_parts = all(map(is_part_name, whole.files)) and any(folders_in(path / folder) for folder in whole.files)
+    if not in_parts:
+        return {"train": whole}, whole.notes()
+    parts, others = find_parts(list(whole.files), f'data = "{path}"')
+    listings = {part: list_images(path / folder) for part, folder in parts.items()}
+    notes = [line for part, listing in listings.items() for line in listing.notes(parts[part])]
+    if odd := [*others, *whole.empty]:
+        notes.insert(0, f"folders beside train and test are left out: {listed(odd, 5)}")
+    return listings, notes
 
 
 def _labels_of(path: str, own: Sequence[str], names: Sequence[str]) -> Ints:
@@ -164,7 +192,9 @@ def _labels_of(path: str, own: Sequence[str], names: Sequence[str]) -> Ints:
     label_of = {plain_name(name): label for label, name in enumerate(names)}
     unknown = [name for name in own if plain_name(name) not in label_of]
     if unknown:
-        hint = ' Folders "train" and "test" are parts only where there is no other.' if "train" in unknown else ""
+        hint = ""
+        if any(map(is_part_name, unknown)):
+            hint = ' Folders "train" and "test" (or "val") are parts only where there is no other.'
         raise DataError(
             f'data = "{path}" has classes that the federation does not know: {listed(unknown, 10)}. Its classes are '
             f"{listed(names, 10)}: rename yours, or have the run's `classes` name them.{hint}"

@@ -10,46 +10,53 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpurel_app.data.hub import HubSplit
+from fedpurel_app.data.class_names import usable_names
+from fedpurel_app.data.inspection import refuse_faults
+from fedpurel_app.data.listing import file_role
+from fedpurel_app.data.opening import RULES
 from fedpurel_app.data.source import Ints, Split
+from fedpurel_app.data.tables import TableSplit, columns_of, names_in
 from fedpurel_app.errors import DataError
 from fedpurel_app.facts import remembered, state_of
+from fedpurel_app.naming import listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Files = Mapping[str, Sequence[Path]]
 
-def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str]]:
+
+def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]:
     """Read a site's own parquet files.
 
     Parameters
     ----------
     path : Path
         One file, which is all training; or a folder, where files whose name, or whose folder's name, begins with "test"
-        or "validation" are the test part, and all others training.
+        are the test part (where there is none, those with "validation", "val" or "valid"), and all others training.
 
     Returns
     -------
     dict of str to Split
         "train", and "test" where there are such files.
     list of str
-        What the labels stand for.
+        What the labels stand for: names, by which the numbers of every file were read.
+    list of str
+        What was left out.
 
     Raises
     ------
     DataError
-        When they cannot be read, have not one column of images and one of labels with names, or have rows without an
-        image or a label.
+        When they cannot be read, have not one column of images and one of labels with names, or have rows without a
+        readable image or a label.
     """
     if not path.exists():
         raise DataError(f'data = "{path}" does not exist.')
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    test = [file for file in files if path.is_dir() and _is_test(file.relative_to(path))]
-    parts = {"train": [file for file in files if file not in test]} | ({"test": test} if test else {})
+    parts, notes = _parts(path)
     if not parts["train"]:
         raise DataError(f'data = "{path}": all parquet files are a test part by their names; there must be others.')
     key = "|".join(f"{part}:{state_of(chosen)}" for part, chosen in parts.items())
-    facts = remembered(f"parquet|{key}", lambda: _survey(path, parts))
+    facts = remembered(f"parquet {RULES}|{key}", lambda: _survey(path, parts))
     splits = {
         part: KnownSplit(
             np.array(facts["labels"][part], np.int64),
@@ -58,12 +65,12 @@ def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str]]:
         )
         for part in parts
     }
-    return splits, facts["names"]
+    return splits, facts["names"], notes
 
 
 @dataclass(frozen=True)
 class KnownSplit:
-    """A split whose labels are known, so that a process with cached features opens no file.
+    """A split whose labels are known, and images looked at, so that a process with cached features opens no file.
 
     Attributes
     ----------
@@ -75,10 +82,10 @@ class KnownSplit:
 
     labels: Ints
     fingerprint: str
-    open: Callable[[], HubSplit]
+    open: Callable[[], TableSplit]
 
     @cached_property
-    def _whole(self) -> HubSplit:
+    def _whole(self) -> TableSplit:
         return self.open()
 
     def images(self, rows: Ints) -> list[Image]:
@@ -86,70 +93,134 @@ class KnownSplit:
         return self._whole.images(rows)
 
 
-def _is_test(file: Path) -> bool:
-    return any(part.startswith(("test", "validation")) for part in file.parts)
+def _parts(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Tell files of the training part from those of the test part; also what is left out."""
+    if path.is_file():
+        return {"train": [path]}, []
+    by_role: dict[str, list[Path]] = {"train": [], "test": [], "validation": []}
+    for file in sorted(path.rglob("*.parquet")):
+        below = file.relative_to(path)
+        if not any(part.startswith((".", "@")) for part in below.parts):
+            by_role[file_role(below)].append(file)
+    notes = []
+    if by_role["test"] and by_role["validation"]:
+        notes.append(
+            f"{len(by_role['validation'])} parquet files of a validation part are left out, beside a test part"
+        )
+    test = by_role["test"] or by_role["validation"]
+    return {"train": by_role["train"]} | ({"test": test} if test else {}), notes
 
 
-def _survey(path: Path, parts: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    splits = _open(path, parts)
-    first = splits["train"]
-    names = first.dataset.features[first.label_column].names
-    for part, split in splits.items():
-        known = np.array([0 <= label < len(names) for label in split.dataset.with_format(None)[split.label_column]])
-        if not known.all():
-            raise DataError(
-                f'data = "{path}": {int((~known).sum())} of {len(known)} rows of the {part} part have a label outside '
-                f"0 to {len(names) - 1}, as unlabelled rows have: take them out."
-            )
+def _survey(path: Path, parts: Files) -> dict[str, Any]:
+    """Find out what a new process for every message must know, and refuse what cannot be read."""
+    splits, names = _open(path, parts)
+    _refuse_nothing(path, splits)
+    wrong = [split.label_problem(part, len(names)) for part, split in splits.items()]
+    if any(wrong):
+        raise DataError(f'data = "{path}": {"; ".join(filter(None, wrong))}. Take these rows out.')
+    refuse_faults((fault for split in splits.values() for fault in split.faults()), sum(map(_length, splits.values())))
     return {
-        "names": list(names),
+        "names": list(usable_names(names, f'data = "{path}"')),
         "labels": {part: split.labels.tolist() for part, split in splits.items()},
         "fingerprints": {part: split.fingerprint for part, split in splits.items()},
     }
 
 
-def _open_part(path: Path, parts: Mapping[str, Sequence[Path]], part: str) -> HubSplit:
-    return _open(path, parts)[part]
+def _length(split: TableSplit) -> int:
+    return len(split.dataset)
 
 
-def _open(path: Path, parts: Mapping[str, Sequence[Path]]) -> dict[str, HubSplit]:
-    """Open parquet files, part by part, with images and named classes under one scheme."""
+def _refuse_nothing(path: Path, splits: Mapping[str, TableSplit]) -> None:
+    """Refuse rows without an image."""
+    for part, split in splits.items():
+        empty = sum(column.null_count for column in split.dataset.data.table[split.image_column].chunks)
+        if empty:
+            raise DataError(
+                f'data = "{path}": {empty} of {_length(split)} rows of the {part} part have nothing in column '
+                f'"{split.image_column}": fill it, or take them out.'
+            )
+
+
+def _open_part(path: Path, parts: Files, part: str) -> TableSplit:
+    return _open(path, parts)[0][part]
+
+
+def _open(path: Path, parts: Files) -> tuple[dict[str, TableSplit], list[str]]:
+    """Open parquet files, part by part, and name the classes; files with other names are read by their own."""
     import datasets
 
+    columns = {file: columns_of(file) for files in parts.values() for file in files}
+    image, label = _image_and_label(path, next(iter(columns.values())))
+    own = {file: _names_of(file, one, label) for file, one in columns.items()}
     try:
-        splits = datasets.load_dataset(
-            "parquet", data_files={part: [str(file) for file in paths] for part, paths in parts.items()}
-        )
+        if len({None if names is None else tuple(names) for names in own.values()}) == 1:
+            data_files = {part: [str(file) for file in files] for part, files in parts.items()}
+            opened = dict(datasets.load_dataset("parquet", data_files=data_files))
+        else:
+            opened = {part: _in_words(files, image, label, own) for part, files in parts.items()}
+    except DataError:
+        raise
     except Exception as error:  # the library raises many kinds; all mean that the data are not to be had
         raise DataError(
             f'data = "{path}": parquet files that cannot be read ({type(error).__name__}: {error}).'
         ) from error
-    columns = splits["train"].features
+    names = names_in(next(iter(opened.values())).features, label)
+    if names is None:
+        names = sorted({name for split in opened.values() for name in split.unique(label) if name is not None})
+        opened = {part: split.cast_column(label, datasets.ClassLabel(names=names)) for part, split in opened.items()}
+    return {
+        part: TableSplit(split, image, label, f'data = "{path}", {part} part') for part, split in opened.items()
+    }, names
+
+
+def _image_and_label(path: Path, columns: Any) -> tuple[str, str]:
+    """Find the one column of images and the one of labels."""
+    import datasets
+
     images = [name for name, kind in columns.items() if isinstance(kind, datasets.Image) or _holds_bytes(kind)]
     labels = [name for name, kind in columns.items() if isinstance(kind, datasets.ClassLabel)]
-    labels = labels or [name for name, kind in columns.items() if getattr(kind, "dtype", "") == "string"]
+    labels = labels or [name for name, kind in columns.items() if _holds_text(kind)]
     if len(images) != 1 or len(labels) != 1:
         raise DataError(
             f'data = "{path}" has columns {", ".join(columns)}: there must be one of images (encoded, as the '
             "`datasets` library stores them) and one of labels (its type ClassLabel, or text)."
         )
-    image, label = images[0], labels[0]
-    for name in (image, label):
-        empty = sum(sum(column.null_count for column in split.data.table[name].chunks) for split in splits.values())
-        if empty:
-            raise DataError(
-                f'data = "{path}": {empty} rows have nothing in column "{name}": fill it, or take them out.'
-            )
-    if not isinstance(columns[label], datasets.ClassLabel):
-        found = sorted({name for split in splits.values() for name in split.unique(label)})
-        splits = splits.cast_column(label, datasets.ClassLabel(names=found))
-    names = list(splits["train"].features[label].names)
-    if any(split.features[label].names != names for split in splits.values()):
-        raise DataError(f'data = "{path}": training and test part differ in the class names of column "{label}".')
-    splits = splits.cast_column(image, datasets.Image())
-    return {part: HubSplit(split, image, label) for part, split in splits.items()}
+    return images[0], labels[0]
+
+
+def _names_of(file: Path, columns: Any, label: str) -> list[str] | None:
+    """Give a file's own class names, None where its labels are text; numbers without names are refused."""
+    names = names_in(columns, label)
+    if names is None and not _holds_text(columns.get(label)):
+        raise DataError(
+            f'{file}: column "{label}" has no class names of its own, as other files there have: write it with the '
+            f"same type (ClassLabel), or as text. It has columns {listed(list(columns), 10)}."
+        )
+    return names
+
+
+def _in_words(files: Sequence[Path], image: str, label: str, own: Mapping[Path, Sequence[str] | None]) -> Any:
+    """Join files whose labels are numbered differently, with labels in words."""
+    import datasets
+
+    found = []
+    for file in files:
+        table = datasets.Dataset.from_parquet(str(file)).select_columns([image, label])
+        names = own[file]
+        if names is not None:
+            split = TableSplit(table, image, label, str(file))
+            if wrong := split.label_problem("", len(names)):
+                raise DataError(f"{file}: {wrong}. Take these rows out.")
+            words = [names[number] for number in split.labels]
+            table = table.remove_columns(label).add_column(label, words)
+        found.append(table.cast_column(image, datasets.Image(decode=False)))
+    return datasets.concatenate_datasets(found)
 
 
 def _holds_bytes(kind: Any) -> bool:
     """Tell whether a column holds encoded images without saying so: bytes, or a struct of bytes and a path."""
     return getattr(kind, "dtype", "") == "binary" or (isinstance(kind, dict) and "bytes" in kind)
+
+
+def _holds_text(kind: Any) -> bool:
+    return getattr(kind, "dtype", "") in ("string", "large_string")

@@ -85,14 +85,13 @@ def dirichlet(
     )
 
 
-def iid(train: tuple[Ints, Ints], test: tuple[Ints, Ints], sites: int, seed: int) -> Partition:
+def iid(train: tuple[Ints, Ints], test: tuple[Ints, Ints], sites: int, rng: np.random.Generator) -> Partition:
     """Shuffle, then deal out equal parts.
 
     Parameters
     ----------
-    train, test, sites
+    train, test, sites, rng
         As in :func:`dirichlet`.
-    seed : int
 
     Returns
     -------
@@ -103,16 +102,11 @@ def iid(train: tuple[Ints, Ints], test: tuple[Ints, Ints], sites: int, seed: int
     DataError
         When there are fewer images than sites.
     """
-    from datasets import Dataset
-    from flwr_datasets.partitioner import IidPartitioner
-
     parts = []
     for rows, _ in (train, test):
         if len(rows) < sites:
             raise DataError(f"{len(rows)} images cannot be dealt out to {sites} sites: lower num-sites.")
-        partitioner = IidPartitioner(num_partitions=sites)
-        partitioner.dataset = Dataset.from_dict({"row": rows}).shuffle(seed=seed)
-        parts.append(tuple(np.sort(np.asarray(partitioner.load_partition(site)["row"])) for site in range(sites)))
+        parts.append(tuple(np.sort(part) for part in np.array_split(rng.permutation(rows), sites)))
     return Partition(parts[0], parts[1])
 
 

@@ -84,6 +84,8 @@ class Source:
         Superclass of each class, where the data set has superclasses.
     classifier : TextClassifier or None
         Set where features are precomputed: both splits are then of :class:`FeatureSplit`.
+    notes : tuple of str
+        What people should know of it, as what was left out: said once, when a run starts.
     """
 
     name: str
@@ -93,3 +95,4 @@ class Source:
     test: Split
     superclass: tuple[int, ...] | None = None
     classifier: TextClassifier | None = None
+    notes: tuple[str, ...] = ()

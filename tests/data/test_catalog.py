@@ -92,16 +92,16 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "train" / "a" / "1.jpg"
     path.write_bytes(path.read_bytes()[:300])
     source = DATASETS["imagefolder"].load(str(tmp_path), 0)
-    with pytest.raises(DataError, match=r"1\.jpg is not a readable image"):
+    with pytest.raises(DataError, match=r"1\.jpg cannot be read as an image \(Truncated File Read"):
         source.train.images(np.array([0]))
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "no classes"),
-        (["train/a/1.png", "test/b/1.png"], "classes that are in one part alone: a, b"),
-        (["train/a/1.txt", "test/a/1.png"], "no images in train/ of a"),
+        ([], 'no folder "train" and "test"; it has none'),
+        (["train/a/1.png", "test/b/1.png"], "classes that are in test/ alone: b; classes that are in train/ alone: a"),
+        (["train/a/1.txt", "test/a/1.png"], r"no images in train/ of a \(it holds 1 .txt\)"),
         (["train/a/1.png", "train/b/._1.png", "test/a/1.png", "test/b/1.png"], "no images in train/ of b"),
     ],
 )

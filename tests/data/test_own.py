@@ -57,7 +57,7 @@ def test_a_class_may_be_called_train(tmp_path):
     write_images(tmp_path, {"train": [1, 2], "dog": [3, 4]})
     source = load_own(str(tmp_path), ("dog", "train"), 0)
     assert sorted(colours(source.train) + colours(source.test)) == [1, 2, 3, 4]
-    with pytest.raises(DataError, match='"train" and "test" are parts only where there is no other'):
+    with pytest.raises(DataError, match=r"\(or \"val\"\) are parts only where there is no other"):
         load_own(str(tmp_path), NAMES, 0)
 
 
@@ -79,9 +79,9 @@ def test_parquet_parts_are_known_by_their_folders_too(tmp_path):
     ("labels", "shades", "message"),
     [
         ([0, -1, 1], [1, 2, 3], "1 of 3 rows of the train part have a label outside 0 to 1"),
-        ([0, None, 1], [1, 2, 3], '1 rows have nothing in column "label"'),
-        (["cat", None, "dog"], [1, 2, 3], '1 rows have nothing in column "label"'),
-        ([0, 1, 1], [1, None, 3], '1 rows have nothing in column "image"'),
+        ([0, None, 1], [1, 2, 3], "1 of 3 rows of the train part have no label"),
+        (["cat", None, "dog"], [1, 2, 3], "1 of 3 rows of the train part have no label"),
+        ([0, 1, 1], [1, None, 3], '1 of 3 rows of the train part have nothing in column "image"'),
     ],
 )
 def test_parquet_rows_without_a_label_or_an_image_are_refused(tmp_path, labels, shades, message):

@@ -19,7 +19,7 @@ def every_kind(splits, seed):
     train, test = splits
     yield dirichlet(train, test, SITES, 0.5, np.random.default_rng(seed))
     yield pachinko(train, test, SITES, 0.5, np.arange(CLASSES) // 2, np.random.default_rng(seed))
-    yield iid(train, test, SITES, seed)
+    yield iid(train, test, SITES, np.random.default_rng(seed))
 
 
 def test_every_image_goes_to_one_site_and_keeps_its_split(splits):
@@ -105,7 +105,7 @@ def test_pachinko_sites_draw_equally_many_images(splits):
 
 
 def test_iid_parts_are_equal_in_size(splits):
-    split = iid(*splits, SITES, 0)
+    split = iid(*splits, SITES, np.random.default_rng(0))
     assert max(map(len, split.train)) - min(map(len, split.train)) <= 1
 
 
@@ -113,4 +113,4 @@ def test_too_many_sites_are_refused_with_advice(splits):
     with pytest.raises(DataError, match=r"alpha = 0.01 left some of the 300 sites.*partition = \"iid\""):
         dirichlet(*splits, 300, 0.01, np.random.default_rng(0))
     with pytest.raises(DataError, match="cannot be dealt out to 401 sites"):
-        iid(*splits, 401, 0)
+        iid(*splits, 401, np.random.default_rng(0))
