@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedpurel_app import __version__, run_command
 from fedpurel_app.errors import DiskFullError, FedPurelError, RunError
-from fedpurel_app.reporting.console import show
+from fedpurel_app.reporting.console import show, spare_streams
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Pictures of several runs, each with a command of its own.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    spare_streams()
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)

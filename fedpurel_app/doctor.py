@@ -15,10 +15,12 @@ import torch
 
 from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig
+from fedpurel_app.data.inspection import look_at
 from fedpurel_app.errors import FedPurelError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
 from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.reporting.console import counting
 from fedpurel_app.training.cache import Kind, is_cached
 
 _PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "numpy", "safetensors")
@@ -81,11 +83,14 @@ def _part(name: str, lines: Iterator[str], online: bool) -> Generator[Finding, N
 
 def _data(experiment: Experiment) -> Iterator[str]:
     source, config = experiment.source, experiment.config
+    with counting("Looking at images") as report:
+        look_at(source, report)
     if config.dataset == "sites":
         yield f"at the sites, each of which brings its own, of {len(source.class_names)} classes"
     if config.dataset != "sites" or config.dataset_path:
         sizes = f"{len(source.train.labels):,} training and {len(source.test.labels):,} test images"
         yield f"{source.name}: {sizes}, {len(source.class_names)} classes"
+    yield from source.notes
     if short := experiment.short_classes:
         yield f"{short} classes have fewer images than the long-tail profile asks for, and give all"
 

@@ -20,7 +20,7 @@ from fedpurel_app.errors import ConfigError, DiskFullError, StateError
 from fedpurel_app.files import names_weights
 from fedpurel_app.presets import PATH_KEYS, load_preset, preset_names
 from fedpurel_app.processes import count_gpus, ray_address
-from fedpurel_app.reporting.console import show
+from fedpurel_app.reporting.console import counting, show
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.summary import summarize_run
 
@@ -150,6 +150,7 @@ def gpus(text: str) -> float:
 def _preflight(config: RunConfig, folder: Path) -> None:
     """Meet bad data, a missing package and a bad folder here, before Flower starts."""
     from fedpurel_app.data.catalog import DATASETS
+    from fedpurel_app.data.inspection import look_at
     from fedpurel_app.reporting.trackers import require_tracker
 
     require_tracker(config.tracker)
@@ -158,7 +159,11 @@ def _preflight(config: RunConfig, folder: Path) -> None:
         raise ConfigError(
             f'state-dir = "{config.state_dir}" is a file: give a folder, or a path where one can be made.'
         )
-    DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+    source = DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+    for note in source.notes:
+        print(f"data: {note}", file=sys.stderr)
+    with counting("Looking at images") as report:
+        look_at(source, report)
     if config.backbone != "demo":
         import torch  # which the demo does without here
 

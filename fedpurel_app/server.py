@@ -16,6 +16,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedpurel_app.config import RunConfig, load_config, require_same
+from fedpurel_app.data.inspection import meet
 from fedpurel_app.errors import RunError, StateError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
@@ -80,6 +81,7 @@ class Server:
         """
         self._recorder: Recorder | None = None
         try:
+            meet(self.experiment.source)
             strategy = self._strategy()
             self._recorder = self._open_recorder()
             self._begin(strategy, grid)
@@ -91,12 +93,20 @@ class Server:
                 timeout=self.config.round_timeout,
                 evaluate_fn=lambda number, arrays: self._after_round(strategy, number, arrays),
             )
+            self._refuse_idleness(strategy)
             self._finish("completed", None)
         except Exception as error:
             self._fail(error)
             raise
         finally:
             self._lock.release()
+
+    def _refuse_idleness(self, strategy: FedPuReL) -> None:
+        """Raise RunError when every round kept the old model: what is there then was not trained."""
+        played = [line for line in self.folder.rounds() if line["round"]]
+        if played and all(line["kept_old_model"] for line in played) and strategy.report is not None:
+            why = strategy.report.why_it_failed(strategy.min_replies, len(played))
+            raise RunError(f"No round had enough usable replies, so nothing was trained. {why}")
 
     # --- before -----------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from fedpurel_app.config import (
     require_few_steps,
     require_served,
 )
+from fedpurel_app.data.inspection import meet
 from fedpurel_app.data_paths import with_own_paths
 from fedpurel_app.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.errors import PolicyError, RunError, StateError, UnusableBranchError
@@ -106,6 +107,8 @@ class Site:
         if instruction is not None and self._has_private_part:
             self._store(instruction).admit(bind=instruction.attempt > 1)
         spare = self.index >= self.sites
+        if not self.simulated:  # a simulation's server meets the same data
+            meet(self.experiment.source)
         count, test = (0, 0) if spare else (len(self._rows("train")), len(self._rows("test")))
         counts = self.experiment.train_counts.tolist() if self._own and self.discloses.by_class else []
         told = 0 if self.discloses.tells_no_scores else test

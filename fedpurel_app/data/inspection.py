@@ -67,6 +67,13 @@ def look_at(source: Source, report: Report | None = None) -> None:
         remembered(f"looked at, {RULES}|{'|'.join(splits)}", look)
 
 
+def meet(source: Source) -> None:
+    """Say in the log what is left out of a data set, and look at all its images; raises DataError."""
+    for note in source.notes:
+        logger.info("data: %s", note)
+    look_at(source)
+
+
 def refuse_faults(faults: Iterable[str], total: int, report: Report | None = None) -> None:
     """Raise DataError when any of the images has a fault, once all have been looked at."""
     report = report or _log

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from fedpurel_app.errors import ConfigError
 from fedpurel_app.facts import sha256_of
-from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint
+from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint, read_shapes
+from fedpurel_app.models.fitting import misfits
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.text import LaidOut, Layout, TextTower
 from fedpurel_app.models.tokenizers import Tokenizer
@@ -82,6 +83,7 @@ class Backbone:
     def text(self) -> TextTower:
         """The text tower, in fp32."""
         architecture = self.checkpoint.architecture
+        self._fits()
         weights = self.checkpoint.load(other_than="visual.")
         with self._weights_that_fit():
             tower = TextTower(weights, architecture["text_cfg"], bool(architecture.get("quick_gelu")))
@@ -102,6 +104,7 @@ class Backbone:
                 f'backbone = "{self.name}": nothing can be put inside its image tower ({", ".join(lacks)}). Use '
                 'peft = "prompt", "adapter" or "text-residual", or a vision transformer of CLIP\'s form, as ViT-B-16.'
             )
+        self._fits()
         weights = self.checkpoint.load("visual.")
         with self._weights_that_fit():
             tower = ImageTower(weights, architecture["vision_cfg"], bool(architecture.get("quick_gelu")))
@@ -202,7 +205,25 @@ class Backbone:
         StateError
             When it cannot be read.
         """
+        self._fits()
         _ = self.logit_scale, self.text, self._any_image_tower
+
+    def _fits(self) -> None:
+        """Raise ConfigError when the file is of another architecture than the one that was named, by shapes alone.
+
+        Towers are built from what a file holds: one of another patch size or depth would be run under this name.
+        """
+        if self._misfits:
+            raise ConfigError(
+                f'{self.checkpoint.path} does not hold the weights of "{self.name}" in open_clip\'s form: '
+                f"{'; '.join(self._misfits)}. Bring open_clip's file of it, or name the backbone that the file is of."
+            )
+
+    @cached_property
+    def _misfits(self) -> list[str]:
+        architecture = self.checkpoint.architecture
+        own_form = not ImageTower.unsupported(architecture["vision_cfg"])
+        return misfits(read_shapes(self.checkpoint.path), architecture, own_form)
 
     @contextmanager
     def _weights_that_fit(self) -> Iterator[None]:
@@ -225,6 +246,7 @@ class Backbone:
         architecture = self.checkpoint.architecture
         if not ImageTower.unsupported(architecture["vision_cfg"]):
             return self.image
+        self._fits()
         from open_clip.model import _build_vision_tower
 
         tower = _build_vision_tower(

@@ -6,7 +6,8 @@ import importlib.util
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -84,11 +85,36 @@ def read_tensors(path: Path, wanted: Any) -> dict[str, Tensor]:
         When the file is damaged, or holds more than tensors.
     """
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise StateError(f"{path} is not a readable .safetensors file ({error}).") from error
+        with _opened(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+    return {name: value for name, value in _unpickled(path).items() if wanted(name)}
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes of all tensors of a file, and none of their values.
+
+    Raises
+    ------
+    StateError
+        As :func:`read_tensors`.
+    """
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return {name: tuple(value.shape) for name, value in _unpickled(path).items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise StateError(f"{path} is not a readable .safetensors file ({error}).") from error
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """Map the tensors of a file that torch.save wrote."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
@@ -97,8 +123,7 @@ def read_tensors(path: Path, wanted: Any) -> dict[str, Tensor]:
             "as OpenAI published its models, is such a one: bring the .safetensors file of the same model."
         ) from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
-    found = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
-    return {name: value for name, value in found.items() if wanted(name)}
+    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def find_checkpoint(name: str, pretrained: str) -> Checkpoint:

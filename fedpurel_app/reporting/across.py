@@ -11,7 +11,7 @@ from fedpurel_app.errors import StateError
 from fedpurel_app.files import write_csv
 from fedpurel_app.reporting.diagnostics import Table
 from fedpurel_app.reporting.methods import Method, Run, mean_sd, read_methods
-from fedpurel_app.reporting.plots import COLOURS, label, save
+from fedpurel_app.reporting.plots import COLOURS, label, pyplot, save
 from fedpurel_app.reporting.settings import differing
 
 # Okabe and Ito's palette without its yellow, too light for lines; methods beyond it differ by their markers.
@@ -47,10 +47,7 @@ def draw_across(picture: str, paths: Sequence[Path], stem: Path) -> list[Path]:
         When runs lack what is drawn or do not compare, or when the files cannot be written.
     """
     methods = read_methods(paths)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     figure = plt.figure(figsize=(9, 4.2), layout="constrained")
     try:

@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import codecs
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import data_in_words
 
+_PLAIN = {"–": "-", "—": "-", "±": "+/-", "×": "x", "→": "->", "…": "...", "·": ".", "α": "alpha", "λ": "lambda"}
 COLUMNS = ("all", "many", "medium", "few", "balancedness")
+
+
+def spare_streams() -> None:
+    """Let the terminal's streams replace what their encoding lacks: an outcome is worth more than its dashes."""
+    codecs.register_error("fedpurel-plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="fedpurel-plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Give a plain stand-in for characters that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+@contextmanager
+def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that says on a terminal how far some work is; nothing of it stays when the work is done."""
+    shown = ""
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if sys.stderr.isatty():
+            line = f"{doing}: {done:,} of {total:,}"
+            print(f"\r{line:<{len(shown)}}", end="", file=sys.stderr, flush=True)
+            shown = line
+
+    try:
+        yield report
+    finally:
+        if shown:
+            print(f"\r{'':<{len(shown)}}\r", end="", file=sys.stderr, flush=True)
 
 
 def number(value: float | None, digits: int = 1) -> str:

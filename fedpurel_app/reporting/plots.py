@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,17 @@ _TITLES = {
 }
 
 
+def pyplot() -> Any:
+    """Import matplotlib's pyplot so that it draws into files alone, whatever a notebook's environment asks for."""
+    os.environ["MPLBACKEND"] = "Agg"  # read at import: a name that only a notebook knows is an error there
+    import matplotlib
+
+    matplotlib.use("Agg")  # where it was imported before
+    from matplotlib import pyplot
+
+    return pyplot
+
+
 def draw(folder: RunFolder) -> list[Path]:
     """Draw all pictures that the folder has data for, as PNG and SVG, into ``plots/``; diagnostics with a CSV each.
 
@@ -31,10 +43,7 @@ def draw(folder: RunFolder) -> list[Path]:
     StateError
         When the run has not been evaluated yet, or its folder cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     if not any(line.get("global") or line.get("sites") for line in folder.rounds()):
         raise StateError(f"{folder.path} has no evaluated round yet; there is nothing to draw.")

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from fedpurel_app.errors import ConfigError, StateError
 from fedpurel_app.models.backbone import load_backbone
-from fedpurel_app.models.checkpoints import find_checkpoint, model_names, read_tensors
+from fedpurel_app.models.checkpoints import _configs, find_checkpoint, model_names, read_tensors
+from fedpurel_app.models.fitting import misfits
 
 CPU = torch.device("cpu")
 
@@ -115,3 +116,74 @@ def test_statistics_of_cifar_change_the_input_and_the_cache_key():
     assert torch.allclose(cifar.normalise(pixels)[0, :, 0, 0], expected, atol=1e-6)
     assert not torch.allclose(clip.normalise(pixels)[0, :, 0, 0], expected, atol=1e-2)
     assert clip.fingerprint != cifar.fingerprint
+
+
+# --- weights of another architecture ----------------------------------------------------------------------------------
+
+SMALL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def changed(tower="", **values):
+    """The small architecture with some values of a tower, or of the whole, otherwise."""
+    if not tower:
+        return {**SMALL, **values}
+    return {**SMALL, tower: {**SMALL[tower], **values}}
+
+
+def shapes_of(architecture):
+    import open_clip
+
+    parts = {key: value for key, value in architecture.items() if key in ("embed_dim", "vision_cfg", "text_cfg")}
+    kind = open_clip.model.CustomTextCLIP if architecture.get("custom_text") else open_clip.model.CLIP
+    with torch.device("meta"):
+        state = kind(**parts, quick_gelu=bool(architecture.get("quick_gelu"))).state_dict()
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        (changed("vision_cfg", patch_size=8), "visual.conv1.weight is of shape [64, 3, 8, 8], not [64, 3, 16, 16]"),
+        (changed("vision_cfg", image_size=64), "visual.positional_embedding is of shape [17, 64], not [5, 64]"),
+        (changed("vision_cfg", layers=3), "the image tower has 3 blocks, not 2"),
+        (changed("vision_cfg", width=128), "visual.class_embedding is of shape [128], not [64]"),
+        (changed("vision_cfg", mlp_ratio=2.0), "mlp.c_fc.weight is of shape [128, 64], not [256, 64]"),
+        (changed("text_cfg", layers=1), "the text tower has 1 blocks, not 2"),
+        (changed("text_cfg", context_length=16), "positional_embedding is of shape [16, 32], not [77, 32]"),
+        (changed("text_cfg", vocab_size=99), "token_embedding.weight is of shape [99, 32], not [49408, 32]"),
+        (changed("text_cfg", width=64), "ln_final.weight is of shape [64], not [32]"),
+        (changed(embed_dim=16), "visual.proj is of shape [64, 16], not [64, 32]"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_with_the_shape(written, problem):
+    assert misfits(shapes_of(SMALL), SMALL) == []
+    found = misfits(shapes_of(written), SMALL)
+    assert any(problem in line for line in found), found
+
+
+def test_all_that_does_not_fit_is_told_at_once_before_any_tower_is_built(tmp_path, monkeypatch):
+    written = changed("vision_cfg", patch_size=8, layers=3)
+    state = {name: torch.zeros(shape) for name, shape in shapes_of(written).items()}
+    (tmp_path / "RN50.json").write_text(json.dumps(SMALL))
+    monkeypatch.setattr("fedpurel_app.models.checkpoints._configs", lambda: tmp_path)
+    for name in ("weights.safetensors", "weights.pt"):
+        path = tmp_path / name
+        save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+        backbone = load_backbone("RN50", CPU, str(path))
+        for use in (backbone.check, lambda: backbone.text, lambda: backbone.image):  # noqa: B023
+            with pytest.raises(ConfigError, match=r'weights of "RN50".*conv1.*positional_embedding.*3 blocks, not 2'):
+                use()
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-S-16-alt", "ViT-S-32-alt", "ViT-B-16-plus-240", "ViT-L-14", "RN50"])
+def test_models_as_open_clip_makes_them_fit_their_own_name_alone(name):
+    architecture = json.loads((_configs() / f"{name}.json").read_text())
+    vit = name != "RN50"
+    shapes = shapes_of(architecture)
+    assert misfits(shapes, architecture, vit) == []
+    other = json.loads((_configs() / "ViT-B-16.json").read_text())
+    assert misfits(shapes, other, vit)
