@@ -51,6 +51,8 @@ class Experiment:
         Folder of the feature cache.
     own : bool
         ``dataset-path`` is a site's own data, and not a data set that is dealt out.
+    source : Source, optional
+        Takes the place of the data set that the settings name, as where only its classes are at hand.
 
     Notes
     -----
@@ -58,7 +60,8 @@ class Experiment:
     same sites and the same initial parameters. Nothing private is held here.
     """
 
-    def __init__(self, config: RunConfig, cache: Path, own: bool = False) -> None:
+    def __init__(self, config: RunConfig, cache: Path, own: bool = False, source: Source | None = None) -> None:
+        self._given = source
         self.config, self._cache, self._own = config, cache, own or config.dataset == "sites"
         self.algorithm: Algorithm = ALGORITHMS[config.algorithm]
         self.family: Family = FAMILIES[config.peft]
@@ -86,7 +89,7 @@ class Experiment:
     @cached_property
     def source(self) -> Source:
         """The data set."""
-        source = self._load()
+        source = self._given or self._load()
         if self.family.needs != "features" and source.classifier is not None:
             raise ConfigError(f'peft = "{self.family.name}" needs a {self.family.needs}; "{source.name}" has features.')
         if self.config.partition == "pachinko" and source.superclass is None:

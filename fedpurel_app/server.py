@@ -15,6 +15,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
+from fedpurel_app.class_file import CLASSES, keep_classes
 from fedpurel_app.config import RunConfig, load_config, require_same
 from fedpurel_app.data.inspection import meet
 from fedpurel_app.errors import RunError, StateError
@@ -160,6 +161,8 @@ class Server:
                 )
         else:
             self.folder.write_json("config.json", {"config": settings, "data": data, **provenance()})
+        if not (self.folder.path / CLASSES).exists():
+            keep_classes(self.folder, self.experiment.source)
         trackers = open_trackers(self.config.tracker, self.folder.path, settings)
         earlier = float(self._state["seconds"]) if self._resumed else 0.0
         return Recorder(self.folder, trackers, self._process_started, earlier)

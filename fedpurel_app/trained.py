@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedpurel_app.class_file import kept_classes
 from fedpurel_app.config import RunConfig, load_config
 from fedpurel_app.errors import ConfigError, LockedError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
@@ -104,14 +105,16 @@ def load_trained(
         When the folder holds no run or no checkpoint, the data set now has other classes, there is no such site or
         private branch, it is encrypted with another key, or no place but the sites has the whole global model.
     ConfigError, DataError
-        When arguments are at odds, or the backbone or the data set are not to be had any more.
+        When arguments are at odds, or the backbone is not to be had any more; nor the data set, of a run that is older
+        than ``classes.json``.
     """
     if (state_dir or key_file) and not site:
         raise ConfigError("--state-dir and --key-file are for a site's private branch: name the site, --site NAME.")
     folder = RunFolder.open(run)
     config = _settings(folder, pretrained)
     arrays, state = folder.read_checkpoint()
-    experiment = Experiment(config, home() / "cache")
+    kept_source = kept_classes(folder)
+    experiment = Experiment(config, home() / "cache", source=kept_source)
     keeps_parts = experiment.keeps_parts
     stored: Named = {}
     if site:
@@ -122,7 +125,8 @@ def load_trained(
             f'{run}: with shares = "{config.shares}" every site keeps a part of the global model to itself, and no '
             f"place has the whole of it. Use a site's model: --site NAME, of {_listed(state['private_rounds'])}."
         )
-    _refuse_other_classes(folder, experiment)
+    if kept_source is None:  # a run of before classes were kept: its data set is asked
+        _refuse_other_classes(folder, experiment)
     kept = {name.removeprefix(KEPT): value for name, value in stored.items() if name.startswith(KEPT)}
     private = {name: value for name, value in stored.items() if not name.startswith(KEPT)}
     try:

@@ -33,6 +33,7 @@ RULES = {
     "privacy_mod": ({"config", "records"}, {"flwr"}),
     "presets": (set(), set()),
     "private_store": ({"attempts", "private_quota", "sealing"}, {"filelock"}),
+    "class_file": ({"data", "reporting"}, set()),
     "attempts": (set(), set()),
     "private_quota": (set(), set()),
     "disclosure": ({"config", "records"}, set()),

@@ -19,7 +19,7 @@ from fedpurel_app.models.peft import FAMILIES
 from fedpurel_app.sealing import make_key_file
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.trained import load_trained
-from tests.support import CLASS_NAMES, own_sites, run_app, run_tiny
+from tests.support import CLASS_NAMES, own_sites, run_app, run_tiny, tiny_features, write_images
 
 CPU = torch.device("cpu")
 SITES = ("site-0", "site-1", "site-2")
@@ -56,7 +56,7 @@ def features_run(tmp_path_factory):
 def images(run, tmp_path_factory):
     """Write the test set of the shapes as files, in the order of its rows."""
     folder = tmp_path_factory.mktemp("images")
-    split = load_trained(run("prompt").path).experiment.source.test
+    split = rendered.load_shapes("", 0).test
     paths = [folder / f"{row:03d}.png" for row in range(len(split.labels))]
     for path, image in zip(paths, split.images(np.arange(len(paths))), strict=True):
         image.save(path)
@@ -217,6 +217,7 @@ def test_weights_elsewhere_are_named(features_run, tmp_path, monkeypatch):
         raise InterruptedError
 
     (run / "classes.csv").unlink()  # those of another data set
+    (run / "classes.json").unlink()
     monkeypatch.setattr("fedpurel_app.models.backbone.find_checkpoint", find)
     with pytest.raises(InterruptedError):
         cli.main(["export", "--run", str(run), "--pretrained", str(path), "--out", str(tmp_path / "out")])
@@ -255,9 +256,51 @@ def test_other_classes_than_in_the_run_are_refused(tmp_path, capsys):
         arrays = dict(file)
     arrays["class_names"] = arrays["class_names"][::-1]
     np.savez(tmp_path / "features.npz", **arrays)
+    (folder.path / "classes.json").unlink()  # as of a run that is older than this file
     code, _, err = call(capsys, "export", "--run", folder.path, "--out", tmp_path / "out")
     assert code == 2 and "now has other classes than in the run (their order)" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["adapter", "text-residual"])
+def test_a_model_is_used_where_its_data_are_not(tmp_path, images, capsys, family):
+    """Of images in folders with the demo CLIP, and of precomputed features: only the run folder is left."""
+    data = tmp_path / "data"
+    if family == "adapter":
+        for part in ("train", "test"):
+            write_images(data / part, {"red_circle": range(10), "blue star": range(10)})
+        settings = {"dataset": "imagefolder", "dataset_path": str(data), "imbalance_factor": 1, "peft": family}
+    else:
+        settings = {"peft": family, "dataset_path": str(tiny_features(tmp_path / "data.npz", width=8))}
+    folder = run_tiny(tmp_path, num_sites=2, global_rounds=1, fraction_train=1.0, **settings)
+
+    def use(out):
+        exported(capsys, folder, tmp_path / out)
+        if family == "adapter":
+            assert call(capsys, "predict", "--run", folder.path, "--json", images[0][0])[0] == 0
+        return {path.relative_to(tmp_path / out): path.read_bytes() for path in (tmp_path / out).rglob("*.*")}
+
+    before = use("before")
+    shutil.rmtree(data) if family == "adapter" else (tmp_path / "data.npz").unlink()
+    assert use("after") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classes.json", "{}"),
+        ("classes.json", '{"schema": 1, "data_set": "x", "class_names": [], "template": "a {}"}'),
+        ("classes.json", '{"schema": 1, "data_set": "x", "class_names": ["a", 1], "template": "a {}"}'),
+        ("classes.json", '{"schema": 1, "data_set": "x", "class_names": ["a", "b"], "template": "a"}'),
+        ("text-features.safetensors", ""),
+        ("text-features.safetensors", None),
+    ],
+)
+def test_damaged_classes_of_a_run_are_named(features_run, tmp_path, capsys, name, content):
+    run = shutil.copytree(features_run.path, tmp_path / "run")
+    (run / name).unlink() if content is None else (run / name).write_text(content)
+    code, _, err = call(capsys, "export", "--run", run, "--out", tmp_path / "out")
+    assert code == 2 and str(run / name) in err and "Traceback" not in err
 
 
 # --- export -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from fedpurel_app.data.folders import FileSplit, labelled_files
 from fedpurel_app.data.inspection import Lookable
 from fedpurel_app.data.listing import Listing, find_parts, folders_in, is_part_name, list_images
 from fedpurel_app.data.parquet import read_parquet
-from fedpurel_app.data.source import PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split
+from fedpurel_app.data.source import NO_ROWS, PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split
 from fedpurel_app.errors import DataError
 from fedpurel_app.naming import listed, plain_name
 from fedpurel_app.seeding import derive_seed
@@ -67,9 +67,6 @@ class Rows:
     def images(self, rows: Ints) -> list[Image]:
         """Load images by row number, as RGB."""
         return self.whole.images(self.rows[rows])
-
-
-NO_ROWS = FeatureSplit(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), "none")
 
 
 def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:

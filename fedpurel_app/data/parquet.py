@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from fedpurel_app.data.class_names import usable_names
-from fedpurel_app.data.inspection import refuse_faults
 from fedpurel_app.data.listing import file_role
 from fedpurel_app.data.opening import RULES
-from fedpurel_app.data.source import Ints, Split
-from fedpurel_app.data.tables import TableSplit, columns_of, names_in
+from fedpurel_app.data.source import Split
+from fedpurel_app.data.tables import KnownSplit, TableSplit, columns_of, facts_of, names_in
 from fedpurel_app.errors import DataError
 from fedpurel_app.facts import remembered, state_of
 from fedpurel_app.naming import listed
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Files = Mapping[str, Sequence[Path]]
 
@@ -48,7 +41,7 @@ def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]
     ------
     DataError
         When they cannot be read, have not one column of images and one of labels with names, or have rows without a
-        readable image or a label.
+        an image or a label.
     """
     if not path.exists():
         raise DataError(f'data = "{path}" does not exist.')
@@ -57,40 +50,8 @@ def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]
         raise DataError(f'data = "{path}": all parquet files are a test part by their names; there must be others.')
     key = "|".join(f"{part}:{state_of(chosen)}" for part, chosen in parts.items())
     facts = remembered(f"parquet {RULES}|{key}", lambda: _survey(path, parts))
-    splits = {
-        part: KnownSplit(
-            np.array(facts["labels"][part], np.int64),
-            facts["fingerprints"][part],
-            partial(_open_part, path, parts, part),
-        )
-        for part in parts
-    }
+    splits = {part: KnownSplit.of(facts, part, key, partial(_open_part, path, parts, part)) for part in parts}
     return splits, facts["names"], notes
-
-
-@dataclass(frozen=True)
-class KnownSplit:
-    """A split whose labels are known, and images looked at, so that a process with cached features opens no file.
-
-    Attributes
-    ----------
-    labels : ndarray of int64, shape (N,)
-    fingerprint : str
-    open : callable
-        Gives the split itself.
-    """
-
-    labels: Ints
-    fingerprint: str
-    open: Callable[[], TableSplit]
-
-    @cached_property
-    def _whole(self) -> TableSplit:
-        return self.open()
-
-    def images(self, rows: Ints) -> list[Image]:
-        """Load images by row number, as RGB."""
-        return self._whole.images(rows)
 
 
 def _parts(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -118,16 +79,7 @@ def _survey(path: Path, parts: Files) -> dict[str, Any]:
     wrong = [split.label_problem(part, len(names)) for part, split in splits.items()]
     if any(wrong):
         raise DataError(f'data = "{path}": {"; ".join(filter(None, wrong))}. Take these rows out.')
-    refuse_faults((fault for split in splits.values() for fault in split.faults()), sum(map(_length, splits.values())))
-    return {
-        "names": list(usable_names(names, f'data = "{path}"')),
-        "labels": {part: split.labels.tolist() for part, split in splits.items()},
-        "fingerprints": {part: split.fingerprint for part, split in splits.items()},
-    }
-
-
-def _length(split: TableSplit) -> int:
-    return len(split.dataset)
+    return {"names": list(usable_names(names, f'data = "{path}"')), **facts_of(splits)}
 
 
 def _refuse_nothing(path: Path, splits: Mapping[str, TableSplit]) -> None:
@@ -136,7 +88,7 @@ def _refuse_nothing(path: Path, splits: Mapping[str, TableSplit]) -> None:
         empty = sum(column.null_count for column in split.dataset.data.table[split.image_column].chunks)
         if empty:
             raise DataError(
-                f'data = "{path}": {empty} of {_length(split)} rows of the {part} part have nothing in column '
+                f'data = "{path}": {empty} of {len(split.dataset)} rows of the {part} part have nothing in column '
                 f'"{split.image_column}": fill it, or take them out.'
             )
 

@@ -55,6 +55,9 @@ class FeatureSplit:
         raise TypeError("precomputed features hold no images")
 
 
+NO_ROWS = FeatureSplit(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), "none")
+
+
 @dataclass(frozen=True)
 class TextClassifier:
     """The text side of a zero-shot classifier.

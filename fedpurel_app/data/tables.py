@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +83,52 @@ class TableSplit:
 
     def _name(self, row: int) -> str:
         return f"{self.where}, row {int(row)},"
+
+
+@dataclass(frozen=True)
+class KnownSplit:
+    """A split whose labels are known, so that a process with cached features opens no file.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (N,)
+    fingerprint : str
+    state : str
+        What changes when a file does.
+    open : callable
+        Gives the split itself.
+    """
+
+    labels: Ints
+    fingerprint: str
+    state: str
+    open: Callable[[], TableSplit]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], part: str, state: str, open_it: Callable[[], TableSplit]) -> KnownSplit:
+        """Make a split of what :func:`facts_of` found out."""
+        labels = np.array(facts["labels"][part], np.int64)
+        return cls(labels, facts["fingerprints"][part], f"{part}|{state}", open_it)
+
+    @cached_property
+    def _whole(self) -> TableSplit:
+        return self.open()
+
+    def images(self, rows: Ints) -> list[Image]:
+        """Load images by row number, as RGB."""
+        return self._whole.images(rows)
+
+    def faults(self) -> Iterator[str]:
+        """Give, for every row, what is wrong with its image by its header; empty where nothing is."""
+        return self._whole.faults()
+
+
+def facts_of(splits: Mapping[str, TableSplit]) -> dict[str, Any]:
+    """Find out what is to be remembered of splits, by their parts."""
+    return {
+        "labels": {part: split.labels.tolist() for part, split in splits.items()},
+        "fingerprints": {part: split.fingerprint for part, split in splits.items()},
+    }
 
 
 def _content(cell: dict[str, Any] | None) -> bytes | Path:

@@ -95,7 +95,7 @@ def test_a_row_without_an_image_is_named_with_its_split_and_number(tmp_path):
     images = [coloured("red"), {"bytes": b"", "path": None}, coloured("blue")]
     table(tmp_path / "own" / "train.parquet", images, [0, 1, 0], ["cat", "dog"])
     with pytest.raises(DataError, match=r"1 of 3 images.*\n.*own\", train part, row 1, cannot be read .*empty"):
-        load_own(str(tmp_path / "own"), ("cat", "dog"), 0)
+        look_at(load_own(str(tmp_path / "own"), ("cat", "dog"), 0))
     hub = tmp_path / "hub" / "data"
     for part in ("train", "test"):
         found = images if part == "train" else [coloured("red")] * 3

@@ -1,0 +1,47 @@
+"""Answer one message of every kind in this process, as a real site does; say what each kind left imported.
+
+python tests/answering.py '["EXPERIMENT", {run settings}, {node settings}]'
+"""
+
+import json
+import sys
+
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedpurel_app.client_app import app
+from fedpurel_app.data import rendered
+from fedpurel_app.models.peft import parameters_of
+from fedpurel_app.records import ARRAYS, CONFIG, Instruction, to_array_record
+from fedpurel_app.site import Site
+
+HEAVY = ("datasets", "open_clip", "torchvision", "transformers", "peft", "matplotlib", "flwr_datasets", "pyarrow")
+
+
+def answer_all(experiment, settings, node):
+    """Answer, in the order of a run; give the heavy packages that are loaded after each kind."""
+    rendered.SHAPES_TEST = 2
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    loaded = {}
+
+    def ask(kind, phase, number, arrays=None):
+        content = RecordDict({CONFIG: Instruction(phase, number, experiment).to_config()})
+        if arrays is not None:
+            content[ARRAYS] = arrays
+        message = Message(content, 1, kind)
+        message.metadata.__dict__["_message_id"] = "1"
+        reply = app(message, Context(1, 1, node, RecordDict(), settings))
+        assert not reply.has_error(), reply.error
+        loaded[kind] = [name for name in HEAVY if name in sys.modules]
+
+    ask("query.describe", "global", 1)
+    branch = Site(settings, node).experiment.new_branch("global")
+    arrays = to_array_record({name: value.numpy() for name, value in parameters_of(branch).items()})
+    ask("train", "global", 1, arrays)
+    ask("train.personalize", "personal", 2, arrays)
+    ask("evaluate", "personal", 2, arrays)
+    return loaded
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer_all(*json.loads(sys.argv[1]))))
