@@ -116,8 +116,15 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="print what a setting needs on this machine, and what is there")
     doctor.set_defaults(command=_doctor)
-    doctor.add_argument("--preset", metavar="NAME", default=run_command.DEFAULT_PRESET, help="as for run")
+    doctor.add_argument("--preset", metavar="NAME", help="as for run")
     doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="as for run")
+
+    doctor.add_argument(
+        "--node-config",
+        metavar="TEXT",
+        help="look at a node instead, started with this text: its settings, data and folders, and with --preset or "
+        "--set whether it serves such a run",
+    )
 
     keygen = commands.add_parser("keygen", help="write a new key file, for a site that encrypts its private branch")
     keygen.set_defaults(command=_keygen)
@@ -158,11 +165,17 @@ def _positive(text: str) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    config = run_command.settings(options.preset, options.set)
-    from fedpurel_app.doctor import examine  # loads torch
+    config = run_command.settings(options.preset or run_command.DEFAULT_PRESET, options.set)
+    if options.node_config is None:
+        from fedpurel_app.doctor import examine  # loads torch
 
+        findings = examine(config)
+    else:
+        from fedpurel_app.node_doctor import examine_node
+
+        findings = examine_node(options.node_config, config if options.preset or options.set else None)
     lacking = False
-    for finding in examine(config):
+    for finding in findings:
         print(finding.text)
         lacking |= finding.lacking
     return 1 if lacking else 0

@@ -21,6 +21,7 @@ from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.reporting.console import counting
+from fedpurel_app.reporting.console import size_in_words as _size
 from fedpurel_app.training.cache import Kind, is_cached
 
 _PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "numpy", "safetensors")
@@ -196,18 +197,3 @@ def _weight_bytes(path: Path, prefix: str, inside: bool) -> float:
                     count *= edge
                 total += 4 * count
     return total
-
-
-def _size(count: float) -> str:
-    """Write a number of bytes.
-
-    Examples
-    --------
-    >>> _size(3_000_000), _size(5 * 2**30)
-    ('2.9 MiB', '5.0 GiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -34,14 +34,18 @@ class Quota:
 
     def require_room(self, root: Path, size: int) -> None:
         """Raise StateError when so many bytes more would be above the bound."""
-        used = sum(
-            file.stat().st_size for name in experiments(root) for file in (root / name).rglob("*") if file.is_file()
-        )
+        used = used_bytes(root)
         if used + size > self.size:
             raise StateError(
                 f"{root} holds {used:,} bytes of private state, {size:,} are to come, and max-private-bytes = "
                 f"{self.size:,}: remove folders that are no longer needed, or raise it in this node's --node-config."
             )
+
+
+def used_bytes(root: Path) -> int:
+    """Return how many bytes the experiments in a state folder take."""
+    files = (file for name in experiments(root) for file in (root / name).rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def experiments(root: Path) -> set[str]:

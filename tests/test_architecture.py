@@ -104,6 +104,7 @@ def test_every_part_has_a_rule():
         "server",
         "scoring",
         "doctor",
+        "node_doctor",
         "trained",
         "predict",
         "export",

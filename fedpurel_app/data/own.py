@@ -81,7 +81,7 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
         as a server may have it.
     class_names : sequence of str
         Those of the federation, in its order. The data may have any of them, and no other; case, and underscores for
-        spaces, do not matter.
+        spaces, do not matter. Empty: the data's own, for a node that looks at itself.
     seed : int
         Deals every class out to training and test, four to one, where there is no test part; by names of files, or
         numbers of rows.
@@ -99,6 +99,7 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     if not path:
         return Source("sites", names, PLAIN_TEMPLATE, NO_ROWS, NO_ROWS)
     parts, own_names, notes = _read(Path(path))
+    names = names or tuple(own_names)
     label_of = _labels_of(path, own_names, names)
     train = _renamed(parts["train"], label_of)
     test = _renamed(parts["test"], label_of) if "test" in parts else None

@@ -63,6 +63,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def size_in_words(count: float) -> str:
+    """Return a number of bytes as people write it.
+
+    Examples
+    --------
+    >>> size_in_words(3_000_000), size_in_words(5 * 2**30)
+    ('2.9 MiB', '5.0 GiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
 def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
     """Print one object of ``rounds.jsonl`` as one line.
 
