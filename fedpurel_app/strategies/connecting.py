@@ -32,9 +32,9 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
     ------
     RunError
         When fewer than ``number`` sites (or none) are there in time.
-        Or when most sites refuse the run by their own settings.
+        Or when so many sites refuse the run by their own settings that it cannot start.
     AttemptError
-        When most sites refuse it, and some because they serve another run of this experiment.
+        When so many refuse it, and some because they serve another run of this experiment.
     """
     deadline = time.monotonic() + timeout
     wanted, before = max(1, number), -1
@@ -44,11 +44,11 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
         settled = there == before and there > 0 and not number
         if settled or (number and there >= wanted) or late:
             refresh()
-            if len(roster.present) >= wanted or late or _most_refuse(roster, there):
+            if len(roster.present) >= wanted or late or _is_refused(roster, there, wanted):
                 break
         before = there
         time.sleep(_POLL)
-    if _most_refuse(roster, there):
+    if _is_refused(roster, there, wanted):
         reasons = sorted({refusal.reason for refusal in roster.refusals.values()})
         text = f"{len(roster.refusals)} of {there} sites refuse this run: {'; '.join(reasons[:3])}"
         is_other_run = any(refusal.kind == "attempt" for refusal in roster.refusals.values())
@@ -61,9 +61,13 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
         )
 
 
-def _most_refuse(roster: Roster, there: int) -> bool:
-    """Tell whether more than half of the nodes refuse the run: a few alone cannot keep it from starting."""
-    return 2 * len(roster.refusals) > there
+def _is_refused(roster: Roster, there: int, wanted: int) -> bool:
+    """Tell whether most nodes refuse the run, or so many that those who are left are fewer than are wanted.
+
+    A few alone cannot keep a run from starting that does with those who are there.
+    """
+    refuse = len(roster.refusals)
+    return 2 * refuse > there or (refuse > 0 and there - refuse < wanted <= there)
 
 
 def refuse_other_parts(roster: Roster, restored: Mapping[str, Description | None]) -> None:

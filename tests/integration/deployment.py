@@ -209,13 +209,20 @@ class Federation:
 
     def flwr(self, *arguments: str) -> dict[str, Any]:
         """Run a ``flwr`` command that answers in JSON."""
+        return dict(json.loads(self._command(*arguments, "--format", "json")))
+
+    def app_log(self, run: str) -> str:
+        """Return what the ServerApp of a run has logged."""
+        return self._command("log", run, CONNECTION, "--show")
+
+    def _command(self, *arguments: str) -> str:
         flwr = Path(sysconfig.get_path("scripts")) / "flwr"
-        command = [*self._enter("user"), str(flwr), *arguments, "--format", "json"]
+        command = [*self._enter("user"), str(flwr), *arguments]
         result = subprocess.run(
             command, cwd=self.folder, env=self._environment("user"), capture_output=True, text=True, timeout=300
         )
         assert result.returncode == 0, result.stdout + result.stderr
-        return dict(json.loads(result.stdout))
+        return result.stdout
 
     def until(self, condition: Callable[[], object], what: str, seconds: float, every: float = 0.2) -> None:
         """Wait; on failure show the ends of all logs."""

@@ -150,7 +150,7 @@ def test_a_second_registered_key_that_claims_a_name_is_refused_and_the_first_goe
     federation.start_node("thief")
     assert federation.finish(run, PATIENCE) == "finished:completed", federation.log("link-exec")
     assert all(line["usable"] == sorted(HELD) for line in folder.rounds()[1:]), "the first goes on"
-    assert 'calls itself north, which is the name of the node registered as "north"' in federation.log("link-exec")
+    assert 'calls itself north, which is the name of the node registered as "north"' in federation.app_log(run)
     owners = folder.read_json("state.json")["keys"]
     assert {site: owner["name"] for site, owner in owners.items()} == {site: site for site in HELD}
     assert not list((federation.folder / "thief-state").rglob("private-*"))
