@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def stack(name):
     merged = {}
     for file in STACKS[name]:
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (DOCKER / file).read_text())
-        merge(merged, yaml.safe_load(text))
+        merge(merged, json.loads(json.dumps(yaml.safe_load(text))))  # what YAML's aliases share is each one's own
     return merged
 
 
@@ -68,7 +69,7 @@ def test_every_command_line_is_accepted_by_the_installed_flower(name):
         if command[0] in PARSERS:
             parsed(command)
         else:
-            assert command[0] == "nginx", service
+            assert service == "gate" and command[:2] == ["sh", "-c"], service
 
 
 def test_a_command_line_of_an_older_flower_is_noticed():
@@ -124,7 +125,9 @@ def test_only_what_must_be_reached_is_published_and_nothing_is_root(name):
     for service, found in services.items():
         assert found["cap_drop"] == ["ALL"] and "no-new-privileges:true" in found["security_opt"], service
         assert not {"user", "privileged", "network_mode", "pid", "cap_add", "environment"} & set(found), service
-        assert re.fullmatch(r"fedpurel:\d+\.\d+\.\d+", found["image"])
+        gpu = name == "gpu" and service.startswith("superexec-")
+        assert re.fullmatch(r"fedpurel:\d+\.\d+\.\d+" + ("-gpu" if gpu else ""), found["image"])
+        assert found.get("build", {}).get("args") == ({"TORCH": "gpu"} if gpu else None), service
 
 
 def test_with_tls_nothing_is_in_the_clear_between_machines():
@@ -151,7 +154,8 @@ def test_secrets_are_declared_given_to_who_uses_them_and_made_by_the_generator(t
         path = found["file"].replace("hospital-b", "hospital-a").replace("hospital-c", "hospital-a")
         assert (folder / Path(path).relative_to("certs")).is_file(), name
         assert set(found) == {"file"}
-    assert content["configs"] == {"gate.conf": {"file": "./gate.conf"}} and (DOCKER / "gate.conf").is_file()
+    assert content["services"]["gate"]["volumes"] == ["./gate.conf:/run/configs/gate.conf:ro"]
+    assert (DOCKER / "gate.conf").is_file() and "-c /run/configs/gate.conf" in " ".join(commands("tls")["gate"])
 
 
 # --- certificates -----------------------------------------------------------------------------------------------------
@@ -208,20 +212,57 @@ def instructions():
 def test_the_image_is_pinned_and_runs_as_nobody_special():
     found = instructions()
     of = {name: [rest for word, rest in found if word == name] for name in {word for word, _ in found}}
-    assert all(re.fullmatch(r"\S+:\d+\.\d+\.\d+-\S+", image) and "latest" not in image for image in of["FROM"])
+    images = {image.split(" AS ")[0] for image in of["FROM"]}  # one for both stages
+    assert len(images) == 1 and all(re.fullmatch(r"\S+:\d+\.\d+\.\d+-\S+", image) for image in images)
     assert of["USER"] == ["10001:10001"] and [word for word, _ in found][-2:] == ["USER", "CMD"]
     assert all(isinstance(json.loads(rest), list) for rest in of["CMD"]) and "ADD" not in of
     for step in of["RUN"]:
         if "apt-get install" in step:
             assert "--no-install-recommends" in step and "rm -rf /var/lib/apt/lists" in step
-        assert "pip install" not in step or "--no-cache-dir" in step
+        assert step.count("python -m pip ") == step.count("--no-cache-dir")
         assert "sudo" not in step and "curl" not in step
-    assert "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1" in of["ENV"][0]
+    assert "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1" in of["ENV"][-1]
+
+
+def test_settings_of_pip_are_lent_to_the_steps_that_load_packages_and_kept_by_no_layer():
+    words = [word for word, _ in instructions()]
+    build, image = (instructions()[: words.index("USER")], instructions()[words.index("FROM", 1) :])
+    for word, step in build[: words.index("FROM", 1)]:
+        loads = word == "RUN" and re.search(r"python -m pip .*(install|wheel)", step)
+        assert bool(loads) == ("--mount=type=secret,id=pip.conf" in step), step
+    for word, step in image:
+        assert "secret" not in step and (word != "RUN" or "pip" not in step or "--no-index" in step), step
+
+
+def test_the_image_is_for_cpu_unless_asked_and_the_build_ends_where_torch_is_for_something_else():
+    arguments = dict(rest.split("=", 1) for word, rest in instructions() if word == "ARG")
+    assert arguments["TORCH"] == "cpu" and arguments["TORCH_INDEX"].endswith("/cpu")
+    [choice] = [rest for word, rest in instructions() if word == "RUN" and rest.split(" ", 1)[1].startswith("case")]
+    script = choice.split(" ", 1)[1].replace("python -m pip", "echo pip")
+    said = {}
+    for flavour in ("cpu", "gpu", "GPU"):
+        environment = os.environ | {"TORCH": flavour, "TORCH_INDEX": "https://example.org/cpu"}
+        result = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True)
+        said[flavour] = (result.returncode, result.stdout + result.stderr)
+    assert said["cpu"][0] == 0 and said["cpu"][1].endswith("--index-url https://example.org/cpu torch torchvision\n")
+    assert said["gpu"] == (0, "") and said["GPU"] == (1, "TORCH is cpu or gpu, not GPU\n")
+
+
+def test_the_images_own_connections_reach_the_superlink_of_each_stack():
+    found = tomllib.loads((DOCKER / "flwr.toml").read_text())["superlink"]
+    for connection, name in (("here", "plain"), ("secure", "tls")):
+        services = stack(name)["services"]
+        command = parsed(services["superlink"]["command"])
+        assert found[connection]["address"] == f"superlink:{command.port}"
+        assert found[connection].get("insecure", False) == ("--insecure" in services["superlink"]["command"])
+        mounted = {f"/run/secrets/{secret}" for secret in services["superexec-server"].get("secrets", [])}
+        assert {found[connection].get("root-certificates")} <= mounted | {None}
+        assert set(services["superlink"]["networks"]) & set(services["superexec-server"]["networks"])
 
 
 def test_the_image_holds_the_package_and_no_secret():
-    copied = [rest.split()[:-1] for word, rest in instructions() if word == "COPY"]
-    sources = {source for found in copied for source in found}
+    copied = [rest.split()[:-1] for word, rest in instructions() if word == "COPY" and "--from=" not in rest]
+    sources = {source for found in copied for source in found if not source.startswith("--chown=")}
     assert all((PROJECT / source).exists() for source in sources)
     allowed = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
     assert sources == allowed and not any("cert" in source or "key" in source for source in sources)

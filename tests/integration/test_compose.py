@@ -74,13 +74,14 @@ class Composed(Federation):
             text = re.sub(rf"\b{host}:\d+", f"127.0.0.1:{port}", text)
         secrets = stack("tls")["secrets"]
         text = re.sub(r"/run/secrets/([\w.-]+)", lambda found: str(self.folder / secrets[found[1]]["file"]), text)
-        if text == "/run/configs/gate.conf":
+        text = text.replace("/tmp/gate-", f"{self.home(name)}/gate-")
+        if "/run/configs/gate.conf" in text:
             conf = self.folder / "gate.conf"
             original = (DOCKER / "gate.conf").read_text().replace("8443", str(self.ports["gate"]))
-            text = self.here(name, original.replace("/tmp", str(self.home(name))))
+            original = original.replace("/tmp", str(self.home(name)))
             as_root = "user root;\n" if os.geteuid() == 0 else ""  # its workers would be nobody, shut out of our folder
-            conf.write_text(as_root + text)
-            return str(conf)
+            conf.write_text(as_root + self.here(name, original))
+            text = text.replace("/run/configs/gate.conf", str(conf)).replace("$$", "$")
         return text.replace("0.0.0.0", "127.0.0.1").replace("/state", str(self.home(name)))
 
 
