@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -199,6 +200,34 @@ def test_a_second_call_adds_a_site_and_keeps_what_is_there(tmp_path):
 def test_bad_arguments_make_nothing(tmp_path, arguments):
     result = subprocess.run([DOCKER / "make-certs", *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and "make-certs:" in result.stderr and not list(tmp_path.iterdir())
+
+
+def test_without_openssl_it_says_so_and_makes_nothing(tmp_path):
+    (tmp_path / "bin").mkdir()
+    for tool in ("mkdir", "chmod", "head", "stat", "ssh-keygen"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or f"/usr/bin/{tool}")
+    result = as_script(tmp_path / "certs", env={"PATH": str(tmp_path / "bin")})
+    assert result.returncode == 2 and result.stderr == "make-certs: openssl is not installed\n"
+    assert not (tmp_path / "certs").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_a_folder_that_the_containers_user_owns_by_now_is_not_written_by_another_in_silence():
+    with tempfile.TemporaryDirectory() as name:  # one that everybody may enter, unlike pytest's own
+        Path(name).chmod(0o777)
+        folder = made(Path(name) / "certs", "--site", "one")
+        folder.chmod(0o777)
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        result = as_script(folder, "--site", "one", user=65534)
+        assert result.returncode == 2 and re.fullmatch(r"make-certs: \S+ belongs to user \d+: .*\n", result.stderr)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def as_script(folder, *arguments, **how):
+    """Run it from standard input: the checkout may be closed to another user."""
+    command = [shutil.which("bash"), "-s", "--", str(folder), *arguments]
+    text = (DOCKER / "make-certs").read_text()
+    return subprocess.run(command, input=text, capture_output=True, text=True, cwd="/", **how)
 
 
 # --- the image --------------------------------------------------------------------------------------------------------
