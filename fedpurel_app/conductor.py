@@ -9,22 +9,26 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpurel_app.errors import RunError
+from fedpurel_app.errors import RunError, StateError
 from fedpurel_app.files import home
-from fedpurel_app.flower_run import FlowerRun
+from fedpurel_app.flower_run import SCRATCH, FlowerRun
 from fedpurel_app.processes import ray_address
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _CONNECTION = "fedpurel"
 _NO_PROXY = ("NO_PROXY", "no_proxy")
+_SOCKET = "/ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store"  # in it: the longest path of a socket
 _START_TIMEOUT = 60.0  # seconds
+_PATIENCE_OF_OTHERS = 5.0  # seconds
 
 
 class Conductor(FlowerRun):
@@ -69,13 +73,42 @@ class Conductor(FlowerRun):
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(self._folder)
-        return self._conduct(lambda: watch(folder))
+        folder.forget_wish_to_stop()
+        self._attempt_before = _attempt(folder)
+        try:
+            return self._conduct(lambda: self._look(watch))
+        finally:
+            folder.forget_wish_to_stop()
 
     # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _look(self, watch: Callable[[RunFolder], None]) -> None:
+        """Show what is new; when the run was asked to end, do not wait for more than its outcome."""
+        folder = RunFolder(self._folder)
+        watch(folder)
+        self._interrupts.check()
+        if self._interrupts.asked and folder.summary() is not None:
+            raise KeyboardInterrupt
+
+    def _answer_interrupt(self) -> tuple[str, bool]:
+        folder = RunFolder(self._folder)
+        if folder.summary() is not None:
+            return "the run is over: cleaning up", False
+        if _attempt(folder) == self._attempt_before:
+            return "stopping now: no round has begun", False
+        try:
+            folder.wish_to_stop()
+            return f"stopping after round {folder.rounds()[-1]['round'] + 1}; press again to stop now", True
+        except (OSError, StateError):
+            return "stopping now", False
 
     @property
     def _logs(self) -> Path:
         return RunFolder(self._folder).log.parent
+
+    @property
+    def _folder_of_scratch(self) -> str:
+        return short_folder([tempfile.gettempdir(), "/tmp"])
 
     @property
     def _own_environment(self) -> dict[str, str]:
@@ -87,6 +120,8 @@ class Conductor(FlowerRun):
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             # Left unset, Ray joins whatever cluster was last started on this machine, whoever did it.
             "RAY_ADDRESS": ray_address() or "local",
+            # What a Ray of our own leaves there goes when the run is over; it may belong to nobody else.
+            **({} if ray_address() else {"RAY_TMPDIR": str(self._scratch)}),
         }
 
     def _begin(self) -> None:
@@ -113,11 +148,41 @@ class Conductor(FlowerRun):
         super()._submit("--federation-config", self._federation, *more)
 
     def _end(self, interrupted: bool) -> None:
-        """Stop the run if it goes on, then every process that was started."""
-        if self.run_id and self._family.note():
-            with contextlib.suppress(RunError):
-                self._stop_run()
-        self._family.stop()
+        """End every process that was started, at once: what they write is whole at any time.
+
+        Those that use a Ray of other people may take their leave of it.
+        """
+        self._family.stop(_PATIENCE_OF_OTHERS if ray_address() else 0.0)
+
+
+def short_folder(candidates: Sequence[str]) -> str:
+    """Choose a folder for temporary files below which the paths of Ray's sockets are short enough.
+
+    Parameters
+    ----------
+    candidates : sequence of str
+        The first that can be used is taken.
+
+    Raises
+    ------
+    RunError
+        When none can.
+    """
+    room = (104 if sys.platform == "darwin" else 108) - 1 - len(f"/{SCRATCH}12345678{_SOCKET}")
+    for folder in candidates:
+        if len(os.fsencode(folder)) <= room and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise RunError(
+        f"Ray keeps sockets in the folder for temporary files, whose path may have {room} bytes and must be writable: "
+        f"{' and '.join(dict.fromkeys(candidates))} cannot be used. Set TMPDIR to another one."
+    )
+
+
+def _attempt(folder: RunFolder) -> int:
+    """Give the number of the attempt that last had a round before it; 0 where none had."""
+    with contextlib.suppress(StateError, KeyError, TypeError, ValueError):
+        return int(folder.read_json("state.json")["attempt"])
+    return 0
 
 
 def _is_healthy(port: int) -> bool:

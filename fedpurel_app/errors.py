@@ -51,6 +51,10 @@ class RunError(FedPurelError):
     """A federated run cannot go on."""
 
 
+class RunStopped(FedPurelError):  # noqa: N818  # no error: the user wished it
+    """A run ends after a round because the user wishes so."""
+
+
 class DamagedError(StateError):
     """A file's content is not what was written to it."""
 

@@ -19,8 +19,9 @@ from fedpurel_app import __version__
 from fedpurel_app.config import to_toml
 from fedpurel_app.errors import RunError
 from fedpurel_app.naming import FLOWER_LOG
-from fedpurel_app.processes import ProcessFamily, signals_as_interrupts, signals_held
+from fedpurel_app.processes import Interrupts, ProcessFamily, signals_held, with_package
 
+SCRATCH = "fedp-"  # begins the name of a run's folder for temporary files
 _STOP_TIMEOUT, _FLWR_TIMEOUT = 30.0, 120.0  # seconds
 
 
@@ -38,6 +39,7 @@ class FlowerRun(ABC):
     def __init__(self, settings: Mapping[str, Any], connection: str) -> None:
         self._settings, self._connection = settings, connection
         self._family = ProcessFamily()
+        self._interrupts = Interrupts(self._answer_interrupt)
         self.run_id, self.status, self.details = "", "", ""  # as last heard of Flower
 
     def _conduct(self, look: Callable[[], None]) -> str:
@@ -48,19 +50,22 @@ class FlowerRun(ABC):
         look : callable
             Called several times a second, to show what is new.
         """
-        with tempfile.TemporaryDirectory(prefix="fedpurel-", ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix=SCRATCH, dir=self._folder_of_scratch, ignore_cleanup_errors=True
+        ) as scratch:
             self._scratch, interrupted = Path(scratch), False
-            try:
-                with signals_as_interrupts():
-                    self._begin()
-                    self._submit()
-                    return self._follow(look)
-            except KeyboardInterrupt:
-                interrupted = True
-                raise
-            finally:
-                with signals_held():
-                    self._end(interrupted)
+            with self._family.guarded(self._scratch):
+                try:
+                    with self._interrupts.handled():
+                        self._begin()
+                        self._submit()
+                        return self._follow(look)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    raise
+                finally:
+                    with signals_held():
+                        self._end(interrupted)
 
     # --- what differs from one kind of SuperLink to the other --------------------------------------------------------
 
@@ -72,6 +77,10 @@ class FlowerRun(ABC):
     def _end(self, interrupted: bool) -> None:
         """Stop what was started."""
 
+    @abstractmethod
+    def _answer_interrupt(self) -> tuple[str, bool]:
+        """Ask the run to end, if it can be asked: give the line that says so, and whether it is waited for."""
+
     @property
     @abstractmethod
     def _logs(self) -> Path:
@@ -81,6 +90,11 @@ class FlowerRun(ABC):
     def _own_environment(self) -> dict[str, str]:
         """Environment of started processes beyond what every run needs."""
         return {}
+
+    @property
+    def _folder_of_scratch(self) -> str | None:
+        """Where the folder of things that nobody needs afterwards is made; None for the system's own choice."""
+        return None
 
     @property
     def _folder_of_commands(self) -> Path:
@@ -102,10 +116,7 @@ class FlowerRun(ABC):
             **self._own_environment,
             **self._family.mark,
         }
-        package = Path(__file__).parent.parent
-        if package not in {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}:
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-        return environment
+        return with_package(environment)
 
     def _submit(self, *more: str) -> None:
         """Submit an app that names the installed package as its components; ``more`` are arguments of flwr run."""

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import sysconfig
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
 
 import psutil
 
 _MARK = "FEDPUREL_CONDUCTOR"
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_GRACE = 5.0  # seconds that a round has to end in after a termination: soon after, whoever sent it kills
+_KILL_TIMEOUT = 10.0  # seconds
 
 
 class ProcessFamily:
@@ -22,9 +31,28 @@ class ProcessFamily:
     parent when a run is stopped, so the family must be noted while it is whole.
     """
 
-    def __init__(self) -> None:
-        self._token = uuid.uuid4().hex
+    def __init__(self, token: str = "") -> None:
+        self._token = token or uuid.uuid4().hex
         self._known: set[psutil.Process] = set()
+
+    @contextlib.contextmanager
+    def guarded(self, scratch: Path) -> Iterator[None]:
+        """Have the family end with this process, however that dies; then the folder ``scratch`` is removed, too."""
+        command = [sys.executable, "-m", "fedpurel_app.guard", self._token, str(scratch)]
+        guard = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=with_package(os.environ),
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it may have been killed
+                guard.communicate(b"done")
 
     @property
     def mark(self) -> dict[str, str]:
@@ -40,25 +68,44 @@ class ProcessFamily:
                     self._known.update(process.children(recursive=True))
         return len(self._known)
 
-    def stop(self) -> None:
-        """Terminate all, then kill those that stay."""
-        for kill, patience in ((False, 5.0), (True, 10.0)):
-            self.note()
-            found = [process for process in self._known if process.is_running()]
-            for process in found:
-                with contextlib.suppress(psutil.Error):
-                    process.kill() if kill else process.terminate()
-            psutil.wait_procs(found, timeout=patience)
+    def stop(self, patience: float = 0.0) -> None:
+        """End all: with patience they may do so themselves, for that many seconds, else they are killed at once."""
+        if patience:
+            self._end(kill=False, seconds=patience)
+        deadline = time.monotonic() + _KILL_TIMEOUT
+        while self._end(kill=True, seconds=1.0) and time.monotonic() < deadline:
+            continue  # one of them may have started another before it died
+
+    def _end(self, kill: bool, seconds: float) -> int:
+        """Terminate or kill all that live and wait for them; gives their number."""
+        self.note()
+        found = [process for process in self._known if _lives(process)]
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.kill() if kill else process.terminate()
+        psutil.wait_procs(found, timeout=seconds)
+        return len(found)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """Add to an environment what lets Python find this package where it is not installed."""
+    package = Path(__file__).parent.parent
+    if package in {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}:
+        return dict(environment)
+    path = os.pathsep.join(filter(None, [str(package), environment.get("PYTHONPATH")]))
+    return {**environment, "PYTHONPATH": path}
 
 
 @contextlib.contextmanager
-def signals_as_interrupts() -> Iterator[None]:
-    """Treat termination and hang-up like Ctrl-C, so that they too leave nothing behind."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+def _handled(handle: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Handle all signals that ask to end."""
+    before = {number: signal.signal(number, handle) for number in _NUMBERS}
     try:
         yield
     finally:
@@ -66,16 +113,57 @@ def signals_as_interrupts() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def signals_held() -> Iterator[None]:
-    """Let an impatient second Ctrl-C not cut the clean-up short."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+class Interrupts:
+    """What Ctrl-C, a termination or a hang-up does while a run goes on: ask it to end, and the second time end it.
+
+    Parameters
+    ----------
+    ask : callable
+        Called at the first signal. Gives the line that answers it, and whether there is something to wait for; if
+        not, the run is ended at once.
+
+    Attributes
+    ----------
+    asked : bool
+        Whether the run was asked to end.
+    """
+
+    def __init__(self, ask: Callable[[], tuple[str, bool]]) -> None:
+        self._ask, self.asked = ask, False
+        self._deadline = math.inf
+
+    def handled(self) -> contextlib.AbstractContextManager[None]:
+        """Handle the signals so, in a ``with`` statement."""
+        return _handled(self._take)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt when a termination, after which nobody can press again, has waited long enough."""
+        if time.monotonic() > self._deadline:
+            raise KeyboardInterrupt
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            say_now("stopping now")
+            raise KeyboardInterrupt
+        self.asked = True
+        line, waits = self._ask()
+        say_now(line)
+        if not waits:
+            raise KeyboardInterrupt
+        if number != signal.SIGINT:
+            self._deadline = time.monotonic() + _GRACE
+
+
+def say_now(line: str) -> None:
+    """Write a line on the terminal, over a progress bar if there is one, from within a signal's handler, too."""
+    with contextlib.suppress(OSError):
+        clear = "\r\x1b[2K" if os.isatty(2) else ""  # of a bar, which is drawn again below
+        os.write(2, f"{clear}{line}\n".encode())
+
+
+def signals_held() -> contextlib.AbstractContextManager[None]:
+    """Let an impatient Ctrl-C not cut the clean-up short, in a ``with`` statement."""
+    return _handled(signal.SIG_IGN)
 
 
 def ray_address() -> str:
@@ -87,13 +175,15 @@ def ray_address() -> str:
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
     """Let a Ctrl-C or a termination wait until what must not be cut in two is done."""
-    numbers, came = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), []
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
-    try:
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if not came:
+            say_now("stopping, as soon as this step is done")
+        came.append(number)
+
+    with _handled(note):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if came:
         raise KeyboardInterrupt
 

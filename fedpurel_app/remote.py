@@ -14,6 +14,7 @@ from fedpurel_app.flower_run import FlowerRun
 from fedpurel_app.naming import FLOWER_LOG
 from fedpurel_app.processes import signals_deferred
 
+_PATIENCE_OF_COMMANDS = 5.0  # seconds
 _PATIENCE = 600.0  # seconds without an answer of the SuperLink: time enough to start it again
 
 
@@ -92,6 +93,11 @@ class RemoteRun(FlowerRun):
                     raise RunError(f"{error}\nRun {self.run_id} may go on without being followed.") from error
             time.sleep(2.0)
 
+    def _answer_interrupt(self) -> tuple[str, bool]:
+        if not self.run_id:
+            return "stopping: nothing was submitted yet", False
+        return f"stopping run {self.run_id} on {self._connection}: Flower takes some seconds for it", False
+
     def _end(self, interrupted: bool) -> None:
         """Stop the run when the user says so, and what follows it."""
         try:
@@ -101,7 +107,7 @@ class RemoteRun(FlowerRun):
             how = f"flwr stop {self.run_id} {self._connection}"
             raise RunError(f"Run {self.run_id} may go on; stop it with: {how}\n{error}") from error
         finally:
-            self._family.stop()
+            self._family.stop(_PATIENCE_OF_COMMANDS)
 
 
 def superlink_address(connection: str) -> str:

@@ -208,9 +208,10 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
             status = conductor.run(view.update)
     except KeyboardInterrupt:
         _mark(folder, config, "stopped", "interrupted by the user")
-        if (folder.summary() or {}).get("outcome") == "completed":  # it was quicker
-            return _outcome(folder, "finished:completed", expect)
-        print("\nstopped. ", file=sys.stderr, end="")
+        outcome = (folder.summary() or {}).get("outcome", "stopped")
+        if outcome != "stopped":  # it was quicker
+            return _outcome(folder, f"finished:{outcome}", expect)
+        print(f"stopped after round {_last_round(folder)}", file=sys.stderr)
         _say_how_to_go_on(folder)
         return INTERRUPTED
     except Exception as error:
@@ -235,6 +236,11 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
         folder.write_json("summary.json", summary)
     except DiskFullError as full:  # without an outcome in the folder the run can be resumed all the same
         print(f"error: {full}", file=sys.stderr)
+
+
+def _last_round(folder: RunFolder) -> int:
+    """Give the number of the last round that is saved."""
+    return int(folder.read_json("state.json")["round"]) if (folder.path / "state.json").exists() else 0
 
 
 def _say_how_to_go_on(folder: RunFolder) -> None:

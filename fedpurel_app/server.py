@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedpurel_app.class_file import CLASSES, keep_classes
 from fedpurel_app.config import RunConfig, load_config, require_same
 from fedpurel_app.data.inspection import meet
-from fedpurel_app.errors import RunError, StateError
+from fedpurel_app.errors import RunError, RunStopped, StateError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
 from fedpurel_app.models.peft import parameters_of
@@ -86,6 +86,7 @@ class Server:
             strategy = self._strategy()
             self._recorder = self._open_recorder()
             self._begin(strategy, grid)
+            self._heed_stop()
             left = strategy.schedule.total - strategy.round_offset
             strategy.start(
                 grid,
@@ -96,6 +97,9 @@ class Server:
             )
             self._refuse_idleness(strategy)
             self._finish("completed", None)
+        except RunStopped:
+            self.folder.forget_wish_to_stop()
+            self._finish("stopped", "interrupted by the user")
         except Exception as error:
             self._fail(error)
             raise
@@ -265,7 +269,14 @@ class Server:
         self._clock = now
         if (recorder := self._recorder) is not None:
             recorder.record(line, lambda: self._checkpoint(strategy, named, recorder.seconds))
+        if line["round"] < strategy.schedule.total:
+            self._heed_stop()
         return MetricRecord({"accuracy": line["global"]["all"]}) if line.get("global") else None
+
+    def _heed_stop(self) -> None:
+        """Raise RunStopped when the user wishes the run to end here, where all is saved."""
+        if self.folder.is_to_stop:
+            raise RunStopped
 
     def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray], seconds: float) -> None:
         self._arrays = arrays

@@ -47,6 +47,7 @@ RULES = {
     "tensor_file": (set(), {"safetensors"}),
     "errors": (set(), set()),
     "processes": (set(), {"psutil"}),
+    "guard": ({"processes"}, set()),
     "flower_run": ({"config", "processes"}, set()),
     "conductor": ({"flower_run", "processes", "reporting"}, set()),
     "remote": ({"flower_run", "processes"}, set()),

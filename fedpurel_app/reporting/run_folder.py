@@ -22,6 +22,7 @@ from fedpurel_app.naming import FLOWER_LOG
 from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
+_STOP = "stop"  # a file that is there when the run is to end after its round
 
 
 class RunFolder:
@@ -124,6 +125,21 @@ class RunFolder:
         """Remove the outcome of an earlier attempt, so that none is taken for that of the next."""
         for name in ("summary.json", "error.txt"):
             (self.path / name).unlink(missing_ok=True)
+
+    # --- the wish to stop -------------------------------------------------------------------------------------------
+
+    def wish_to_stop(self) -> None:
+        """Ask the run that goes on to end with the round that it is in."""
+        (self.path / _STOP).touch()
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether the run was asked to end."""
+        return (self.path / _STOP).exists()
+
+    def forget_wish_to_stop(self) -> None:
+        """Take the wish back, or off the list: it is meant for one run."""
+        (self.path / _STOP).unlink(missing_ok=True)
 
     # --- JSON -------------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,14 @@ pytestmark = pytest.mark.slow
 ROUNDS = ("--set", "global-rounds=4", "--set", "experiment-id=same")
 
 
+COMMAND = (sys.executable, "-m", "fedpurel_app.cli", "run")
+
+
 def command(folder, *more):
     config = tiny_config(folder)
     keys = ("dataset", "dataset-path", "peft", "imbalance-factor", "num-sites", "evaluate-every", "batch-size")
     settings = [argument for key in keys for argument in ("--set", f"{key}={config[key]}")]
-    return [sys.executable, "-m", "fedpurel_app.cli", "run", *settings, *ROUNDS, "--out", str(folder / "run"), *more]
+    return [*COMMAND, *settings, *ROUNDS, "--out", str(folder / "run"), *more]
 
 
 def start(arguments, cwd):
@@ -89,9 +92,7 @@ def test_a_killed_run_fails_loudly_and_is_resumed_bit_for_bit(tmp_path, whole, k
     code, output = finish(process)
     assert code == 1 and "error: the run failed" in output and "--resume" in output, output
     assert folder.summary()["outcome"] == "failed"
-    code, output = finish(
-        start([sys.executable, "-m", "fedpurel_app.cli", "run", "--resume", str(folder.path)], tmp_path)
-    )
+    code, output = finish(start([*COMMAND, "--resume", str(folder.path)], tmp_path))
     assert code == 0, output
     expected, _ = whole
     assert timeless(folder) == timeless(expected)
@@ -101,18 +102,71 @@ def test_a_killed_run_fails_loudly_and_is_resumed_bit_for_bit(tmp_path, whole, k
     assert not left_over(since)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_a_resumable_folder_and_no_process(tmp_path, number):
+def answer(process, since):
+    """Give the line that answers a signal, and the seconds that it took."""
+    for line in process.stdout:
+        if line.startswith("stopping"):
+            return line.strip(), time.monotonic() - since
+    pytest.fail("no answer")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_answered_at_once_and_ends_the_run_after_its_round(tmp_path, number):
     since = time.time()
     endless = command(tmp_path, "--set", "global-rounds=5000")
     process, folder = start(endless, tmp_path), RunFolder(tmp_path / "run")
     wait_for_round(folder, 1, process)
+    pressed = time.monotonic()
     os.kill(process.pid, number)
+    line, seconds = answer(process, pressed)
+    assert seconds < 2, seconds
+    said = int(line.removeprefix("stopping after round ").removesuffix("; press again to stop now"))
     code, output = finish(process)
     assert code == 130 and f"fedpurel run --resume {folder.path}" in output, output
+    assert time.monotonic() - pressed < 10, "a round takes less than a second"
     assert folder.summary()["outcome"] == "stopped"
-    assert folder.read_checkpoint()[1]["round"] >= 1
+    ended = folder.read_checkpoint()[1]["round"]
+    assert said - 1 <= ended <= said + 1 and ended == folder.rounds()[-1]["round"], "no round is cut in two"
+    assert f"stopped after round {ended}" in output and not folder.is_to_stop
     assert not left_over(since)
+
+
+def test_the_second_press_ends_the_round_and_the_run_is_resumed_bit_for_bit(tmp_path, whole):
+    since = time.time()
+    process, folder = start(command(tmp_path), tmp_path), RunFolder(tmp_path / "run")
+    wait_for_round(folder, 5, process)
+    os.kill(process.pid, signal.SIGINT)
+    answer(process, time.monotonic())
+    os.kill(process.pid, signal.SIGINT)
+    pressed = time.monotonic()
+    code, output = finish(process)
+    assert code in (0, 130) and time.monotonic() - pressed < 10, output
+    assert not left_over(since)
+    if code:
+        assert folder.summary()["outcome"] == "stopped" and "--resume" in output
+        code, output = finish(start([*COMMAND, "--resume", str(folder.path)], tmp_path))
+    assert code == 0, output
+    assert timeless(folder) == timeless(whole[0]) and private_files(folder) == private_files(whole[0])
+
+
+def test_kill_9_of_the_command_leaves_nothing_and_the_run_is_resumed(tmp_path, whole):
+    since = time.time()
+    process, folder = start(command(tmp_path), tmp_path), RunFolder(tmp_path / "run")
+    wait_for_round(folder, 2, process)
+    process.kill()
+    process.communicate()
+    code, output = finish(start([*COMMAND, "--resume", str(folder.path)], tmp_path))  # while the guard is at work
+    assert code == 0, output
+    assert timeless(folder) == timeless(whole[0]) and not left_over(since)
+
+
+def test_a_folder_for_temporary_files_with_a_long_path(tmp_path, monkeypatch):
+    """As batch systems give their jobs: Ray's sockets have no room there."""
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    code, output = finish(start(command(tmp_path, "--set", "global-rounds=1"), tmp_path))
+    assert code == 0, output
 
 
 def test_a_run_that_fails_at_the_sites_exits_with_1_and_the_reason(tmp_path):
