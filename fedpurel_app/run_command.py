@@ -47,9 +47,15 @@ def run(options: argparse.Namespace) -> int:
         from fedpurel_app.remote_command import run_remote
 
         return run_remote(options)
-    config, folder, expect = _resume(options) if options.resume else _new(options)
-    _preflight(config, folder)
-    return _conduct(options, config, folder, expect)
+    with contextlib.ExitStack() as claims:
+        if options.resume and (folder := RunFolder(options.resume.absolute())).was_begun:
+            claims.enter_context(folder.claim())
+        config, path, expect = _resume(options) if options.resume else _new(options)
+        _preflight(config)
+        if not options.resume:
+            claims.enter_context(RunFolder(path).claim())
+            RunFolder.create(path)
+        return _conduct(options, config, path, expect)
 
 
 def settings(preset: str, changes: Sequence[str]) -> RunConfig:
@@ -97,7 +103,6 @@ def _resume(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
             f"--federation-config 'num-supernodes={len(state['roster'])}' --run-config '{to_run_config(wanted)}'"
             f"\nOn nodes of a SuperLink: fedpurel run --superlink CONNECTION --resume {path}"
         )
-    folder.lock().release()  # nobody else is at it
     return wanted, path, ""
 
 
@@ -147,8 +152,8 @@ def gpus(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: choose a number of at least 0; 0.25 lets four sites share one GPU")
 
 
-def _preflight(config: RunConfig, folder: Path) -> None:
-    """Meet bad data, a missing package and a bad folder here, before Flower starts."""
+def _preflight(config: RunConfig) -> None:
+    """Meet bad data and a missing package here, before Flower starts."""
     from fedpurel_app.data.catalog import DATASETS
     from fedpurel_app.data.inspection import look_at
     from fedpurel_app.reporting.trackers import require_tracker
@@ -170,8 +175,6 @@ def _preflight(config: RunConfig, folder: Path) -> None:
         from fedpurel_app.models.backbone import load_backbone
 
         load_backbone(config.backbone, torch.device("cpu"), config.pretrained).check()
-    if not config.resume_from:
-        RunFolder.create(folder)
 
 
 def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder) -> tuple[int, float]:

@@ -10,18 +10,20 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from fedpurel_app.errors import DiskFullError, StateError
 from fedpurel_app.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
 from fedpurel_app.naming import FLOWER_LOG
+from fedpurel_app.reporting.claim import Claim, going_on, is_own
 from fedpurel_app.tensor_file import dump, read
 
 SCHEMA = 1
+_KILLED = 10.0  # seconds that a killed command's server may live on
 _STOP = "stop"  # a file that is there when the run is to end after its round
 
 
@@ -55,6 +57,7 @@ class RunFolder:
                 raise StateError(
                     f"{path} already holds a run. Choose another folder, or continue it: {cls(path).how_to_resume}"
                 )
+            cls(path)._refuse_others()
             write_atomically(path / ".writable", b"")
             (path / ".writable").unlink()
             cls(path).forget_outcome()  # of a run that ended before it began
@@ -71,20 +74,55 @@ class RunFolder:
             raise StateError(f"{path} is not a run folder: it has no config.json.")
         return cls(path)
 
-    def lock(self) -> FileLock:
-        """Claim the folder for one run, until released or until the process ends.
+    def claim(self) -> Claim:
+        """Claim the folder for a command that starts a run in it; it is made where it is missing.
+
+        Raises
+        ------
+        StateError
+            When another command or a server has it, or when it cannot be written. Nothing in it was touched then.
+        """
+        try:
+            make_folders(self.path)
+        except DiskFullError:
+            raise
+        except OSError as error:
+            raise StateError(f"{self.path} cannot be written ({error.strerror}). Choose another folder.") from error
+        claim = Claim(self.path, "command")
+        claim.acquire()
+        deadline = time.monotonic() + _KILLED
+        while (holder := self._server.holder()) is not None:  # of a command that was killed: its guard is at work
+            if time.monotonic() > deadline:
+                claim.release()
+                raise StateError(going_on(self.path, holder))
+            time.sleep(0.1)
+        return claim
+
+    def lock(self) -> Claim:
+        """Claim the folder for one server, until released or until the process ends.
 
         Raises
         ------
         StateError
             When another process has it.
         """
-        lock = FileLock(self.path / "run.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StateError(f"a run is going on in {self.path}: wait for it, or stop it first.") from None
-        return lock
+        self._refuse_others()
+        self._server.acquire()
+        return self._server
+
+    def _refuse_others(self) -> None:
+        holder = Claim(self.path, "command").holder()
+        if holder is not None and not is_own(holder):
+            raise StateError(going_on(self.path, holder))
+
+    @cached_property
+    def _server(self) -> Claim:
+        return Claim(self.path, "run")
+
+    @property
+    def was_begun(self) -> bool:
+        """Whether a command has been at work here, whatever came of it."""
+        return any((self.path / name).is_file() for name in ("config.json", "command.lock"))
 
     @property
     def log(self) -> Path:
@@ -93,14 +131,8 @@ class RunFolder:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process has claimed the folder."""
-        if not (self.path / "run.lock").exists():
-            return False
-        try:
-            self.lock().release()
-        except StateError:
-            return True
-        return False
+        """Whether a server works in the folder."""
+        return Claim(self.path, "run").holder() is not None
 
     @property
     def how_to_resume(self) -> str:
