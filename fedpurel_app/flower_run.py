@@ -18,6 +18,7 @@ from typing import Any
 from fedpurel_app import __version__
 from fedpurel_app.config import to_toml
 from fedpurel_app.errors import RunError
+from fedpurel_app.flower_log import cause
 from fedpurel_app.naming import FLOWER_LOG
 from fedpurel_app.processes import Interrupts, ProcessFamily, signals_held, with_package
 
@@ -41,6 +42,7 @@ class FlowerRun(ABC):
         self._family = ProcessFamily()
         self._interrupts = Interrupts(self._answer_interrupt)
         self.run_id, self.status, self.details = "", "", ""  # as last heard of Flower
+        self.cause = ""  # the error that its log ended with
 
     def _conduct(self, look: Callable[[], None]) -> str:
         """Run to the end; gives Flower's word for how it ended.
@@ -66,6 +68,7 @@ class FlowerRun(ABC):
                 finally:
                     with signals_held():
                         self._end(interrupted)
+                    self.cause = cause(self._logs / FLOWER_LOG)
 
     # --- what differs from one kind of SuperLink to the other --------------------------------------------------------
 

@@ -89,8 +89,9 @@ def _outcome(options: argparse.Namespace, config: RunConfig, run: RemoteRun, vie
             show(view.folder)
         return 0
     how = run.status.removeprefix("finished:")
-    _close(config, view, how, f"Flower ended the run: {run.details}")
-    print(f"error: the run {how}: {run.details}", file=sys.stderr)
+    why = ": ".join(filter(None, [run.details, run.cause]))
+    _close(config, view, how, f"Flower ended the run: {why}")
+    print(f"error: the run {how}: {why}", file=sys.stderr)
     print(f"log: flwr log {run.run_id} {options.superlink} --show", file=sys.stderr)
     _say_how_to_go_on(options, view)
     return FAILED

@@ -204,11 +204,12 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
     takes = f"{config.num_sites} sites; each takes {number} CPU, {share:g} GPU"
     print(f"Flower is starting{where} with {takes} ...", flush=True)
     folder.forget_outcome()
-    status = "it did not start"
+    status = why = "it did not start"
     try:
         conductor = Conductor(config.model_dump(by_alias=True), path, config.num_sites, number, share)
         with LiveView(Console()) as view:
             status = conductor.run(view.update)
+        why = ": ".join(filter(None, [status, conductor.cause]))
     except KeyboardInterrupt:
         _mark(folder, config, "stopped", "interrupted by the user")
         outcome = (folder.summary() or {}).get("outcome", "stopped")
@@ -218,10 +219,10 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
         _say_how_to_go_on(folder)
         return INTERRUPTED
     except Exception as error:
-        status = str(error)
+        why = str(error)
         raise
     finally:
-        _mark(folder, config, "failed", f"Flower ended the run: {status}")
+        _mark(folder, config, "failed", f"Flower ended the run: {why}")
     return _outcome(folder, status, expect)
 
 
@@ -247,7 +248,11 @@ def _last_round(folder: RunFolder) -> int:
 
 
 def _say_how_to_go_on(folder: RunFolder) -> None:
-    if (folder.path / "state.json").exists():
+    if (rounds := folder.rounds()) and rounds[-1]["round"] == rounds[-1]["total_rounds"]:
+        print(
+            "All rounds were played: there is nothing to continue. Mend the cause and start it anew.", file=sys.stderr
+        )
+    elif (folder.path / "state.json").exists():
         print(f"Continue with: {folder.how_to_resume}", file=sys.stderr)
     else:
         print("No round was finished: start it anew.", file=sys.stderr)

@@ -28,7 +28,7 @@ from fedpurel_app.reporting.provenance import process_start, provenance
 from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.settings import data_in_words
-from fedpurel_app.reporting.summary import summarize_run
+from fedpurel_app.reporting.summary import summarize_run, without_effect
 from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
 from fedpurel_app.scoring import Scoring
@@ -95,7 +95,8 @@ class Server:
                 timeout=self.config.round_timeout,
                 evaluate_fn=lambda number, arrays: self._after_round(strategy, number, arrays),
             )
-            self._refuse_idleness(strategy)
+            if problem := without_effect(self.folder.rounds()):
+                raise RunError(problem)
             self._finish("completed", None)
         except RunStopped:
             self.folder.forget_wish_to_stop()
@@ -105,13 +106,6 @@ class Server:
             raise
         finally:
             self._lock.release()
-
-    def _refuse_idleness(self, strategy: FedPuReL) -> None:
-        """Raise RunError when every round kept the old model: what is there then was not trained."""
-        played = [line for line in self.folder.rounds() if line["round"]]
-        if played and all(line["kept_old_model"] for line in played) and strategy.report is not None:
-            why = strategy.report.why_it_failed(strategy.min_replies, len(played))
-            raise RunError(f"No round had enough usable replies, so nothing was trained. {why}")
 
     # --- before -----------------------------------------------------------------------------------------------------
 

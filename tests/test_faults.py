@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from flwr.app import Error, Message
 
 from fedpurel_app.errors import AttemptError, DiskFullError, RunError
 from fedpurel_app.reporting.console import show_lines
@@ -101,6 +102,54 @@ def test_a_run_that_died_before_its_first_round_may_be_begun_anew(tmp_path, monk
 def test_methods_without_a_private_part_bind_nobody(tmp_path):
     folder = run_tiny(tmp_path, algorithm="fedavg")
     assert not (folder.path / "private").exists()
+
+
+# --- rounds without a usable reply ------------------------------------------------------------------------------------
+
+
+def failing(kind, reason):
+    """Make a spy that turns all replies of a kind into errors."""
+
+    def spy(message, reply):
+        if message.metadata.message_type == kind:
+            return Message(Error(code=2, reason=reason), reply_to=message)
+        return None
+
+    return spy
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_run_in_which_nothing_was_trained_has_failed_and_says_why(tmp_path, rounds):
+    reason = "DataError: " + "a/long/path/" * 20 + "z.jpg is empty: mend it, or take it away."
+    with pytest.raises(RunError, match="z.jpg is empty"):
+        run_tiny(tmp_path, algorithm="fedavg", global_rounds=rounds, grid={"spy": failing("train", reason)})
+    folder = RunFolder(tmp_path / "run")
+    summary = folder.summary()
+    assert summary["outcome"] == "failed" and reason in summary["error"], "the whole path, not the first of it"
+    count = "the one global round" if rounds == 1 else "the 2 global rounds"
+    assert f"In none of {count} enough sites gave a usable reply: the global model is that of" in summary["error"]
+    assert "round 1: " in summary["error"] and len(folder.rounds()) == rounds + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("train", "the 2 global rounds enough sites gave a usable reply: the global model is that of before training"),
+        ("train.personalize", "the 2 personal rounds enough sites gave a usable reply: no private branch was trained"),
+    ],
+)
+def test_a_phase_in_which_nothing_was_trained_makes_the_run_a_failure(tmp_path, kind, said):
+    with pytest.raises(RunError, match=f"In none of {said}"):
+        run_tiny(tmp_path, global_rounds=2, grid={"spy": failing(kind, "boom")})
+    assert [line["kept_old_model"] for line in RunFolder(tmp_path / "run").rounds()[1:]].count(True) == 2
+
+
+def test_one_round_with_an_effect_is_enough(tmp_path):
+    def fail_later(message, reply):
+        first = message.metadata.message_type == "train" and message.content["config"]["round"] == 1
+        return None if first else failing("train", "boom")(message, reply)
+
+    assert run_tiny(tmp_path, global_rounds=2, grid={"spy": fail_later}).summary()["outcome"] == "completed"
 
 
 # --- a private branch that cannot be used -----------------------------------------------------------------------------

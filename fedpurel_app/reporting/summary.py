@@ -96,6 +96,34 @@ def _privacy(kind: str, outcome: str, spent: Mapping[str, Any] | None) -> dict[s
     return {"kind": kind, **spent["spent" if outcome == "completed" else "if_cut_off"]}
 
 
+def without_effect(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Tell of the phases in which no round ever had enough usable replies, so that nothing was trained in them.
+
+    Parameters
+    ----------
+    rounds : sequence of mapping
+        Objects of ``rounds.jsonl``.
+
+    Returns
+    -------
+    str
+        What that leaves, and the first site's reason, whole; empty when every phase had an effect.
+    """
+    problems = []
+    for phase, left in (
+        ("global", "the global model is that of before training"),
+        ("personal", "no private branch was trained"),
+    ):
+        played = [line for line in rounds if line["round"] and line["phase"] == phase]
+        if not played or not all(line["kept_old_model"] for line in played):
+            continue
+        reasons = [(line["round"], *reason) for line in played for reason in line["dropped"]]
+        said = [f"The first reason, of {site} in round {number}: {reason}" for number, site, reason in reasons[:1]]
+        count = f"the {len(played)} {phase} rounds" if len(played) > 1 else f"the one {phase} round"
+        problems.append(". ".join([f"In none of {count} enough sites gave a usable reply: {left}", *said]))
+    return "\n".join(problems)
+
+
 def _at_sites(rounds: Sequence[Mapping[str, Any]], model: str) -> Series:
     return [(line, line["sites"][model]) for line in rounds if (line.get("sites") or {}).get(model)]
 
