@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from fedpurel_app import __version__, run_command
 from fedpurel_app.errors import DiskFullError, FedPurelError, RunError
 from fedpurel_app.reporting.console import show, spare_streams
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.terminal import BriefConsole, complain, silence
 
 # Pictures of several runs, each with a command of its own.
 _ACROSS = {
@@ -29,12 +28,26 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     spare_streams()
+    try:
+        try:
+            return _call(arguments)
+        finally:
+            sys.stdout.flush()  # what is printed later than this would fail with nobody to tell
+    except BrokenPipeError:  # whoever reads has enough, as in `fedpurel show DIR | head -1`
+        silence()
+        return 0
+    except KeyboardInterrupt:
+        complain("stopped")
+        return run_command.INTERRUPTED
+
+
+def _call(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
         return code
     except FedPurelError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return run_command.FAILED if isinstance(error, RunError | DiskFullError) else run_command.BAD_INPUT
 
 
@@ -224,7 +237,7 @@ def _watch(options: argparse.Namespace) -> int:
 
     folder = RunFolder.open(options.run.absolute())
     try:
-        with LiveView(Console()) as view:
+        with LiveView(BriefConsole()) as view:
             while folder.summary() is None:
                 view.update(folder)
                 time.sleep(0.5)

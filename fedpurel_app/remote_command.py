@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig, load_config
@@ -17,6 +14,7 @@ from fedpurel_app.presets import PATH_KEYS
 from fedpurel_app.remote import RemoteRun
 from fedpurel_app.reporting.console import show
 from fedpurel_app.reporting.log_view import LogView
+from fedpurel_app.reporting.terminal import Terminal, complain
 from fedpurel_app.run_command import DEFAULT_PRESET, FAILED, INTERRUPTED, _mark, settings
 
 
@@ -32,8 +30,9 @@ def run_remote(options: argparse.Namespace) -> int:
     """
     config = remote_settings(options)
     run = RemoteRun(config.model_dump(by_alias=True), options.superlink)
-    print(f"fedpurel {__version__}: submitting to {options.superlink} ({run.address}) ...", flush=True)
-    with LogView(Console()) as view:
+    terminal = Terminal(f"nobody reads the output any more; the run on {options.superlink} goes on")
+    terminal.say(f"fedpurel {__version__}: submitting to {options.superlink} ({run.address}) ...")
+    with LogView(terminal) as view:
         try:
             run.run(view.update)
         except KeyboardInterrupt:
@@ -78,7 +77,7 @@ def remote_settings(options: argparse.Namespace) -> RunConfig:
 
 def _stopped(options: argparse.Namespace, config: RunConfig, run: RemoteRun, view: LogView) -> int:
     _close(config, view, "stopped", "interrupted by the user")
-    print("\nstopped. ", file=sys.stderr, end="")
+    complain("stopped")
     _say_how_to_go_on(options, view)
     return INTERRUPTED
 
@@ -91,8 +90,8 @@ def _outcome(options: argparse.Namespace, config: RunConfig, run: RemoteRun, vie
     how = run.status.removeprefix("finished:")
     why = ": ".join(filter(None, [run.details, run.cause]))
     _close(config, view, how, f"Flower ended the run: {why}")
-    print(f"error: the run {how}: {why}", file=sys.stderr)
-    print(f"log: flwr log {run.run_id} {options.superlink} --show", file=sys.stderr)
+    complain(f"error: the run {how}: {why}")
+    complain(f"log: flwr log {run.run_id} {options.superlink} --show")
     _say_how_to_go_on(options, view)
     return FAILED
 
@@ -109,6 +108,6 @@ def _say_how_to_go_on(options: argparse.Namespace, view: LogView) -> None:
         same = " ".join(["--set '" + pair + "'" for pair in options.set])
         preset = f" --preset {options.preset}" if options.preset else ""
         again = f"fedpurel run --superlink {options.superlink} --resume {view.path}{preset} {same}".rstrip()
-        print(f"If a round was finished there, continue with: {again}", file=sys.stderr)
+        complain(f"If a round was finished there, continue with: {again}")
     else:
-        print("It had not begun: start it anew." if options.resume is None else "It was not resumed.", file=sys.stderr)
+        complain("It had not begun: start it anew." if options.resume is None else "It was not resumed.")

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig, describe_keys, load_config, require_same, to_run_config
 from fedpurel_app.errors import ConfigError, DiskFullError, StateError
@@ -23,6 +21,7 @@ from fedpurel_app.processes import count_gpus, ray_address
 from fedpurel_app.reporting.console import counting, show
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.summary import summarize_run
+from fedpurel_app.reporting.terminal import Terminal, complain
 
 DEFAULT_PRESET = "shapes"
 _LAUNCH = "launch.json"  # in the run folder: what a resumed run must have, too
@@ -199,15 +198,16 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
 
     folder = RunFolder(path)
     number, share = _resources(options, config, folder)
-    print(f"fedpurel {__version__}: run folder {path}")
+    terminal = Terminal(f"nobody reads the output any more; the run goes on. Follow it: fedpurel watch {path}")
+    terminal.say(f"fedpurel {__version__}: run folder {path}")
     where = f" on the Ray cluster at {address}" if (address := ray_address()) else ""
     takes = f"{config.num_sites} sites; each takes {number} CPU, {share:g} GPU"
-    print(f"Flower is starting{where} with {takes} ...", flush=True)
+    terminal.say(f"Flower is starting{where} with {takes} ...")
     folder.forget_outcome()
     status = why = "it did not start"
     try:
         conductor = Conductor(config.model_dump(by_alias=True), path, config.num_sites, number, share)
-        with LiveView(Console()) as view:
+        with LiveView(terminal) as view:
             status = conductor.run(view.update)
         why = ": ".join(filter(None, [status, conductor.cause]))
     except KeyboardInterrupt:
@@ -215,7 +215,7 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
         outcome = (folder.summary() or {}).get("outcome", "stopped")
         if outcome != "stopped":  # it was quicker
             return _outcome(folder, f"finished:{outcome}", expect)
-        print(f"stopped after round {_last_round(folder)}", file=sys.stderr)
+        complain(f"stopped after round {_last_round(folder)}")
         _say_how_to_go_on(folder)
         return INTERRUPTED
     except Exception as error:
@@ -239,7 +239,7 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
     try:
         folder.write_json("summary.json", summary)
     except DiskFullError as full:  # without an outcome in the folder the run can be resumed all the same
-        print(f"error: {full}", file=sys.stderr)
+        complain(f"error: {full}")
 
 
 def _last_round(folder: RunFolder) -> int:
@@ -253,9 +253,9 @@ def _say_how_to_go_on(folder: RunFolder) -> None:
             "All rounds were played: there is nothing to continue. Mend the cause and start it anew.", file=sys.stderr
         )
     elif (folder.path / "state.json").exists():
-        print(f"Continue with: {folder.how_to_resume}", file=sys.stderr)
+        complain(f"Continue with: {folder.how_to_resume}")
     else:
-        print("No round was finished: start it anew.", file=sys.stderr)
+        complain("No round was finished: start it anew.")
 
 
 def _outcome(folder: RunFolder, status: str, expect: str) -> int:
@@ -265,7 +265,7 @@ def _outcome(folder: RunFolder, status: str, expect: str) -> int:
         if expect:
             print(f"expect: {expect}")
         return 0
-    print(f"error: the run {summary.get('outcome', 'failed')}: {summary.get('error', status)}", file=sys.stderr)
-    print(f"logs: {folder.log}", file=sys.stderr)
+    complain(f"error: the run {summary.get('outcome', 'failed')}: {summary.get('error', status)}")
+    complain(f"logs: {folder.log}")
     _say_how_to_go_on(folder)
     return FAILED

@@ -160,6 +160,24 @@ def test_kill_9_of_the_command_leaves_nothing_and_the_run_is_resumed(tmp_path, w
     assert timeless(folder) == timeless(whole[0]) and not left_over(since)
 
 
+def test_a_run_that_nobody_reads_any_more_goes_on_and_says_so(tmp_path, whole):
+    arguments = " ".join(f"'{part}'" for part in command(tmp_path))
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{arguments} | head -1"], cwd=tmp_path, capture_output=True, text=True
+    )
+    folder = RunFolder(tmp_path / "run")
+    assert result.returncode == 0 and result.stdout.splitlines() == [f"fedpurel 0.1.0: run folder {folder.path}"]
+    assert (
+        result.stderr == f"nobody reads the output any more; the run goes on. Follow it: fedpurel watch {folder.path}\n"
+    )
+    assert timeless(folder) == timeless(whole[0])
+
+
+def test_what_flower_ended_a_run_with_is_told(tmp_path):
+    code, output = finish(start(command(tmp_path, "--gpus-per-site", "1"), tmp_path))  # more than there are
+    assert code == 1 and "Flower ended the run: finished:failed: ValueError: ActorPool is empty" in output, output
+
+
 def test_a_folder_for_temporary_files_with_a_long_path(tmp_path, monkeypatch):
     """As batch systems give their jobs: Ray's sockets have no room there."""
     long = tmp_path / ("x" * 90)
