@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 
 from fedpurel_app.errors import DiskFullError
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what spreadsheets take for one, also behind the mark that says it is none
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NO_RESERVATION = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # file systems that cannot
 
@@ -79,11 +82,31 @@ def make_folders(path: Path, mode: int = 0o777) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Replace a table in one step; raises OSError when the disk refuses."""
+    write_atomically(path, csv_text(header, rows).encode())
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table as CSV, in which no text is taken for a formula by a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    writer.writerows([_quoted(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _quoted(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def unquoted(cell: str) -> str:
+    """Return the text of a cell that :func:`csv_text` wrote.
+
+    Examples
+    --------
+    >>> unquoted("'=cmd"), unquoted("-5.0"), unquoted("'tis")
+    ('=cmd', '-5.0', "'tis")
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def sync_folder(folder: Path) -> None:

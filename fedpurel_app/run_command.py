@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import math
 import os
-import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ from fedpurel_app.errors import ConfigError, DiskFullError, StateError
 from fedpurel_app.files import names_weights
 from fedpurel_app.presets import PATH_KEYS, load_preset, preset_names
 from fedpurel_app.processes import count_gpus, ray_address
-from fedpurel_app.reporting.console import counting, show
+from fedpurel_app.reporting.console import counting, show, text_lines
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
-from fedpurel_app.reporting.summary import summarize_run
+from fedpurel_app.reporting.summary import summarize_run, without_effect
 from fedpurel_app.reporting.terminal import Terminal, complain
 
 DEFAULT_PRESET = "shapes"
@@ -233,7 +232,7 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
     from fedpurel_app.algorithms import ALGORITHMS  # loads torch, which a run that went well never needs here
 
     rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
-    spent = sum(line["seconds"]["total"] for line in rounds)
+    spent = sum(line["seconds"]["total"] or 0.0 for line in rounds)
     has_private_part = ALGORITHMS[config.algorithm].personalization is not None
     summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
     try:
@@ -248,10 +247,9 @@ def _last_round(folder: RunFolder) -> int:
 
 
 def _say_how_to_go_on(folder: RunFolder) -> None:
-    if (rounds := folder.rounds()) and rounds[-1]["round"] == rounds[-1]["total_rounds"]:
-        print(
-            "All rounds were played: there is nothing to continue. Mend the cause and start it anew.", file=sys.stderr
-        )
+    rounds = folder.rounds()
+    if without_effect(rounds) and rounds[-1]["round"] == rounds[-1]["total_rounds"]:
+        complain("All rounds were played: mend the cause and start it anew.")
     elif (folder.path / "state.json").exists():
         complain(f"Continue with: {folder.how_to_resume}")
     else:
@@ -265,7 +263,7 @@ def _outcome(folder: RunFolder, status: str, expect: str) -> int:
         if expect:
             print(f"expect: {expect}")
         return 0
-    complain(f"error: the run {summary.get('outcome', 'failed')}: {summary.get('error', status)}")
+    complain(f"error: the run {summary.get('outcome', 'failed')}: {text_lines(summary.get('error') or status)}")
     complain(f"logs: {folder.log}")
     _say_how_to_go_on(folder)
     return FAILED

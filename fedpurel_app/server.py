@@ -162,7 +162,7 @@ class Server:
         if not (self.folder.path / CLASSES).exists():
             keep_classes(self.folder, self.experiment.source)
         trackers = open_trackers(self.config.tracker, self.folder.path, settings)
-        earlier = float(self._state["seconds"]) if self._resumed else 0.0
+        earlier = float(self._state["seconds"] or 0.0) if self._resumed else 0.0
         return Recorder(self.folder, trackers, self._process_started, earlier)
 
     def _begin(self, strategy: FedPuReL, grid: Grid) -> None:

@@ -66,7 +66,7 @@ def facts_of(content: bytes, path: Path) -> Facts:
     try:
         length = int.from_bytes(content[:8], "little")
         return dict(json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_KEY]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
 
 

@@ -27,7 +27,7 @@ RULES = {
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
     "data": ({"facts"}, {"datasets", "pyarrow", "PIL", "open_clip", "torchvision"}),
     "strategies": ({"records"}, {"flwr"}),
-    "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil", "filelock"}),
+    "reporting": ({"strategies"}, {"rich", "matplotlib", "psutil", "filelock", "pydantic"}),
     "records": (set(), {"flwr"}),
     "config": (set(), {"pydantic", "pydantic_core"}),
     "privacy_mod": ({"config", "records"}, {"flwr"}),

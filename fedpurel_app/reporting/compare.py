@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from fedpurel_app.errors import StateError
-from fedpurel_app.files import write_atomically
+from fedpurel_app.files import csv_text, write_atomically
 from fedpurel_app.reporting.console import COLUMNS, number
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import names, setting, settings
@@ -59,14 +57,15 @@ def compare(paths: Sequence[Path], stem: Path) -> list[str]:
     rows = _rows(done)
     header = ["method", "seeds", *(f"{title} {column}" for title in _MODELS.values() for column in COLUMNS)]
     markdown = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "seeds", *(f"{name} {part}" for name in header[2:] for part in ("mean", "sd"))])
+    columns = ["method", "seeds", *(f"{name} {part}" for name in header[2:] for part in ("mean", "sd"))]
+    lines: list[list[str]] = []
     for name, table, seeds in rows:
         cells = [table[model][column] for model in _MODELS for column in COLUMNS]
-        markdown.append(f"| {name} | {len(seeds)} | {' | '.join(_mean_sd(values) for values in cells)} |")
-        writer.writerow([name, " ".join(map(str, seeds)), *(part for values in cells for part in _numbers(values))])
-    files = {f"{stem}.csv": text.getvalue(), f"{stem}.md": "\n".join(markdown) + "\n"}
+        markdown.append(
+            f"| {name.replace('|', '/')} | {len(seeds)} | {' | '.join(_mean_sd(values) for values in cells)} |"
+        )
+        lines.append([name, " ".join(map(str, seeds)), *(part for values in cells for part in _numbers(values))])
+    files = {f"{stem}.csv": csv_text(columns, lines), f"{stem}.md": "\n".join(markdown) + "\n"}
     for name, content in files.items():
         try:
             write_atomically(Path(name), content.encode())
@@ -103,14 +102,14 @@ def _rows(done: Sequence[Run]) -> list[Row]:
     rows: list[Row] = []
     tails = _groups(done, _TAIL)
     for name, members in zip(names([members[0][0] for members in tails], ("dataset",), _TAIL), tails, strict=True):
-        one = {summary["seed"]: summary for _, summary in members}
+        one = {summary.get("seed", 0): summary for _, summary in members}
         zero_shot = {"global": _columns([summary.get("zero_shot") for summary in one.values()])}
         empty = {model: _columns([]) for model in _MODELS}
         rows.append((f"zero-shot, {name}", {**empty, **zero_shot}, sorted(one)))
     groups = _groups(done, None)
     for name, members in zip(names([members[0][0] for members in groups], _NAMING, None), groups, strict=True):
         table = {model: _columns([summary.get(model) for _, summary in members]) for model in _MODELS}
-        rows.append((name, table, sorted(summary["seed"] for _, summary in members)))
+        rows.append((name, table, sorted(summary.get("seed", 0) for _, summary in members)))
     return rows
 
 

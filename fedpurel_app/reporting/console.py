@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from fedpurel_app.naming import clean
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import data_in_words
 
@@ -55,8 +56,15 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def duration(seconds: float) -> str:
+def text_lines(text: str) -> str:
+    """Print foreign text that may have lines, a few of them and no control character."""
+    return "\n".join(clean(line, 1000) for line in text.splitlines()[:20])
+
+
+def duration(seconds: float | None) -> str:
     """Print seconds as people say them."""
+    if seconds is None:
+        return number(None)
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -94,9 +102,9 @@ def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
         return "  ".join(parts)
     parts = [f"[{line['round']:>{len(str(total))}}/{total} {line['phase']:<8}]"]
     train = line["train"]
-    if "loss" in train:
+    if train.get("loss") is not None:
         parts.append(f"loss {train['loss']:.3f}")
-    if "conflict" in train:
+    if train.get("conflict") is not None:
         parts.append(f"conflict {100 * train['conflict']:.0f}%")
     parts += _scores("global", line.get("global"))
     sites = line.get("sites") or {}
@@ -104,16 +112,19 @@ def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
         parts.append(f"at sites {number(sites['global']['all'])} -> {number(sites['personalized']['all'])} personal")
     parts.append(f"{len(line['usable'])}/{len(line['cohort'])} sites")
     if "epsilon" in line.get("privacy", {}):
-        parts.append(f"epsilon {line['privacy']['epsilon']:.2f}")
+        parts.append(f"epsilon {number(line['privacy']['epsilon'], 2)}")
     if line["kept_old_model"]:
         parts.append("KEPT OLD MODEL")
     if lost := line.get("private_restarted"):
-        parts.append(f"{len(lost)} LOST THEIR PRIVATE BRANCH ({', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''})")
+        parts.append(
+            f"{len(lost)} LOST THEIR PRIVATE BRANCH ({clean(', '.join(lost[:3]))}{' ...' if len(lost) > 3 else ''})"
+        )
     if line["dropped"]:
         site, reason = line["dropped"][0]
         more = f", and {len(line['dropped']) - 1} more" if len(line["dropped"]) > 1 else ""
-        parts.append(f"({site}: {reason.splitlines()[0][:120]}{more})")
-    parts.append(f"{line['seconds']['total']:.1f} s")
+        first = reason.strip().partition("\n")[0]
+        parts.append(f"({clean(site, 64)}: {clean(first, 120)}{more})")
+    parts.append(f"{number(line['seconds']['total'])} s")
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
     return "  ".join(parts)
@@ -139,12 +150,12 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     for key, title in titles.items():
         scores = summary.get(key)
         if scores is None:
-            lines.append(f"{title:<22}  – ({(summary.get('reasons') or {}).get(key, 'not known')})")
+            lines.append(f"{title:<22}  – ({clean((summary.get('reasons') or {}).get(key, 'not known'))})")
         else:
             cells = [f"{number(scores.get(column)):>{10 if column == 'balancedness' else 8}}" for column in COLUMNS]
             lines.append(f"{title:<22}" + "".join(cells))
     if lost := summary.get("private_restarted"):
-        lines.append(f"private branches lost and begun afresh: {len(lost)} ({', '.join(lost)})")
+        lines.append(f"private branches lost and begun afresh: {len(lost)} ({clean(', '.join(lost), 1000)})")
     if privacy := summary.get("privacy"):
         lines.append(privacy_line(privacy))
     metric = summary.get("balancedness_is")
@@ -157,10 +168,11 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def privacy_line(privacy: Mapping[str, Any]) -> str:
     """Print what a run spent of its privacy."""
-    if privacy["epsilon"] is None:
-        return f"privacy {privacy['kind']}: Flower keeps no account of epsilon for it"
+    kind = clean(privacy["kind"], 64)
+    if privacy["epsilon"] is None or privacy["delta"] is None:
+        return f"privacy {kind}: Flower keeps no account of epsilon for it"
     return (
-        f"privacy {privacy['kind']}: epsilon = {privacy['epsilon']:.2f} at delta = {privacy['delta']:g} after "
+        f"privacy {kind}: epsilon = {privacy['epsilon']:.2f} at delta = {privacy['delta']:g} after "
         f"{privacy['releases']} releases of the parameters (metrics and scores are not in it)"
     )
 
@@ -175,8 +187,10 @@ def show_lines(folder: RunFolder) -> list[str]:
     """Print what a run was, how it ended, and where its time went."""
     config, summary, rounds = folder.read_json("config.json")["config"], folder.summary(), folder.rounds()
     lines = [
-        f"{config['algorithm']}, {config['peft']} on {config['dataset']}, {data_in_words(config)}, "
-        f"seed {config['seed']}"
+        clean(
+            f"{config['algorithm']}, {config['peft']} on {config['dataset']}, {data_in_words(config)}, "
+            f"seed {config['seed']}"
+        )
     ]
     if summary is None:
         done = rounds[-1]["round"] if rounds else 0
@@ -184,15 +198,16 @@ def show_lines(folder: RunFolder) -> list[str]:
             return [*lines, f"running: {done} rounds so far. Follow it: fedpurel watch {folder.path}"]
         return [*lines, f"cut off after {done} rounds. Continue: {folder.how_to_resume}"]
     lines.append(
-        f"{summary['outcome']}, {summary['rounds']} rounds" + (f": {summary['error']}" if summary["error"] else "")
+        f"{summary['outcome']}, {summary.get('rounds', 0)} rounds"
+        + (f": {text_lines(summary['error'])}" if summary.get("error") else "")
     )
     if "zero_shot" in summary:
         lines += summary_lines(summary)
-    if "dropped_replies" in summary:
+    if {"dropped_replies", "bytes_up", "bytes_down"} <= set(summary):
         up, down = (summary[f"bytes_{way}"] / 1e6 for way in ("up", "down"))
         lines.append(f"{summary['dropped_replies']} replies dropped; {up:.1f} MB from the sites, {down:.1f} MB to them")
     if isinstance(summary.get("seconds"), Mapping):
         parts = {name: value for name, value in summary["seconds"].items() if name != "total"}
-        spent = ", ".join(f"{name.replace('_', '-')} {duration(value)}" for name, value in parts.items())
+        spent = ", ".join(f"{clean(name.replace('_', '-'), 32)} {duration(value)}" for name, value in parts.items())
         lines.append(f"{duration(summary['seconds']['total'])} at the server: {spent}")
     return [*lines, f"run folder: {folder.path}"]

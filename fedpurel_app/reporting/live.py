@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fedpurel_app.naming import clean
 from fedpurel_app.reporting.console import round_line
 from fedpurel_app.reporting.log_lines import LogLines, encoding
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -66,7 +67,7 @@ class LiveView:
         self._progress.update(self._task, description=progress)
         if not self._console.is_terminal and time.monotonic() - self._noted >= _BETWEEN:
             self._noted = time.monotonic()
-            self._console.print(progress, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(clean(progress), highlight=False, markup=False, soft_wrap=True)
 
     def _show(self, line: dict[str, Any]) -> None:
         self._console.print(round_line(line), highlight=False, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedpurel_app.errors import StateError
 from fedpurel_app.files import write_atomically
+from fedpurel_app.naming import clean
 from fedpurel_app.reporting.diagnostics import balance, contribution, gradients, head_to_tail
 from fedpurel_app.reporting.run_folder import RunFolder
 
@@ -30,6 +31,7 @@ def pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")  # where it was imported before
+    matplotlib.rcParams["text.parse_math"] = False  # a dollar sign in a name is none of TeX's
     from matplotlib import pyplot
 
     return pyplot
@@ -169,7 +171,9 @@ def _sites(folder: RunFolder, figure: Any) -> bool:
     axes.bar(range(len(rows)), gains, color=colours)
     axes.axhline(0, color="black", linewidth=0.8)
     step = max(1, len(rows) // 25)
-    axes.set_xticks(range(0, len(rows), step), [row["site"] for row in rows][::step], rotation=60, fontsize=7)
+    axes.set_xticks(
+        range(0, len(rows), step), [clean(row["site"], 24) for row in rows][::step], rotation=60, fontsize=7
+    )
     axes.set(ylabel="personalized - global [points]", title="Gain of the private branch, by site")
     return True
 

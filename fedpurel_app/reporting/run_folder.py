@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import math
 import os
@@ -20,9 +19,9 @@ from fedpurel_app.errors import DiskFullError, StateError
 from fedpurel_app.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
 from fedpurel_app.naming import FLOWER_LOG
 from fedpurel_app.reporting.claim import Claim, going_on, is_own
+from fedpurel_app.reporting.run_files import SCHEMA, read_object, read_rounds, read_table
 from fedpurel_app.tensor_file import dump, read
 
-SCHEMA = 1
 _KILLED = 10.0  # seconds that a killed command's server may live on
 _STOP = "stop"  # a file that is there when the run is to end after its round
 
@@ -181,14 +180,8 @@ class RunFolder:
         write_atomically(self.path / name, text.encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file of this folder; raises StateError when it is absent, damaged or of another schema."""
-        try:
-            content = json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise StateError(f"{self.path / name} cannot be read ({error}).") from error
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise StateError(f"{self.path / name} has another schema than {SCHEMA}: it was written by another version.")
-        return content
+        """Read a JSON file of this folder; raises StateError when it is absent, damaged or foreign."""
+        return read_object(self.path / name)
 
     def summary(self) -> dict[str, Any] | None:
         """Give ``summary.json``; None while the run goes on or when it was cut off."""
@@ -205,10 +198,8 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def rounds(self) -> list[dict[str, Any]]:
-        """Read all whole lines of ``rounds.jsonl``."""
-        path = self.path / "rounds.jsonl"
-        text = path.read_text("utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.split("\n")[:-1]]  # what follows the last newline is half a line
+        """Read all whole lines of ``rounds.jsonl``; raises StateError when one of them is no round."""
+        return read_rounds(self.path / "rounds.jsonl")
 
     def drop_rounds_after(self, last: int) -> None:
         """Forget rounds that a checkpoint does not know: they will be run again."""
@@ -222,12 +213,8 @@ class RunFolder:
         write_csv(self.path / name, header, rows)
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
-        """Read a table; empty when it is absent."""
-        path = self.path / name
-        if not path.exists():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        """Read a table; empty when it is absent. Raises StateError when it is damaged or foreign."""
+        return read_table(self.path / name)
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
@@ -239,7 +226,7 @@ class RunFolder:
         current, previous = self.path / "checkpoint.safetensors", self.path / "checkpoint.previous.safetensors"
         with contextlib.suppress(StateError):
             # Only a file that the state names may push the one before out: one left over by a crash is overwritten.
-            if read(current)[1]["round"] == self.read_json("state.json")["round"]:
+            if read(current)[1].get("round") == self.read_json("state.json")["round"]:
                 current.replace(previous)
         write_atomically(current, dump(arrays, {"schema": SCHEMA, "round": state["round"]}))
         self.write_json("state.json", state)
@@ -258,7 +245,7 @@ class RunFolder:
         for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors"):
             with contextlib.suppress(StateError):  # the other one may be whole
                 arrays, facts = read(self.path / name)
-                if facts["round"] == state["round"]:
+                if facts.get("round") == state["round"]:
                     return arrays, state
         raise StateError(f"{self.path} has no readable checkpoint of round {state['round']}.")
 
@@ -272,7 +259,8 @@ class RunFolder:
         """
         state = self.read_json("state.json") if (self.path / "state.json").is_file() else {}
         privacy = state.get("privacy") or {}
-        return {key: privacy[key] for key in ("spent", "if_cut_off")} if privacy.get("spent") else None
+        found = {key: privacy.get(key) for key in ("spent", "if_cut_off")}
+        return found if all(found.values()) else None
 
 
 def _finite(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedpurel_app.naming import split_names
+from fedpurel_app.naming import clean, split_names
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Keys in which runs of one setting may differ.
@@ -57,6 +57,6 @@ def names(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: It
     """Name settings by what they are called after, and by what tells them apart."""
     varying = [key for key in differing(configs, among) if key not in naming]
     return [
-        ", ".join([*(str(config[key]) for key in naming), *(f"{key} {config.get(key)}" for key in varying)])
+        clean(", ".join([*(str(config[key]) for key in naming), *(f"{key} {config.get(key)}" for key in varying)]))
         for config in configs
     ]

@@ -183,7 +183,7 @@ def time_by_part(rounds: Sequence[Mapping[str, Any]], total: float) -> dict[str,
     """
     parts = dict.fromkeys(("start_up", "features", "training", "evaluation", "flower", "other"), 0.0)
     for line in rounds:
-        seconds = line["seconds"]
+        seconds = {name: value or 0.0 for name, value in line["seconds"].items()}
         parts["start_up"] += seconds.get("start_up", 0.0)
         parts["features"] += seconds.get("server_features", 0.0)
         parts["evaluation"] += seconds.get("server", 0.0)
