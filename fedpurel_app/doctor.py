@@ -16,13 +16,14 @@ import torch
 from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig
 from fedpurel_app.data.inspection import look_at
+from fedpurel_app.data.source import Split
 from fedpurel_app.errors import FedPurelError
-from fedpurel_app.experiment import Experiment
+from fedpurel_app.experiment import Experiment, SplitName
 from fedpurel_app.files import home
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.reporting.console import counting
 from fedpurel_app.reporting.console import size_in_words as _size
-from fedpurel_app.training.cache import Kind, is_cached
+from fedpurel_app.training.cache import Kind, count_missing
 
 _PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "numpy", "safetensors")
 _CONTEXT = 0.5 * 2**30  # bytes that CUDA takes for itself in every process
@@ -115,14 +116,20 @@ def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
     if config.augment != "none":
         what = f"{config.views} random views of every image" if config.augment == "views" else "a fresh crop every time"
         yield f"  augment   {what}: what is said of train below is for augment = none"
-    for name, split in (("train", experiment.source.train), ("test", experiment.source.test)):
+    parts: tuple[tuple[SplitName, Split], ...] = (
+        ("train", experiment.source.train),
+        ("test", experiment.source.test),
+    )
+    for name, split in parts:
         if not len(split.labels):  # it is at the sites
             continue
         kinds: tuple[Kind, ...] = ("features", "pixels") if takes_pixels else ("features",)
         for kind in kinds:
             wide = int(backbone.checkpoint.architecture["embed_dim"])
-            size = len(split.labels) * (4 * wide if kind == "features" else 3 * backbone.image_size**2)
-            state = "there" if is_cached(kind, split, backbone, home() / "cache") else "to be made"
+            rows = experiment.used(name)
+            size = len(rows) * (4 * wide if kind == "features" else 3 * backbone.image_size**2)
+            lacking = count_missing(kind, split, backbone, home() / "cache", rows=rows)
+            state = f"to be made of {lacking:,} images, once" if lacking else "there"
             yield f"  cache     {kind} of {name}: {state}, {_size(size)} on disk"
     weights, activations = _memory(experiment, backbone)
     yield f"  memory    about {_size(weights)} of weights and {_size(activations)} of activations for a site at work"
@@ -155,7 +162,7 @@ def _machine() -> Iterator[str]:
     else:
         yield "  GPU       none that PyTorch can use"
     exists = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    cached = sum(file.stat().st_size for file in (folder / "cache").glob("*.npy")) if folder.exists() else 0
+    cached = sum(512 * file.stat().st_blocks for file in (folder / "cache").glob("*.npy")) if folder.exists() else 0
     free_disk = shutil.disk_usage(exists).free
     yield f"  home      {folder}: {_size(cached)} of cached features and pixels, {_size(free_disk)} free"
 

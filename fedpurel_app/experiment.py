@@ -32,7 +32,7 @@ from fedpurel_app.models.peft import (
     to_tensors,
 )
 from fedpurel_app.seeding import derive_seed
-from fedpurel_app.training.cache import image_features, image_pixels, text_features
+from fedpurel_app.training.cache import count_missing, image_features, image_pixels, text_features
 from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, Pixels, TrainingData
 from fedpurel_app.training.local import SgdSettings
 
@@ -53,6 +53,9 @@ class Experiment:
         ``dataset-path`` is a site's own data, and not a data set that is dealt out.
     source : Source, optional
         Takes the place of the data set that the settings name, as where only its classes are at hand.
+    together : bool
+        All sites of the federation use this cache, so that whoever first asks for images has those of all encoded;
+        otherwise only what is asked for.
 
     Notes
     -----
@@ -60,7 +63,14 @@ class Experiment:
     same sites and the same initial parameters. Nothing private is held here.
     """
 
-    def __init__(self, config: RunConfig, cache: Path, own: bool = False, source: Source | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        cache: Path,
+        own: bool = False,
+        source: Source | None = None,
+        together: bool = True,
+    ) -> None:
         self._given = source
         self.config, self._cache, self._own = config, cache, own or config.dataset == "sites"
         self.algorithm: Algorithm = ALGORITHMS[config.algorithm]
@@ -72,7 +82,8 @@ class Experiment:
             config.penalty_weight,
             config.private_weight,
         )
-        self._arrays: dict[tuple[str, str, int], npt.NDArray[Any]] = {}
+        self._together = together
+        self._arrays: dict[tuple[str, str, int], tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
         self.feature_seconds = 0.0  # spent so far on encoding images, or waiting for another process to do it
 
     @cached_property
@@ -197,16 +208,32 @@ class Experiment:
             return partition.pachinko(train, test, sites, alpha, self.source.superclass, rng)
         return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")
 
-    def features(self, name: SplitName, view: int = 0) -> npt.NDArray[np.float32]:
-        """Give image features of a whole split, shape (N, D), not normalised; encoded once and cached."""
+    def features(self, name: SplitName, rows: Ints, view: int = 0) -> npt.NDArray[np.float32]:
+        """Give image features of some rows of a split, shape (n, D), not normalised; encoded once and cached."""
         split = self._split(name)
         if isinstance(split, FeatureSplit):
-            return split.features
-        return self._cached(image_features, split, view)
+            return np.array(split.features[rows])
+        return np.array(self._cached(image_features, name, rows, view)[rows])
 
-    def pixels(self, name: SplitName, view: int = 0) -> npt.NDArray[np.uint8]:
-        """Give preprocessed images of a whole split, shape (N, 3, H, W); made once and cached."""
-        return self._cached(image_pixels, self._split(name), view)
+    def pixels(self, name: SplitName, rows: Ints, view: int = 0) -> Pixels:
+        """Give preprocessed images of some rows of a split; made once and cached."""
+        return Pixels(self._cached(image_pixels, name, rows, view), rows)
+
+    def to_encode(self) -> dict[SplitName, int]:
+        """Count the images of each split that the federation uses and that were not encoded on this machine before."""
+        augment, found = self.config.augment, dict[SplitName, int]()
+        of_train = range(1, 1 + self.config.views) if augment == "views" else range(int(augment == "none"))
+        views: dict[SplitName, range] = {"train": of_train, "test": range(1)}
+        for name, wanted in views.items():
+            split = self._split(name)
+            if self.backbone is not None and not isinstance(split, FeatureSplit) and len(split.labels):
+                where = (split, self.backbone, self._cache)
+                found[name] = sum(count_missing("features", *where, view, self.used(name)) for view in wanted)
+        return found
+
+    def used(self, name: SplitName) -> Ints:
+        """Rows of a split that the federation uses."""
+        return self.train_rows if name == "train" else np.arange(len(self.source.test.labels))
 
     def data(self, name: SplitName, rows: Ints, pixels: bool, view: int = 0) -> LocalData:
         """Give some rows of a split, on the device.
@@ -220,13 +247,13 @@ class Experiment:
         view : int
             0 for CLIP's own evaluation transform, k > 0 for the k-th random view.
         """
-        features = torch.from_numpy(np.array(self.features(name, view)[rows])).to(self.device)
+        features = torch.from_numpy(self.features(name, rows, view)).to(self.device)
         if features.shape[1] != self.host.zero_shot_text.shape[1]:
             raise DataError(
                 f"{self.config.dataset_path} has features of {features.shape[1]} numbers; {self.config.backbone} makes "
                 f"{self.host.zero_shot_text.shape[1]}."
             )
-        inputs = Pixels(self.pixels(name, view), rows) if pixels else features
+        inputs = self.pixels(name, rows, view) if pixels else features
         return LocalData(inputs, self._labels(name, rows), self.host.zero_shot_logits(features))
 
     def training_data(self, rows: Ints, pixels: bool) -> TrainingData:
@@ -248,13 +275,20 @@ class Experiment:
             raise DataError(f"{self.source.name} holds no images")
         return self.backbone
 
-    def _cached(self, make: Callable[..., npt.NDArray[Any]], split: Split, view: int) -> npt.NDArray[Any]:
+    def _cached(
+        self, make: Callable[..., npt.NDArray[Any]], name: SplitName, rows: Ints, view: int
+    ) -> npt.NDArray[Any]:
+        split = self._split(name)
         key = (make.__name__, split.fingerprint, view)
-        if key not in self._arrays:
+        found, there = self._arrays.get(key, (None, np.zeros(len(split.labels), bool)))
+        if found is None or not there[rows].all():
             started = time.monotonic()
-            self._arrays[key] = make(split, self._images_backbone, self._cache, view)
+            wanted = np.union1d(self.used(name), rows) if self._together else rows
+            found = make(split, self._images_backbone, self._cache, view, wanted)
+            there[wanted] = True
+            self._arrays[key] = found, there
             self.feature_seconds += time.monotonic() - started
-        return self._arrays[key]
+        return found
 
     def new_branch(self, role: Role) -> PeftModule:
         """Make a freshly initialised module; all processes make the same one."""

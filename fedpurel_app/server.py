@@ -199,6 +199,9 @@ class Server:
         if short := self.experiment.short_classes:
             logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
         logger.log(INFO, "run folder: %s", self.folder.path)
+        if sum((counts := self.experiment.to_encode()).values()):
+            parts = " and ".join(f"{count} {name}" for name, count in counts.items())
+            logger.log(INFO, "%s images will be encoded, once: later runs find them", parts)
         if self._resumed:
             logger.log(INFO, "resumed after round %d of %d, attempt %d", strategy.round_offset, strategy.schedule.total,
                        strategy.attempt)  # fmt: skip

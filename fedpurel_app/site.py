@@ -48,9 +48,9 @@ Named = dict[str, npt.NDArray[np.float32]]
 
 
 @lru_cache(maxsize=1)
-def _experiment(config: RunConfig, cache: Path, own: bool) -> Experiment:
+def _experiment(config: RunConfig, cache: Path, own: bool, together: bool) -> Experiment:
     """Keep frozen and shared things for the life of the process; sites that share a process share them."""
-    return Experiment(config, cache, own)
+    return Experiment(config, cache, own, together=together)
 
 
 class Site:
@@ -96,7 +96,7 @@ class Site:
         own_disk = bool(self.node.state_dir) and not self.simulated
         cache = Path(self.node.state_dir) / ".cache" if own_disk else home() / "cache"
         facts.keep_in(cache)
-        self.experiment = _experiment(self.config, cache, self._own)
+        self.experiment = _experiment(self.config, cache, self._own, self.simulated)
         self._features_before = self.experiment.feature_seconds
 
     # --- messages ---------------------------------------------------------------------------------------------------

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedpurel_app.naming import clean
 from fedpurel_app.reporting.console import round_line
-from fedpurel_app.reporting.log_lines import LogLines, encoding
+from fedpurel_app.reporting.log_lines import LogLines, encoding, is_over, outlook
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _BETWEEN = 60.0  # seconds from one line on progress to the next, where there is no bar
@@ -33,7 +32,8 @@ class LiveView:
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
-        self._task = self._progress.add_task("starting", total=None)
+        self._phase = "starting"
+        self._task = self._progress.add_task(self._phase, total=None)
 
     def __enter__(self) -> LiveView:
         if self._console.is_terminal:
@@ -52,25 +52,35 @@ class LiveView:
             self._log = LogLines()
             list(self._log.new(folder.log))  # of an earlier attempt
         for _, text in self._log.new(folder.log):
-            self.note(encoding(text))
+            self.note(text)
         rounds = folder.rounds()
         if len(rounds) < self._shown:  # a resumed run forgets rounds that its checkpoint does not know
             self._shown = len(rounds)
         for line in rounds[self._shown :]:
-            self._show(line)
+            self._print(round_line(line))
+        if rounds[self._shown :]:  # once for all: of an earlier attempt there may be many
+            self._phase = str(rounds[-1]["phase"])
+            self._progress.update(
+                self._task,
+                completed=rounds[-1]["round"],
+                total=rounds[-1]["total_rounds"],
+                description=self._phase,
+            )
         self._shown = len(rounds)
 
-    def note(self, progress: str) -> None:
-        """Show what is done before a round can begin: beside the bar, or as a line now and then; nothing if empty."""
+    def note(self, text: str) -> None:
+        """Show what a line of the log says of work before a round: beside the bar, or as a line now and then."""
+        if said := outlook(text):
+            self._print(said)
+        if is_over(text):
+            self._progress.update(self._task, description=self._phase)
+        progress = encoding(text)
         if not progress:
             return
         self._progress.update(self._task, description=progress)
         if not self._console.is_terminal and time.monotonic() - self._noted >= _BETWEEN:
             self._noted = time.monotonic()
-            self._console.print(clean(progress), highlight=False, markup=False, soft_wrap=True)
+            self._print(progress)
 
-    def _show(self, line: dict[str, Any]) -> None:
-        self._console.print(round_line(line), highlight=False, markup=False, soft_wrap=True)
-        self._progress.update(
-            self._task, completed=line["round"], total=line["total_rounds"], description=str(line["phase"])
-        )
+    def _print(self, text: str) -> None:
+        self._console.print(clean(text, 2000), highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedpurel_app.naming import clean
 from fedpurel_app.reporting.live import LiveView
-from fedpurel_app.reporting.log_lines import LogLines, encoding
+from fedpurel_app.reporting.log_lines import LogLines
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _FOLDER = "run folder: "
@@ -63,7 +63,7 @@ class LogView:
         if text.startswith(_FLOWERS_OWN):
             return
         if self.folder is not None:
-            self._live.note(encoding(text))
+            self._live.note(text)
         if self.folder is None or level != "INFO":  # rounds and summary are in the folder
             self._console.print(clean(text, 1000), highlight=False, markup=False, soft_wrap=True)
         if text.startswith(_FOLDER) and not self.path:

@@ -1,8 +1,10 @@
-"""What frozen towers make of a data set: computed once, kept on disk, mapped into memory.
+"""What frozen towers make of a data set: computed once for every image that is used, kept on disk, mapped into memory.
 
 A file's name is a hash of all that its content depends on (weights, images, transform, kind of device, precision), so
-what is cached is never stale. A split is encoded whole, in one order and one batch size, so rows do not depend on which
-site asked first. Interrupted work goes on where it stopped.
+what is cached is never stale. Row r of a split is encoded at place r % 256 of a batch of 256 images, and those of the
+last, smaller batch of the split at their place in one of that size; the other places hold what else is wanted, or
+nothing. So what comes of a row does not depend on who asked for which rows first, to the last bit, and is what comes of
+encoding the split whole. Interrupted work goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -25,9 +28,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from fedpurel_app.files import full_disk_named, reserve, write_atomically
+from fedpurel_app.files import write_atomically
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.training.augment import random_crop
+from fedpurel_app.training.row_store import RowStore, RowWriter
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flwr.fedpurel")
 
 Kind = Literal["features", "pixels"]
+Rows = npt.NDArray[np.int64]
 
 _BATCH = 256
 _DECODED = 16  # images that a thread holds at their full size
@@ -60,7 +65,25 @@ class Images(Protocol):
         ...
 
 
-def image_features(split: Images, backbone: Backbone, folder: Path, view: int = 0) -> npt.NDArray[np.float32]:
+@dataclass(frozen=True)
+class _Task:
+    """What is made of the images of a split, and what is said while it is."""
+
+    split: Images
+    backbone: Backbone
+    view: int
+    encode: Callable[[Tensor], npt.NDArray[Any]]
+    doing: str
+    done: str
+
+    @property
+    def count(self) -> int:
+        return len(self.split.labels)
+
+
+def image_features(
+    split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
+) -> npt.NDArray[np.float32]:
     """Give the image features of a split, from the cache if they are there.
 
     Parameters
@@ -72,55 +95,65 @@ def image_features(split: Images, backbone: Backbone, folder: Path, view: int = 
         Of the cache; made when absent, readable by its owner alone.
     view : int
         0 for CLIP's own evaluation transform, k > 0 for the k-th random view of every image.
+    rows : ndarray of int64, optional
+        Those that are needed; else all.
 
     Returns
     -------
     ndarray of float32, shape (N, D)
-        Not normalised. Mapped read-only: memory is shared by the processes that use it.
+        Not normalised; rows that were not asked for may hold anything. Mapped read-only: memory is shared by the
+        processes that use it.
     """
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> npt.NDArray[Any]:
         return backbone.encode_pixels(pixels).cpu().numpy()
 
-    key = _key("features", split, backbone)
-    return _images(split, backbone, folder, key, view, encode, f"Encoding {{}} images once with {backbone.name}")
+    task = _Task(split, backbone, view, encode, f"Encoding {{}} images once with {backbone.name}", "Encoded")
+    return _images(task, _path(folder, _key("features", split, backbone), view), rows)
 
 
-def image_pixels(split: Images, backbone: Backbone, folder: Path, view: int = 0) -> npt.NDArray[np.uint8]:
+def image_pixels(
+    split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
+) -> npt.NDArray[np.uint8]:
     """Give the preprocessed images of a split, for modules that work inside the image tower.
 
     Parameters
     ----------
-    split, backbone, folder, view
+    split, backbone, folder, view, rows
         As for :func:`image_features`.
 
     Returns
     -------
     ndarray of uint8, shape (N, 3, H, W)
-        Cropped and resized, before normalisation. Mapped read-only.
+        Cropped and resized, before normalisation; rows that were not asked for may hold anything. Mapped read-only.
     """
-    key = _key("pixels", split, backbone)
     doing = "Cropping and resizing {} images once"
-    return _images(split, backbone, folder, key, view, lambda pixels: pixels.numpy(), doing)
+    task = _Task(split, backbone, view, lambda pixels: pixels.numpy(), doing, "Cropped and resized")
+    return _images(task, _path(folder, _key("pixels", split, backbone), view), rows)
 
 
 def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> Tensor:
     """Give the text features of whole prompts, shape (C, D), L2-normalised, on the CPU; from the cache if there."""
-    path = _path(folder, f"text|{backbone.fingerprint}|{list(prompts)}")
+    path = _file(folder, f"text|{backbone.fingerprint}|{list(prompts)}")
+    store = RowStore(path, len(prompts))
     with _made_by_one(path):
-        features = _open(path, len(prompts))
+        features, _ = store.open()
         if features is None:
             with _all_threads():
                 np.save(buffer := io.BytesIO(), backbone.encode_prompts(prompts).cpu().numpy())
             write_atomically(path, buffer.getvalue(), mode=0o600)
-            features = _open(path, len(prompts))
+            features, _ = store.open()
     return torch.from_numpy(np.array(_readable(features, path)))
 
 
-def is_cached(kind: Kind, split: Images, backbone: Backbone, folder: Path, view: int = 0) -> bool:
-    """Tell whether a split's features or pixels are in the cache."""
-    return _open(_path(folder, f"{_key(kind, split, backbone)}|view {view}"), len(split.labels)) is not None
+def count_missing(
+    kind: Kind, split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
+) -> int:
+    """Count the images of a split, or of some rows of it, whose features or pixels are not in the cache."""
+    store = RowStore(_path(folder, _key(kind, split, backbone), view), len(split.labels))
+    _, done = store.open()
+    return int((~(done if rows is None else done[np.unique(rows)])).sum())
 
 
 def _key(kind: Kind, split: Images, backbone: Backbone) -> str:
@@ -130,29 +163,27 @@ def _key(kind: Kind, split: Images, backbone: Backbone) -> str:
     return f"pixels|{backbone.image_size}|{sorted(form.items())}|{split.fingerprint}"
 
 
-def _images(
-    split: Images,
-    backbone: Backbone,
-    folder: Path,
-    key: str,
-    view: int,
-    encode: Callable[[Tensor], npt.NDArray[Any]],
-    doing: str,
-) -> npt.NDArray[Any]:
-    path = _path(folder, f"{key}|view {view}")
-    found = _open(path, len(split.labels))
+def _images(task: _Task, path: Path, rows: Rows | None) -> npt.NDArray[Any]:
+    wanted = np.arange(task.count) if rows is None else np.unique(rows)
+    store = RowStore(path, task.count)
+    found = store.find(wanted)
     if found is None:
         with _made_by_one(path):
-            found = _open(path, len(split.labels))  # another process may have been first
-            if found is None:
-                logger.info("%s ...", doing.format(len(split.labels)))
+            _, done = store.open()  # another process may have been first
+            missing = wanted[~done[wanted]]
+            if len(missing) or not task.count:
+                logger.info("%s ...", task.doing.format(len(missing)))
                 with _all_threads():
-                    _encode(split, backbone, path, view, encode)
-                found = _open(path, len(split.labels))
+                    _encode(task, store, missing)
+            found = store.find(wanted)
     return _readable(found, path)
 
 
-def _path(folder: Path, key: str) -> Path:
+def _path(folder: Path, key: str, view: int) -> Path:
+    return _file(folder, f"{key}|view {view}")
+
+
+def _file(folder: Path, key: str) -> Path:
     return folder / f"{hashlib.sha256(f'{_FORMAT}|{key}'.encode()).hexdigest()[:32]}.npy"
 
 
@@ -171,86 +202,65 @@ def _readable(found: npt.NDArray[Any] | None, path: Path) -> npt.NDArray[Any]:
     return found
 
 
-def _open(path: Path, rows: int) -> npt.NDArray[Any] | None:
-    """Map a cache file; None when it is absent or damaged."""
-    if not path.exists():
-        return None
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        logger.warning("The cache file %s is damaged (%s) and is made again.", path, error)
-        return None
-    return found if len(found) == rows else None
-
-
-def _encode(
-    split: Images, backbone: Backbone, path: Path, view: int, encode: Callable[[Tensor], npt.NDArray[Any]]
-) -> None:
-    """Write a file batch by batch, from where an interrupted process stopped."""
-    count = len(split.labels)
-    partial, progress = path.with_suffix(".partial.npy"), path.with_suffix(".rows")
-    target, done = _interrupted(partial, progress, count)
-    started = reported = time.monotonic()
-    first = done
-    try:
-        for start, pixels in _batches(split, backbone, done, view):
-            values = encode(pixels)
-            if target is None:
-                progress.unlink(missing_ok=True)  # of a file that is gone
-                with full_disk_named(path, count * values[0].nbytes):
-                    target = np.lib.format.open_memmap(partial, "w+", values.dtype, (count, *values.shape[1:]))
-                reserve(partial)
-            target[start : start + len(values)] = values
-            done = start + len(values)
-            if (now := time.monotonic()) - reported > _REPORT:
-                target.flush()
-                write_atomically(progress, str(done).encode(), mode=0o600)
-                left = (now - started) / (done - first) * (count - done)
-                logger.info("%d of %d images, %.1f min left", done, count, left / 60)
-                reported = now
-    except BaseException:
-        if not progress.exists():
-            partial.unlink(missing_ok=True)
-        raise
-    if target is None:
+def _encode(task: _Task, store: RowStore, rows: Rows) -> None:
+    """Write some rows batch by batch, and now and then which are there."""
+    if not len(rows):
         raise ValueError("there are no images to encode")
-    target.flush()
-    progress.unlink(missing_ok=True)
-    partial.replace(path)
-    path.chmod(0o600)
+    started = reported = time.monotonic()
+    done = 0
+    with RowWriter(store, len(rows)) as writer:
+        for batch, pixels in _loaded(task, rows):
+            writer.put(batch, task.encode(_placed(pixels, batch, task.count))[batch % _BATCH])
+            done += len(batch)
+            if (now := time.monotonic()) - reported > _REPORT:
+                writer.save()
+                left = (now - started) / done * (len(rows) - done)
+                logger.info("%d of %d images, %.1f min left", done, len(rows), left / 60)
+                reported = now
+    logger.info("%s %d images in %.0f s", task.done, len(rows), time.monotonic() - started)
 
 
-def _interrupted(partial: Path, progress: Path, count: int) -> tuple[np.memmap[Any, Any] | None, int]:
-    """Give what an interrupted process left, and how many of its rows are good."""
-    try:
-        done = int(progress.read_text())
-        target = np.lib.format.open_memmap(partial, "r+")
-    except (OSError, ValueError, EOFError):
-        return None, 0
-    return (target, done) if len(target) == count and 0 < done <= count else (None, 0)
+def _placed(pixels: Tensor, rows: Rows, count: int) -> Tensor:
+    """Put images where a batch of the whole split has them, in a batch of the same size."""
+    size = min(_BATCH, count - int(rows[0]) // _BATCH * _BATCH)
+    if len(rows) == size:
+        return pixels
+    batch = pixels.new_zeros((size, *pixels.shape[1:]))
+    batch[torch.from_numpy(rows % _BATCH)] = pixels
+    return batch
 
 
-def _batches(split: Images, backbone: Backbone, done: int, view: int) -> Iterator[tuple[int, Tensor]]:
+def _batches(rows: Rows, count: int) -> list[Rows]:
+    """Divide rows into batches, each of other places: sorted by place, and those of the split's last batch apart."""
+    whole = count // _BATCH * _BATCH
+    inner, last = rows[rows < whole], rows[rows >= whole]
+    place = inner % _BATCH
+    order = np.lexsort((inner, place))
+    inner, place = inner[order], place[order]
+    turn = np.arange(len(inner)) - np.searchsorted(place, place)  # which of its place's rows it is
+    batches = [inner[turn == number] for number in range(int(turn.max()) + 1)] if len(inner) else []
+    return [*batches, last] if len(last) else batches
+
+
+def _loaded(task: _Task, rows: Rows) -> Iterator[tuple[Rows, Tensor]]:
     """Load and preprocess images on all cores, a few batches ahead; memory does not grow with the split."""
-    count = len(split.labels)
-    evaluation = backbone.preprocess
+    evaluation = task.backbone.preprocess
 
     def preprocess(image: Image, row: int) -> Tensor:
-        if not view:
+        if not task.view:
             return evaluation(image)
-        return random_crop(image, backbone.image_size, np.random.default_rng([view, row]))
+        return random_crop(image, task.backbone.image_size, np.random.default_rng([task.view, row]))
 
-    def load(start: int) -> Tensor:
-        rows = np.arange(start, min(start + _BATCH, count))
+    def load(batch: Rows) -> Tensor:
         pixels = []
-        for part in np.array_split(rows, -(-len(rows) // _DECODED)):  # full-size images fill memory quickly
-            pixels += [preprocess(image, int(row)) for image, row in zip(split.images(part), part, strict=True)]
+        for part in np.array_split(batch, -(-len(batch) // _DECODED)):  # full-size images fill memory quickly
+            pixels += [preprocess(image, int(row)) for image, row in zip(task.split.images(part), part, strict=True)]
         return torch.stack(pixels)
 
-    waiting: deque[tuple[int, Future[Tensor]]] = deque()
+    waiting: deque[tuple[Rows, Future[Tensor]]] = deque()
     with ThreadPoolExecutor(_cores()) as pool:
-        for start in range(done, count, _BATCH):
-            waiting.append((start, pool.submit(load, start)))
+        for batch in _batches(rows, task.count):
+            waiting.append((batch, pool.submit(load, batch)))
             if len(waiting) > _cores():
                 first, future = waiting.popleft()
                 yield first, future.result()
