@@ -96,6 +96,18 @@ def is_safe_name(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(SAFE_NAME, text) is not None
 
 
+def printable(line: str, most: int = 1000) -> str:
+    """Return a line of a table or a log as :func:`clean` does, but with its spaces as they are.
+
+    Examples
+    --------
+    >>> printable("[ 1/80 global  ]")
+    '[ 1/80 global  ]'
+    """
+    shown = "".join("?" if unicodedata.category(one).startswith("C") else one for one in line[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
 def listed(names: Sequence[str], most: int = 3) -> str:
     """Write names in one line.
 

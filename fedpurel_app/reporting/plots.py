@@ -125,7 +125,8 @@ def _curves(folder: RunFolder, figure: Any) -> bool:
         if switch and switch > 2:
             axes.axvline(switch - 0.5, color="#cccccc", linewidth=1, zorder=0)
         axes.set(title=title, xlabel="round", ylabel="accuracy [%]")
-    left.legend(frameon=False, fontsize=8)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(frameon=False, fontsize=8)
     return True
 
 
