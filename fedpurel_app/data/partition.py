@@ -13,6 +13,10 @@ from fedpurel_app.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 _DRAWS = 200  # attempts to give every site a training and a test image
+_HOPELESS = (
+    40.0  # sites that a draw is expected to leave without an image: that it leaves none has a chance of about exp(-40)
+)
+_SAMPLES = 20_000  # of a site's share, to estimate that number
 _FINE_CONCENTRATION = 10.0  # Dirichlet parameter over the classes within a superclass, as the reference code
 
 
@@ -68,9 +72,18 @@ def dirichlet(
     Raises
     ------
     DataError
-        When 200 draws did not give every site an image.
+        When no draw could be expected to give every site an image, or 200 did not.
     """
     classes = int(max(train[1].max(), test[1].max())) + 1
+    advice = 'Use fewer sites (num-sites), a larger alpha, more data (max-per-class), or partition = "iid".'
+    for what, (_, labels) in (("training", train), ("test", test)):
+        even = uniform_test and what == "test"
+        empty = expected_empty(np.bincount(labels, minlength=classes), sites, alpha, even)
+        if empty > _HOPELESS:
+            raise DataError(
+                f"a Dirichlet draw with alpha = {alpha:g} would leave about {empty:,.0f} of {sites:,} sites without a "
+                f"{what} image: there are {len(labels):,}, {len(labels) / sites:.1f} for each site. {advice}"
+            )
     train_rows, test_rows = (_by_class(*split, classes, rng) for split in (train, test))
     for _ in range(_DRAWS):
         shares = rng.dirichlet(np.full(sites, alpha), classes)
@@ -80,9 +93,34 @@ def dirichlet(
             return Partition(train_parts, test_parts)
     raise DataError(
         f"{_DRAWS} Dirichlet draws with alpha = {alpha:g} left some of the {sites} sites without a training or a test "
-        f"image ({len(train[0])} training, {len(test[0])} test images). Use fewer sites (num-sites), a larger alpha, "
-        'more data (max-per-class), or partition = "iid".'
+        f"image ({len(train[0])} training, {len(test[0])} test images). {advice}"
     )
+
+
+def expected_empty(counts: Ints, sites: int, alpha: float, even: bool = False) -> float:
+    """Estimate how many sites a Dirichlet draw leaves without any image.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape (C,)
+        Images of each class.
+    sites : int
+    alpha : float
+    even : bool
+        Every site has an equal share of each class.
+
+    Returns
+    -------
+    float
+        A site has none of a class of n images with probability max(0, 1 - n s), s its share, which is distributed as
+        Beta(alpha, alpha (sites - 1)), and classes are drawn independently.
+    """
+    share = np.full(1, 1 / sites)
+    if not even and sites > 1:
+        share = np.random.default_rng(0).beta(alpha, alpha * (sites - 1), _SAMPLES)
+    sizes, times = np.unique(counts, return_counts=True)
+    without = [float(np.maximum(0.0, 1.0 - size * share).mean()) for size in sizes]
+    return float(sites * np.prod(np.power(without, times)))
 
 
 def iid(train: tuple[Ints, Ints], test: tuple[Ints, Ints], sites: int, rng: np.random.Generator) -> Partition:

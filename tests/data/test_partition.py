@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedpurel_app.data.partition import _deal, dirichlet, iid, pachinko
+from fedpurel_app.data.partition import _deal, dirichlet, expected_empty, iid, pachinko
 from fedpurel_app.errors import DataError
 
 CLASSES, SITES = 10, 8
@@ -110,7 +110,34 @@ def test_iid_parts_are_equal_in_size(splits):
 
 
 def test_too_many_sites_are_refused_with_advice(splits):
-    with pytest.raises(DataError, match=r"alpha = 0.01 left some of the 300 sites.*partition = \"iid\""):
+    with pytest.raises(DataError, match=r"alpha = 0.05 left some of the 70 sites.*partition = \"iid\""):
+        dirichlet(*splits, 70, 0.05, np.random.default_rng(0))
+    with pytest.raises(DataError, match=r"would leave about 2\d\d of 300 sites without a training .*\"iid\""):
         dirichlet(*splits, 300, 0.01, np.random.default_rng(0))
     with pytest.raises(DataError, match="cannot be dealt out to 401 sites"):
         iid(*splits, 401, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("sites", "alpha"), [(5, 0.05), (20, 0.3), (100, 1.0), (400, 0.5)])
+def test_the_number_of_sites_without_an_image_is_foreseen(splits, sites, alpha):
+    """Mean over draws of what is dealt, against the estimate; a quarter off at most, or half a site."""
+    labels = splits[0][1]
+    rng, found = np.random.default_rng(1), []
+    rows = [np.flatnonzero(labels == label) for label in range(CLASSES)]
+    for _ in range(200):
+        parts = _deal(rows, rng.dirichlet(np.full(sites, alpha), CLASSES), rng)
+        found.append(sum(not len(part) for part in parts))
+    expected = expected_empty(np.bincount(labels, minlength=CLASSES), sites, alpha)
+    assert abs(np.mean(found) - expected) <= max(0.5, 0.25 * expected)
+
+
+def test_what_cannot_be_met_is_said_without_drawing(splits):
+    class NoDraw:
+        def __getattr__(self, name):
+            raise AssertionError("drawn")
+
+    test = (np.arange(10_000), np.repeat(np.arange(100), 100))
+    train = (np.arange(50_000), np.repeat(np.arange(100), 500))
+    with pytest.raises(DataError, match=r"about \d\d\d of 5,000 sites without a test image: .* 2.0 for each site"):
+        dirichlet(train, test, 5000, 1.0, NoDraw())
+    assert expected_empty(np.full(100, 100), 5000, 1.0, even=True) == pytest.approx(5000 * 0.98**100)
