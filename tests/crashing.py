@@ -20,6 +20,7 @@ from fedpurel_app.attempts import Attempt, seen
 from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.sealing import Key
+from tests.support import a_state
 
 CALLS = ("open", "fchmod", "write", "fsync", "close", "replace", "unlink", "mkdir")
 KILLED = 137
@@ -61,7 +62,7 @@ def _write_sealed(folder: Path, value: int) -> None:
 
 
 def _write_checkpoint(folder: Path, value: int) -> None:
-    RunFolder(folder).write_checkpoint(_arrays(value), {"round": value})
+    RunFolder(folder).write_checkpoint(_arrays(value), a_state(value))
 
 
 def _read_checkpoint(folder: Path) -> int:

@@ -157,6 +157,21 @@ def run_tiny(folder: Path, **changes: Any) -> RunFolder:
     return RunFolder(Path(config["resume-from"] if config.get("resume-from") else config["out"]))
 
 
+def a_round(number: int, **more: Any) -> dict[str, Any]:
+    """Give a line of ``rounds.jsonl`` that says little."""
+    if not number:
+        return {"round": 0, "phase": "start", "total_rounds": 4, "seconds": {"total": 1.0}, **more}
+    lists: dict[str, Any] = {name: [] for name in ("cohort", "usable", "dropped")}
+    numbers = {"bytes_up": 0, "bytes_down": 0, "train": {}, "kept_old_model": False}
+    return {**a_round(0), "round": number, "phase": "global", **lists, **numbers, **more}
+
+
+def a_state(number: int, **more: Any) -> dict[str, Any]:
+    """Give the state of a checkpoint that knows of no site."""
+    known: dict[str, Any] = {"roster": {}, "private_rounds": {}, "failed_in_a_row": 0}
+    return {"round": number, **known, "experiment_id": "e", "attempt": 1, "seconds": 1.0, **more}
+
+
 def timeless(folder: RunFolder) -> list[dict[str, Any]]:
     """Give a run's rounds without their times."""
     return [{key: value for key, value in line.items() if key != "seconds"} for line in folder.rounds()]

@@ -257,10 +257,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read a CSV file of a run folder; empty when it is absent. Raises StateError when it holds something else."""
     if not path.exists():
         return []
-    rows, adapter = [], _ROWS[path.name]
+    rows, adapter = [], _ROWS.get(path.name)
     try:
         for number, row in enumerate(csv.DictReader(io.StringIO(_bytes(path).decode(), newline="")), 1):
-            _check({str(key): value for key, value in row.items()}, adapter, f"{path}, row {number}")
+            if adapter is not None:
+                _check({str(key): value for key, value in row.items()}, adapter, f"{path}, row {number}")
             rows.append({key: unquoted(value) for key, value in row.items()})
     except (UnicodeDecodeError, csv.Error) as error:
         raise StateError(f"{path} cannot be read ({error}).") from error

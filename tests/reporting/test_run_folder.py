@@ -8,6 +8,7 @@ import pytest
 from fedpurel_app.errors import StateError
 from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+from tests.support import a_round, a_state
 
 
 @pytest.fixture
@@ -33,26 +34,26 @@ def test_a_folder_without_permission_is_refused(tmp_path):
 
 
 def test_half_a_line_is_no_round(folder):
-    folder.append_round({"round": 1})
+    folder.append_round(a_round(1))
     with (folder.path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 2, "tra')
     assert [line["round"] for line in folder.rounds()] == [1]
     folder.drop_rounds_after(1)
-    folder.append_round({"round": 2})
+    folder.append_round(a_round(2))
     assert [line["round"] for line in folder.rounds()] == [1, 2]
 
 
 def test_rounds_after_a_checkpoint_are_forgotten(folder):
     for number in range(5):
-        folder.append_round({"round": number})
+        folder.append_round(a_round(number))
     folder.drop_rounds_after(2)
     assert [line["round"] for line in folder.rounds()] == [0, 1, 2]
 
 
 def test_nan_never_reaches_a_file(folder):
-    folder.append_round({"round": 1, "loss": float("nan"), "train": {"norms": [1.0, float("inf")]}})
-    folder.write_json("summary.json", {"best": {"few": float("-inf")}})
-    assert folder.rounds() == [{"round": 1, "loss": None, "train": {"norms": [1.0, None]}}]
+    folder.append_round(a_round(1, loss=float("nan"), train={"loss": float("inf")}, norms=[1.0, float("inf")]))
+    folder.write_json("summary.json", {"outcome": "failed", "best": {"few": float("-inf")}})
+    assert folder.rounds() == [a_round(1, loss=None, train={"loss": None}, norms=[1.0, None])]
     assert folder.summary()["best"] == {"few": None}
     assert "NaN" not in (folder.path / "rounds.jsonl").read_text()
 
@@ -68,7 +69,7 @@ def test_a_folder_is_for_one_run_at_a_time(folder):
 
 
 def test_a_crash_twice_at_the_same_point_leaves_the_old_pair(folder, monkeypatch):
-    folder.write_checkpoint(arrays(1), {"round": 1})
+    folder.write_checkpoint(arrays(1), a_state(1))
     write_json = RunFolder.write_json
 
     def full_disk(self, name, content):
@@ -77,22 +78,22 @@ def test_a_crash_twice_at_the_same_point_leaves_the_old_pair(folder, monkeypatch
     for value in (2, 3):  # each dies after the arrays, before the state
         monkeypatch.setattr(RunFolder, "write_json", full_disk)
         with pytest.raises(OSError):
-            folder.write_checkpoint(arrays(value), {"round": value})
+            folder.write_checkpoint(arrays(value), a_state(value))
         monkeypatch.setattr(RunFolder, "write_json", write_json)
         found, state = folder.read_checkpoint()
         assert state["round"] == 1 and (found["w"] == arrays(1)["w"]).all()
 
 
 def test_the_checkpoint_comes_back(folder):
-    folder.write_checkpoint(arrays(1), {"round": 1, "extra": [1, 2]})
-    folder.write_checkpoint(arrays(2), {"round": 2, "extra": [3]})
+    folder.write_checkpoint(arrays(1), a_state(1, extra=[1, 2]))
+    folder.write_checkpoint(arrays(2), a_state(2, extra=[3]))
     found, state = folder.read_checkpoint()
     assert found["w"].tolist() == [2, 2, 2] and state["extra"] == [3]
 
 
 @pytest.mark.parametrize("victim", ["checkpoint.safetensors", "state.json"])
 def test_a_crash_at_any_write_leaves_the_old_pair(folder, monkeypatch, victim):
-    folder.write_checkpoint(arrays(1), {"round": 1})
+    folder.write_checkpoint(arrays(1), a_state(1))
     write = run_folder.write_atomically
 
     def dying(path, content, mode=0o644):
@@ -103,15 +104,15 @@ def test_a_crash_at_any_write_leaves_the_old_pair(folder, monkeypatch, victim):
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "write_atomically", dying)
         with pytest.raises(OSError, match="No space"):
-            folder.write_checkpoint(arrays(2), {"round": 2})
+            folder.write_checkpoint(arrays(2), a_state(2))
     found, state = folder.read_checkpoint()
     assert found["w"].tolist() == [1, 1, 1] and state["round"] == 1
-    folder.write_checkpoint(arrays(2), {"round": 2})
+    folder.write_checkpoint(arrays(2), a_state(2))
     assert folder.read_checkpoint()[1]["round"] == 2
 
 
 def test_a_damaged_checkpoint_is_an_error(folder):
-    folder.write_checkpoint(arrays(1), {"round": 1})
+    folder.write_checkpoint(arrays(1), a_state(1))
     (folder.path / "checkpoint.safetensors").write_bytes(b"damage")
     with pytest.raises(StateError, match="no readable checkpoint of round 1"):
         folder.read_checkpoint()
