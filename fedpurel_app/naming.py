@@ -96,12 +96,12 @@ def is_safe_name(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(SAFE_NAME, text) is not None
 
 
-def printable(line: str, most: int = 1000) -> str:
+def as_printed(line: str, most: int = 1000) -> str:
     """Return a line of a table or a log as :func:`clean` does, but with its spaces as they are.
 
     Examples
     --------
-    >>> printable("[ 1/80 global  ]")
+    >>> as_printed("[ 1/80 global  ]")
     '[ 1/80 global  ]'
     """
     shown = "".join("?" if unicodedata.category(one).startswith("C") else one for one in line[: most + 1])

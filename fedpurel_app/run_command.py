@@ -164,7 +164,7 @@ def _preflight(config: RunConfig) -> None:
         )
     source = DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
     for note in source.notes:
-        print(f"data: {note}", file=sys.stderr)
+        complain(f"data: {note}")
     with counting("Looking at images") as report:
         look_at(source, report)
     if config.backbone != "demo":
@@ -210,12 +210,12 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
             status = conductor.run(view.update)
         why = ": ".join(filter(None, [status, conductor.cause]))
     except KeyboardInterrupt:
-        _mark(folder, config, "stopped", "interrupted by the user")
         outcome = (folder.summary() or {}).get("outcome", "stopped")
         if outcome != "stopped":  # it was quicker
             return _outcome(folder, f"finished:{outcome}", expect)
         complain(f"stopped after round {_last_round(folder)}")
         _say_how_to_go_on(folder)
+        _mark(folder, config, "stopped", "interrupted by the user")
         return INTERRUPTED
     except Exception as error:
         why = str(error)

@@ -20,13 +20,13 @@ def doctor(capsys, *arguments, status=0):
 def test_it_tells_what_is_there_and_what_is_not(capsys):
     out = doctor(capsys, "--set", "max-per-class=4")
     assert "torch 2" in out and "cores" in out and "192 training and 96 test images, 48 classes" in out
-    assert "cache     features of train: to be made, 96.0 KiB on disk" in out
+    assert "cache     features of train: to be made of 60 images, once, 30.0 KiB on disk" in out
     assert "clip.safetensors" in out and "sites at a time" in out
 
 
 def test_pixels_and_weights_are_counted_for_families_inside_the_image_tower(capsys):
     out = doctor(capsys, "--set", "max-per-class=4", "--set", "peft=lora")
-    assert "pixels of train: to be made, 576.0 KiB on disk" in out
+    assert "pixels of train: to be made of 60 images, once, 180.0 KiB on disk" in out
 
 
 ABSENT = ("--preset", "paper/cifar100-prompt")

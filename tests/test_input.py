@@ -80,20 +80,25 @@ def test_a_run_in_which_nothing_was_trained_is_failed(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fedpurel_app.site.Site.train_global", fail)
     monkeypatch.setattr("fedpurel_app.site.Site.train_private", fail)
-    with pytest.raises(RunError, match="nothing was trained.*no luck"):
+    with pytest.raises(
+        RunError, match="(?s)the global model is that of before.*no luck.*no private branch was trained.*no luck"
+    ):
         run_tiny(tmp_path, global_rounds=1, personal_rounds=1)
     summary = RunFolder(tmp_path / "run").summary()
     assert summary["outcome"] == "failed" and "no luck" in summary["error"]
 
 
-def test_a_run_in_which_something_was_trained_is_completed(tmp_path, monkeypatch):
-    """Personal rounds without a reply do not take away what the global ones gave."""
+def test_a_phase_in_which_nothing_was_trained_is_told_from_the_other(tmp_path, monkeypatch):
+    """The global model is there and is scored, and yet what the run was for is not."""
 
     def fail(self, *arguments):
         raise RuntimeError("no luck")
 
     monkeypatch.setattr("fedpurel_app.site.Site.train_private", fail)
-    assert run_tiny(tmp_path, global_rounds=1, personal_rounds=1).summary()["outcome"] == "completed"
+    with pytest.raises(RunError, match="no private branch was trained"):
+        run_tiny(tmp_path, global_rounds=1, personal_rounds=1)
+    summary = RunFolder(tmp_path / "run").summary()
+    assert "before training" not in summary["error"] and summary["global"]["all"] > 0
 
 
 # --- terminals and notebooks ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fedpurel_app.naming import printable
+from fedpurel_app.naming import as_printed
 from fedpurel_app.reporting.console import round_line
 from fedpurel_app.reporting.log_lines import LogLines, encoding, is_over, outlook
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -83,4 +83,4 @@ class LiveView:
             self._print(progress)
 
     def _print(self, text: str) -> None:
-        self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+        self._console.print(as_printed(text), highlight=False, markup=False, soft_wrap=True)

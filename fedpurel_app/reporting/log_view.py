@@ -8,7 +8,7 @@ from types import TracebackType
 
 from rich.console import Console
 
-from fedpurel_app.naming import printable
+from fedpurel_app.naming import as_printed
 from fedpurel_app.reporting.live import LiveView
 from fedpurel_app.reporting.log_lines import LogLines
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -65,7 +65,7 @@ class LogView:
         if self.folder is not None:
             self._live.note(text)
         if self.folder is None or level != "INFO":  # rounds and summary are in the folder
-            self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+            self._console.print(as_printed(text), highlight=False, markup=False, soft_wrap=True)
         if text.startswith(_FOLDER) and not self.path:
             self.path = text.removeprefix(_FOLDER)
             self._look_for(RunFolder(Path(self.path)))

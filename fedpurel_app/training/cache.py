@@ -28,6 +28,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from fedpurel_app.errors import DiskFullError, StateError
 from fedpurel_app.files import write_atomically
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.training.augment import random_crop
@@ -137,13 +138,15 @@ def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> T
     """Give the text features of whole prompts, shape (C, D), L2-normalised, on the CPU; from the cache if there."""
     path = _file(folder, f"text|{backbone.fingerprint}|{list(prompts)}")
     store = RowStore(path, len(prompts))
-    with _made_by_one(path):
-        features, _ = store.open()
-        if features is None:
-            with _all_threads():
-                np.save(buffer := io.BytesIO(), backbone.encode_prompts(prompts).cpu().numpy())
-            write_atomically(path, buffer.getvalue(), mode=0o600)
-            features, _ = store.open()
+    features, _ = store.open()
+    if features is None:
+        with _made_by_one(path):
+            features, _ = store.open()  # another process may have been first
+            if features is None:
+                with _all_threads():
+                    np.save(buffer := io.BytesIO(), backbone.encode_prompts(prompts).cpu().numpy())
+                write_atomically(path, buffer.getvalue(), mode=0o600)
+                features, _ = store.open()
     return torch.from_numpy(np.array(_readable(features, path)))
 
 
@@ -190,10 +193,22 @@ def _file(folder: Path, key: str) -> Path:
 @contextmanager
 def _made_by_one(path: Path) -> Iterator[None]:
     """Let one process at a time make a file; the folder and all in it are its owner's alone."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.parent.chmod(0o700)
-    with FileLock(f"{path}.lock", mode=0o600):
+    lock = FileLock(f"{path}.lock", mode=0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.chmod(0o700)
+        lock.acquire()
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise StateError(
+            f"the cache {path.parent} cannot be written ({error.strerror}): make it yours, or set FEDPUREL_HOME to "
+            "another folder."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _readable(found: npt.NDArray[Any] | None, path: Path) -> npt.NDArray[Any]:

@@ -63,10 +63,10 @@ class RowStore:
         return found if found is not None and bool(done[rows].all()) else None
 
     def _map(self, path: Path) -> Array | None:
-        if not path.exists():
-            return None
         try:
             found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (FileNotFoundError, PermissionError):  # the second is told when it is to be written
+            return None
         except (ValueError, OSError, EOFError) as error:
             logger.warning("The cache file %s is damaged (%s) and is made again.", path, error)
             return None

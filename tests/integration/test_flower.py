@@ -123,7 +123,7 @@ def test_a_signal_is_answered_at_once_and_ends_the_run_after_its_round(tmp_path,
     said = int(line.removeprefix("stopping after round ").removesuffix("; press again to stop now"))
     code, output = finish(process)
     assert code == 130 and f"fedpurel run --resume {folder.path}" in output, output
-    assert time.monotonic() - pressed < 10, "a round takes less than a second"
+    assert time.monotonic() - pressed < 30, "a round takes about a second"
     assert folder.summary()["outcome"] == "stopped"
     ended = folder.read_checkpoint()[1]["round"]
     assert said - 1 <= ended <= said + 1 and ended == folder.rounds()[-1]["round"], "no round is cut in two"
@@ -140,7 +140,7 @@ def test_the_second_press_ends_the_round_and_the_run_is_resumed_bit_for_bit(tmp_
     os.kill(process.pid, signal.SIGINT)
     pressed = time.monotonic()
     code, output = finish(process)
-    assert code in (0, 130) and time.monotonic() - pressed < 10, output
+    assert code in (0, 130) and time.monotonic() - pressed < 30, output  # a round of 5,000 would go on
     assert not left_over(since)
     if code:
         assert folder.summary()["outcome"] == "stopped" and "--resume" in output
