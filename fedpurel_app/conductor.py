@@ -21,7 +21,7 @@ from typing import Any
 from fedpurel_app.errors import RunError, StateError
 from fedpurel_app.files import home
 from fedpurel_app.flower_run import SCRATCH, FlowerRun
-from fedpurel_app.processes import ray_address
+from fedpurel_app.processes import allow_open_files, ray_address
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _CONNECTION = "fedpurel"
@@ -126,6 +126,7 @@ class Conductor(FlowerRun):
 
     def _begin(self) -> None:
         """Start a SuperLink on a free port and make it known to ``flwr`` as a connection."""
+        allow_open_files()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,11 @@ from types import FrameType
 
 import psutil
 
+from fedpurel_app.errors import RunError
+
 _MARK = "FEDPUREL_CONDUCTOR"
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FILES, _LEAST_FILES = 4096, 256  # open at a time: wanted, and needed
 _GRACE = 5.0  # seconds that a round has to end in after a termination: soon after, whoever sent it kills
 _KILL_TIMEOUT = 10.0  # seconds
 
@@ -164,6 +168,26 @@ def say_now(line: str) -> None:
 def signals_held() -> contextlib.AbstractContextManager[None]:
     """Let an impatient Ctrl-C not cut the clean-up short, in a ``with`` statement."""
     return _handled(signal.SIG_IGN)
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files, and that of those it starts, as far as it may.
+
+    Raises
+    ------
+    RunError
+        When that leaves too few for Ray, which waits for ever then.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= _FILES:
+        return
+    allowed = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if allowed < _LEAST_FILES:
+        raise RunError(
+            f"this process may have {allowed} files open at a time, and Ray needs {_LEAST_FILES}: raise the limit "
+            "(ulimit -n)."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def ray_address() -> str:

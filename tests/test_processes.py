@@ -113,3 +113,27 @@ def test_temporary_files_lie_where_rays_sockets_can(tmp_path):
     room = 107 - len(f"/{SCRATCH}12345678{_SOCKET}")
     with pytest.raises(RunError, match=rf"may have {room} bytes .*{long} and /absent cannot be used. Set TMPDIR"):
         short_folder([str(long), "/absent"])
+
+
+LIMITED = """
+import resource, sys
+hard = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 60), hard))
+from fedpurel_app.errors import RunError
+from fedpurel_app.processes import allow_open_files
+try:
+    allow_open_files()
+except RunError as error:
+    print(error)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("hard", "said"), [(60, ["this process may have 60 files open at a time", "60"]), (1024, ["1024"])]
+)
+def test_a_limit_of_open_files_is_raised_or_named(hard, said):
+    """Ray waits for ever where it cannot open its files."""
+    result = subprocess.run([sys.executable, "-c", LIMITED, str(hard)], capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(said) and all(map(str.startswith, lines, said)), lines

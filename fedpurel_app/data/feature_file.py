@@ -83,6 +83,8 @@ def _read(
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f'{key} = "{path}": not a readable .npz file without pickles ({error}).') from error
+    except MemoryError as error:
+        raise DataError(f'{key} = "{path}": its arrays do not fit into memory ({error}).') from error
     there = [part for part in ("train", "test") if part in needed or f"{part}_features" in arrays]
     problems = _check_features(arrays, there, texts)
     if problems:
