@@ -256,7 +256,7 @@ class Server:
             line |= {"global": scoring.global_model, "tkl": scoring.tkl}
         if report is None:
             line["zero_shot"] = scoring.zero_shot
-            seconds["start_up"] = time.time() - self._process_started - sum(seconds.values())
+            seconds["start_up"] = max(0.0, time.time() - self._process_started - sum(seconds.values()))
         elif report.scores:
             line["sites"] = scoring.pooled(report.scores)
             self.folder.write_csv("sites.csv", SITE_COLUMNS, site_rows(report.scores))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 from flwr.app import Error, Message
@@ -207,6 +208,24 @@ def test_a_whole_run_on_encrypted_branches(tmp_path):
     assert timeless(sealed) == timeless(plain)
     files = list(branches(sealed.path / "private").values())
     assert files and all(content.startswith(b"fedpurel sealed") for content in files)
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [-1e7, 1e7])
+def test_a_clock_that_is_set_changes_nothing_but_dates(tmp_path, monkeypatch, alone, jump):
+    whole, now, moved = alone[0], time.time, []
+
+    def spy(message, reply):
+        moved.append(jump)
+
+    monkeypatch.setattr(time, "time", lambda: now() + sum(moved))
+    folder = run_tiny(tmp_path, experiment_id="e", state_dir=str(tmp_path / "state"), grid={"spy": spy})
+    assert len(moved) > 10 and timeless(folder) == timeless(whole)
+    seconds = folder.summary()["seconds"]
+    assert all(0 <= value < 600 for name, value in seconds.items() if name not in ("start_up", "total"))
+    assert seconds["start_up"] >= 0 and all(line["seconds"]["total"] < 600 for line in folder.rounds())
 
 
 # --- full disks -------------------------------------------------------------------------------------------------------

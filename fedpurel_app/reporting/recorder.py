@@ -36,14 +36,15 @@ class Recorder:
         earlier_seconds: float = 0.0,
     ) -> None:
         self.folder, self._trackers = folder, list(trackers)
-        self._started, self._earlier = started, earlier_seconds
-        self._first_round = time.time()
+        # From here on by a clock that nobody sets.
+        self._started, self._earlier = time.monotonic() - max(0.0, time.time() - started), earlier_seconds
+        self._first_round = time.monotonic()
         self._rounds_here = 0
 
     @property
     def seconds(self) -> float:
         """Time spent on the run, earlier parts of a resumed run included."""
-        return self._earlier + time.time() - self._started
+        return self._earlier + time.monotonic() - self._started
 
     def record(self, line: dict[str, Any], checkpoint: Callable[[], None]) -> None:
         """Write one round: its line, then the checkpoint that makes it count.
@@ -61,9 +62,9 @@ class Recorder:
         if line["round"]:
             self._rounds_here += 1
             left = line["total_rounds"] - line["round"]
-            eta = left * (time.time() - self._first_round) / self._rounds_here if left else None
+            eta = left * (time.monotonic() - self._first_round) / self._rounds_here if left else None
         else:
-            self._first_round = time.time()
+            self._first_round = time.monotonic()
         logger.log(INFO, round_line(line, eta))
         self._track(lambda tracker: tracker.log(flat_numbers(line), line["round"]))
 
