@@ -13,7 +13,7 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.tensor_file import dump, read
 from tests.support import run_tiny
 
-JSON = ("config.json", "state.json", "summary.json", "partition.json", "launch.json", "rounds.jsonl")
+JSON = ("config.json", "state.json", "summary.json", "partition.json", "launch.json", "classes.json", "rounds.jsonl")
 TABLES = ("sites.csv", "classes.csv")
 STRANGE = (
     None,
