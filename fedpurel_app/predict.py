@@ -11,6 +11,7 @@ import torch
 
 from fedpurel_app.data.opening import open_image
 from fedpurel_app.errors import DataError
+from fedpurel_app.naming import as_printed
 from fedpurel_app.trained import TrainedModel
 
 _AT_ONCE = 64  # images in memory
@@ -76,7 +77,7 @@ def as_text(predictions: Sequence[Prediction]) -> str:
     """Print predictions, one class a line."""
     lines = []
     for one in predictions:
-        lines += [str(one.image), *(f"  {100 * value:5.1f} %  {name}" for name, value in one.classes)]
+        lines += [str(one.image), *(f"  {100 * value:5.1f} %  {as_printed(name, 300)}" for name, value in one.classes)]
     return "\n".join(lines)
 
 

@@ -8,6 +8,10 @@ import sys
 
 from rich.console import Console
 
+from fedpurel_app.naming import as_printed
+
+_MOST = 4000  # characters of a line
+
 
 class Terminal(Console):
     """A console for work that goes on when nobody reads its output any more.
@@ -49,6 +53,6 @@ def silence() -> None:
 
 
 def complain(text: str) -> None:
-    """Print a line on the stream for errors, if anybody reads that one."""
+    """Print lines on the stream for errors, if anybody reads that one; what files and sites say may be in them."""
     with contextlib.suppress(BrokenPipeError):
-        print(text, file=sys.stderr, flush=True)
+        print("\n".join(as_printed(line, _MOST) for line in text.split("\n")), file=sys.stderr, flush=True)
