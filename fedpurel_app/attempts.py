@@ -3,13 +3,15 @@
 A run begins as attempt 1 and every resumption counts one up, so a site that has seen a later attempt knows an earlier
 one for a run that was given up. The token, drawn anew each time, tells two runs of the same attempt apart. Within an
 attempt a real site trains and is scored at most once a round, whatever a server sends: answers to one question that is
-asked again and again would tell what a single one does not.
+asked again and again would tell what a single one does not. The secret, drawn when an experiment begins and kept with
+its checkpoint, is known to its own servers alone: nobody else goes on with it, or shuts them out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,7 @@ from fedpurel_app.files import write_atomically
 from fedpurel_app.naming import clean
 
 FILE = "attempt.json"
-LONGEST_STEP = 100  # attempts that a site may have missed; a number far ahead would shut the honest server out
+LONGEST_STEP = 20  # attempts that a site may have missed
 Work = Literal["train", "evaluate"]
 
 
@@ -32,10 +34,18 @@ class Attempt:
         From 1; 0 = the server counts none.
     token : str
         Random, of the server's process.
+    secret : str
+        Random, of the experiment.
     """
 
     number: int = 0
     token: str = ""
+    secret: str = field(default="", repr=False)
+
+    @property
+    def seal(self) -> str:
+        """What is written down of the secret: its SHA-256, in hexadecimal digits."""
+        return hashlib.sha256(self.secret.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,10 @@ class Ledger:
         The last round of that attempt in which the site trained, and was scored; 0 for none.
     method : str
         What private state was trained by, in words that differ where methods do; empty before the first work.
+    evaluations : int
+        How often the site was scored, in all attempts.
+    seal : str
+        Of the experiment's secret; empty before anything.
     """
 
     number: int = 0
@@ -57,11 +71,12 @@ class Ledger:
     trained: int = 0
     evaluated: int = 0
     method: str = ""
+    evaluations: int = 0
+    seal: str = ""
 
-    @property
-    def attempt(self) -> Attempt:
-        """The latest attempt."""
-        return Attempt(self.number, self.token)
+    def is_of(self, attempt: Attempt) -> bool:
+        """Tell whether this is the book of an attempt."""
+        return (self.number, self.token, self.seal) == (attempt.number, attempt.token, attempt.seal)
 
 
 def seen(folder: Path) -> Ledger:
@@ -75,8 +90,9 @@ def seen(folder: Path) -> Ledger:
     path = folder / FILE
     try:
         content = json.loads(path.read_text("utf-8"))
-        trained, evaluated = int(content.get("trained", 0)), int(content.get("evaluated", 0))
-        return Ledger(int(content["number"]), str(content["token"]), trained, evaluated, str(content.get("method", "")))
+        counts = {name: int(content.get(name, 0)) for name in ("trained", "evaluated", "evaluations")}
+        texts = {name: str(content.get(name, "")) for name in ("method", "seal")}
+        return Ledger(int(content["number"]), str(content["token"]), **counts, **texts)  # type: ignore[arg-type]
     except FileNotFoundError:
         return Ledger()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -89,6 +105,11 @@ def seen(folder: Path) -> Ledger:
 def refuse_other(folder: Path, attempt: Attempt, experiment_id: str) -> None:
     """Raise AttemptError for an attempt that is over, for another run of the same one, and for one far ahead."""
     latest = seen(folder)
+    if latest.seal and latest.seal != attempt.seal:
+        raise AttemptError(
+            f'another run of experiment "{experiment_id}" has been here, which this one is no resumption of: resume '
+            "that one, from its run folder, or give this one an experiment-id of its own."
+        )
     if attempt.number < latest.number:
         raise AttemptError(
             f'attempt {attempt.number} of experiment "{experiment_id}" came after attempt {latest.number} had been '
@@ -111,11 +132,20 @@ def bind(folder: Path, attempt: Attempt, experiment_id: str) -> None:
     """Bind a folder to an attempt from now on; raises as :func:`refuse_other`. One process at a time may call it."""
     refuse_other(folder, attempt, experiment_id)
     latest = seen(folder)
-    if attempt != latest.attempt:
-        _write(folder, Ledger(attempt.number, attempt.token, method=latest.method))
+    if not latest.is_of(attempt):
+        fresh = replace(latest, number=attempt.number, token=attempt.token, trained=0, evaluated=0, seal=attempt.seal)
+        _write(folder, fresh)
 
 
-def book(folder: Path, attempt: Attempt, experiment_id: str, work: Work, round_number: int, method: str) -> None:
+def book(
+    folder: Path,
+    attempt: Attempt,
+    experiment_id: str,
+    work: Work,
+    round_number: int,
+    method: str,
+    most_evaluations: int,
+) -> None:
     """Bind a folder to an attempt and book a round's work, before it is done. One process at a time may call it.
 
     Parameters
@@ -127,6 +157,8 @@ def book(folder: Path, attempt: Attempt, experiment_id: str, work: Work, round_n
     round_number : int
     method : str
         See :class:`Ledger`.
+    most_evaluations : int
+        How often the site is scored in an experiment.
 
     Raises
     ------
@@ -148,9 +180,15 @@ def book(folder: Path, attempt: Attempt, experiment_id: str, work: Work, round_n
             f'experiment "{experiment_id}" was begun here with {clean(ledger.method)}, not with {clean(method)}: start '
             "another experiment."
         )
-    ledger = replace(ledger, method=method)
-    is_training = work == "train"
-    _write(folder, replace(ledger, trained=round_number) if is_training else replace(ledger, evaluated=round_number))
+    if work == "train":
+        _write(folder, replace(ledger, method=method, trained=round_number))
+        return
+    if ledger.evaluations >= most_evaluations:
+        raise AttemptError(
+            f'experiment "{experiment_id}" was scored {ledger.evaluations} times here, and this site allows '
+            f"{most_evaluations} (max-evaluations in its node config)."
+        )
+    _write(folder, replace(ledger, method=method, evaluated=round_number, evaluations=ledger.evaluations + 1))
 
 
 def _write(folder: Path, ledger: Ledger) -> None:

@@ -62,7 +62,8 @@ class Disclosure:
         if not self.trusted:
             if self.tells_no_scores or int(counts["global"].total.sum()) < self.node.min_test_images:
                 return {WITHHELD: 1}
-            counts = {model: self._rounded(one) for model, one in counts.items()}
+            told = [model for model in counts if model != "personalized" or self.node.scores != "global"]
+            counts = {model: self._rounded(counts[model]) for model in told}
         number = int(counts["global"].total.sum())
         if not number:
             return {WITHHELD: 1}

@@ -18,10 +18,13 @@ class Quota:
         Folders of experiments.
     size : int
         Bytes of all of them.
+    evaluations : int
+        How often a site is scored in one experiment.
     """
 
     experiments: int
     size: int
+    evaluations: int
 
     def require_experiment(self, root: Path, experiment_id: str) -> None:
         """Raise StateError when an experiment is new to a state folder that holds as many as it may."""

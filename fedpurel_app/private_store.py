@@ -87,7 +87,9 @@ class PrivateStore:
         AttemptError
             When the site serves another run of this experiment, or a later attempt.
         """
-        if bind and self._attempt.number and attempts.seen(self._folder).attempt != self._attempt:
+        # A real site books work alone: a question costs it no folder. What it has books of is bound at once.
+        bind = bind and (self._quota is None or (self._folder / attempts.FILE).exists())
+        if bind and self._attempt.number and not attempts.seen(self._folder).is_of(self._attempt):
             with self._alone():
                 drop_leftovers(self._folder)  # of a crash while writing
                 attempts.bind(self._folder, self._attempt, self._experiment_id)
@@ -115,7 +117,8 @@ class PrivateStore:
             self._quota.require_experiment(self._root, self._experiment_id)
         with self._alone():
             drop_leftovers(self._folder)  # of a crash while writing
-            attempts.book(self._folder, self._attempt, self._experiment_id, work, round_number, method)
+            most = self._quota.evaluations if self._quota is not None else round_number
+            attempts.book(self._folder, self._attempt, self._experiment_id, work, round_number, method, most)
 
     def stamps(self) -> list[int]:
         """List the rounds of the generations on disk, ascending."""

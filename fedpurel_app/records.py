@@ -11,7 +11,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from fedpurel_app.metrics import ClassCounts
-from fedpurel_app.naming import clean, is_safe_name
+from fedpurel_app.naming import clean, is_printable, is_safe_name
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 NUM_EXAMPLES = "num-examples"
@@ -24,6 +24,7 @@ CLIPPING_NORM = "clipping_norm"  # Flower's key in the messages of its wrappers 
 SERVER = "server"  # stands for the server where sites are named, so no site has this name
 DESCRIBE, PERSONALIZE = "query.describe", "train.personalize"
 PRIVACY, PRIVACY_MOD = "privacy", "mod"  # a reply's record, and the key that names the client's privacy mod
+LONGEST_NAME = 200  # characters of an array's name
 MODELS = ("zero-shot", "global", "personalized")
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -35,7 +36,9 @@ def to_array_record(arrays: Arrays) -> ArrayRecord:
 
 
 def to_arrays(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
-    """Unpack arrays by name; raises ValueError when the bytes are not what they claim to be."""
+    """Unpack arrays by name; raises ValueError when the bytes are not what they claim to be, or a name is no line."""
+    if not all(_is_short(name, LONGEST_NAME) for name in record):
+        raise ValueError(f"arrays have names that are no printable text of at most {LONGEST_NAME} characters")
     arrays = {name: array.numpy() for name, array in record.items()}
     for name, value in arrays.items():
         if value.shape != tuple(record[name].shape) or str(value.dtype) != record[name].dtype:
@@ -65,6 +68,9 @@ class Instruction:
         1 for a new run, one more for every resumption; 0 = not counted. A site refuses a lower one than it has seen.
     token : str
         Drawn by the server at each start. A site refuses another one of the same attempt: it is another run.
+    secret : str
+        Drawn when the experiment began, and kept with its checkpoint. A site serves the experiment for whoever knows
+        it, and refuses others that name the same experiment.
     """
 
     phase: str
@@ -74,6 +80,7 @@ class Instruction:
     simulation_dir: str = ""
     attempt: int = 0
     token: str = ""
+    secret: str = ""
 
     def to_config(self) -> ConfigRecord:
         """Pack."""
@@ -89,9 +96,12 @@ class Instruction:
         ]
         if wrong:
             raise ValueError(f"the server's message lacks {wrong}: server and site must run the same app version")
-        negative = [name for name, value in values.items() if isinstance(value, int) and value < 0]
-        if negative:
-            raise ValueError(f"the server's message has negative numbers: {negative}")
+        odd = [name for name, value in values.items() if isinstance(value, int) and value < 0]
+        odd += [name for name in ("phase", "token", "secret") if not _is_short(values[name], 64)]
+        odd += ["experiment_id"] if not is_safe_name(values["experiment_id"]) else []
+        odd += ["simulation_dir"] if not _is_short(values["simulation_dir"], 4096) else []
+        if odd:
+            raise ValueError(f"the server's message has numbers below 0, or text that is no short line: {odd}")
         return cls(**values)
 
     def require_work(self, last_round: int) -> None:
@@ -196,6 +206,10 @@ class Refusal:
         if kind not in ("attempt", "policy"):
             return None
         return cls(str(kind), clean(reason) if isinstance(reason, str) else "")
+
+
+def _is_short(text: str, most: int) -> bool:
+    return len(text) <= most and is_printable(text)
 
 
 def _is_count(value: Any) -> bool:

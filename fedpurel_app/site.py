@@ -104,7 +104,8 @@ class Site:
     def describe(self, instruction: Instruction | None = None) -> Description:
         """Say who this site is; ``num_examples`` is 0 for a node beyond the number of sites asked for."""
         # A first attempt binds this site with its first work only: one that dies before may be begun anew.
-        if instruction is not None and self._has_private_part:
+        if instruction is not None and (self._has_private_part or not self.simulated):
+            self._require_attempt(instruction)
             self._store(instruction).admit(bind=instruction.attempt > 1)
         spare = self.index >= self.sites
         if not self.simulated:  # a simulation's server meets the same data
@@ -247,12 +248,15 @@ class Site:
                 self._store(instruction).admit(bind=True)
             return
         instruction.require_work(self.node.max_rounds)
-        if instruction.attempt > self.node.max_attempts:
-            raise PolicyError(f"attempt {instruction.attempt}: this site allows at most {self.node.max_attempts}.")
+        self._require_attempt(instruction)
         if work == "train":
             require_few_steps(self.config, self.node, len(self._rows("train")))
         config = self.config
         self._store(instruction).begin(work, instruction.round, f"{config.algorithm}, {config.peft}, {config.shares}")
+
+    def _require_attempt(self, instruction: Instruction) -> None:
+        if not self.simulated and instruction.attempt > self.node.max_attempts:
+            raise PolicyError(f"attempt {instruction.attempt}: this site allows at most {self.node.max_attempts}.")
 
     def _store(self, instruction: Instruction) -> PrivateStore:
         """Open the private store: where the node says, else, in a simulation, where the run says."""
@@ -261,8 +265,10 @@ class Site:
             folder = self.config.state_dir or _shared(instruction.simulation_dir)
         root = Path(folder) if folder else home() / "private"
         key = read_key(Path(self.node.key_file)) if self.node.key_file else None
-        attempt = Attempt(instruction.attempt, instruction.token)
-        quota = None if self.simulated else Quota(self.node.max_experiments, self.node.max_private_bytes)
+        attempt = Attempt(instruction.attempt, instruction.token, instruction.secret)
+        node = self.node
+        bounds = (node.max_experiments, node.max_private_bytes, node.max_evaluations)
+        quota = None if self.simulated else Quota(*bounds)
         return PrivateStore(root, instruction.experiment_id, self.name, attempt, key, quota)
 
     def _order(self, instruction: Instruction) -> torch.Generator:

@@ -45,7 +45,9 @@ def test_a_twin_is_refused_and_harms_nothing(tmp_path, alone, during):
     same = {"experiment_id": "e", "state_dir": str(tmp_path / "state")}
 
     def start_another():
-        with pytest.raises(AttemptError, match=r'another run of experiment "e" has been here \(attempt 1\)'):
+        with pytest.raises(
+            AttemptError, match='another run of experiment "e" has been here, which this one is no resumption of'
+        ):
             run_tiny(tmp_path / "second", **same)
 
     first = run_tiny(tmp_path / "first", grid={"spy": once(during, start_another)}, **same)

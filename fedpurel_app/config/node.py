@@ -65,26 +65,28 @@ class NodeConfig(BaseModel):
         The node exists inside a simulation on its user's own machine; what follows does not apply there.
     share_class_counts : bool
         False keeps class counts here, whatever the run asks for.
-    scores : {"full", "totals", "none"}
-        What of its evaluations leaves: counts as the run asks for them, totals at most, or nothing.
+    scores : {"full", "totals", "global", "none"}
+        What of its evaluations leaves: counts as the run asks for them, totals at most, totals without those of the
+        personalized model, or nothing.
     metrics : {"full", "count"}
         What of its training leaves beside parameters: means over the steps of a global round, or its number of images.
     min_test_images : int
         Test images below which no score leaves.
     round_scores : int
         Scores leave rounded to multiples of this.
-    algorithms : str
-        Algorithms that it serves, separated by commas; empty = all.
+    algorithms, backbones : str
+        Those that it serves, separated by commas; empty = all. A backbone that is named by a tag is downloaded.
     require_privacy : str
         Kinds of ``privacy`` of which a run must have one, separated by commas; empty = none is needed.
     max_clipping_norm, min_noise_multiplier : float
-        What a run with privacy must keep to.
-    max_local_epochs, max_steps, max_batch_size, max_views, max_lora_rank, max_prompt_tokens, max_context_length : int
+        What a run with privacy must keep to; under ``local`` the noise is what ``local-epsilon`` and ``delta`` make it.
+    max_classes, max_local_epochs, max_steps, max_batch_size, max_views : int
+    max_lora_rank, max_prompt_tokens, max_context_length : int
         The most that a run may ask for; steps are those of one visit.
     min_learning_rate, max_learning_rate : float
         Bounds of both learning rates.
-    max_rounds, max_attempts : int
-        The highest round and attempt that it answers to, in each experiment.
+    max_rounds, max_attempts, max_evaluations : int
+        The highest round and attempt that it answers to, and how often it is scored, in each experiment.
     max_experiments, max_private_bytes : int
         How many experiments it keeps state of, and how much room all private branches may take.
     """
@@ -102,16 +104,18 @@ class NodeConfig(BaseModel):
     simulation: bool = False
 
     share_class_counts: bool = True
-    scores: Literal["full", "totals", "none"] = "full"
+    scores: Literal["full", "totals", "global", "none"] = "full"
     metrics: Literal["full", "count"] = "full"
     min_test_images: Annotated[int, Field(ge=0)] = 0
     round_scores: Limit = 1
 
     algorithms: Annotated[str, _names_of("algorithm")] = ""
+    backbones: str = ""
     require_privacy: Annotated[str, _names_of("privacy")] = ""
     max_clipping_norm: Rate = 1e6
     min_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
+    max_classes: Limit = 5000
     max_local_epochs: Limit = 100
     max_steps: Limit = 100_000
     max_batch_size: Limit = 8192
@@ -122,7 +126,8 @@ class NodeConfig(BaseModel):
     min_learning_rate: Rate = 1e-7
     max_learning_rate: Rate = 1e4
     max_rounds: Limit = 2000
-    max_attempts: Limit = 100
+    max_attempts: Limit = 200
+    max_evaluations: Limit = 500
     max_experiments: Limit = 1000
     max_private_bytes: Limit = 10 * 10**9
 

@@ -21,7 +21,7 @@ _BOUNDED = {
     "context-length": "max-context-length",
 }
 _CLIPPED = ("server-fixed", "server-adaptive", "client-fixed", "client-adaptive", "local")
-_NOISY = ("server-fixed", "server-adaptive", "client-fixed", "client-adaptive")
+_SENSITIVITY = 2.0  # of LocalDpMod, in clipping norms: two clipped updates lie that far apart
 
 
 def require_served(config: RunConfig, node: NodeConfig) -> None:
@@ -72,6 +72,8 @@ def _bounds(config: RunConfig, node: NodeConfig) -> Iterator[str]:
                 f"{key} = {rate:g}: this site allows {node.min_learning_rate:g} to {node.max_learning_rate:g} "
                 "(min-learning-rate, max-learning-rate in its node config)."
             )
+    if len(config.class_names) > node.max_classes:
+        yield f"{len(config.class_names)} classes: this site allows at most {node.max_classes} (max-classes)."
     rounds = sum(config.total_rounds)
     if rounds > node.max_rounds:
         yield f"{rounds} rounds: this site allows at most {node.max_rounds} (max-rounds in its node config)."
@@ -79,11 +81,28 @@ def _bounds(config: RunConfig, node: NodeConfig) -> Iterator[str]:
 
 def _demands(config: RunConfig, node: NodeConfig) -> Iterator[str]:
     served, kinds = split_names(node.algorithms), split_names(node.require_privacy)
+    backbones = split_names(node.backbones)
+    if backbones and config.dataset != "features" and config.backbone not in backbones:
+        yield f"backbone = {to_toml(config.backbone)}: this site serves {', '.join(backbones)}."
     if served and config.algorithm not in served:
         yield f"algorithm = {to_toml(config.algorithm)}: this site serves {', '.join(served)}."
     if kinds and config.privacy not in kinds:
         yield f"privacy = {to_toml(config.privacy)}: this site takes part with {' or '.join(kinds)} only."
     if config.privacy in _CLIPPED and config.clipping_norm > node.max_clipping_norm:
         yield f"clipping-norm = {config.clipping_norm:g}: this site allows at most {node.max_clipping_norm:g}."
-    if config.privacy in _NOISY and config.noise_multiplier < node.min_noise_multiplier:
-        yield f"noise-multiplier = {config.noise_multiplier:g}: this site wants {node.min_noise_multiplier:g} or more."
+    if config.privacy in _CLIPPED and (noise := noise_of(config)) < node.min_noise_multiplier:
+        how = "local-epsilon and delta make a" if config.privacy == "local" else "this run has a"
+        yield f"{how} noise-multiplier of {noise:.3g}: this site wants {node.min_noise_multiplier:g} or more."
+
+
+def noise_of(config: RunConfig) -> float:
+    """Return the noise of a run with privacy, as a multiple of its clipping norm.
+
+    Notes
+    -----
+    Of ``local``: sqrt(2 ln(1.25 / delta)) / epsilon times the sensitivity, as Flower's mod has it (the Gaussian
+    mechanism; Dwork and Roth, 2014, theorem A.1).
+    """
+    if config.privacy != "local":
+        return config.noise_multiplier
+    return _SENSITIVITY * math.sqrt(2 * math.log(1.25 / config.delta)) / config.local_epsilon

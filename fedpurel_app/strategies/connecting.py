@@ -70,22 +70,35 @@ def _is_refused(roster: Roster, there: int, wanted: int) -> bool:
     return 2 * refuse > there or (refuse > 0 and there - refuse < wanted <= there)
 
 
-def refuse_other_parts(roster: Roster, restored: Mapping[str, Description | None]) -> None:
-    """Raise RunError where data dealt out to sites are, on resuming, dealt out in another way.
+def refuse_other_parts(roster: Roster, restored: Mapping[str, Description | None]) -> list[str]:
+    """Leave out sites whose part of data that are dealt out is, on resuming, another than it was.
 
     Parameters
     ----------
     roster : Roster
     restored : mapping of str to Description or None
         What the sites said of themselves before.
+
+    Returns
+    -------
+    list of str
+        A line for each that was left out.
+
+    Raises
+    ------
+    RunError
+        When it is so for more than half of those that are present: the run was resumed with another number of sites.
     """
-    for name in roster.present:
+    present, odd = roster.present, dict[str, str]()
+    for name in present:
         old, new = restored.get(name), roster.descriptions[name]
         if not old or not new or not old.partitions:
             continue
         was, now = ((one.num_examples, one.partitions) for one in (old, new))
         if was != now:
-            raise RunError(
-                f"{name} had {was[0]} images of data dealt out to {was[1]} sites, now {now[0]} and {now[1]}. "
-                "Resume with as many sites as the run began with."
-            )
+            odd[name] = f"{name} had {was[0]} images of data dealt out to {was[1]} sites, now {now[0]} and {now[1]}"
+    if 2 * len(odd) > len(present):
+        raise RunError(f"{next(iter(odd.values()))}. Resume with as many sites as the run began with.")
+    for name in odd:
+        roster.dismiss(name, restored[name])
+    return [f"{line}: it is left out for now" for line in odd.values()]

@@ -110,7 +110,7 @@ class FedPuReL(Strategy):
     - ArrayRecord ``arrays``: the shared parameters.
     - ConfigRecord ``config``: what the user gave to ``start`` as ``train_config`` or ``evaluate_config``, Flower's
       ``server-round``, and ``phase`` ("global" or "personal"), ``round`` (of the schedule, from 1), ``experiment-id``,
-      ``private-round``, ``simulation-dir``, ``attempt`` and ``token`` (see
+      ``private-round``, ``simulation-dir``, ``attempt``, ``token`` and ``secret`` (see
       :class:`fedpurel_app.records.Instruction`), which take precedence.
 
     ============================ =======================================================================================
@@ -189,7 +189,8 @@ class FedPuReL(Strategy):
         self.connect_timeout, self.query_timeout = connect_timeout, query_timeout
         self.experiment_id, self.simulation_dir = experiment_id, simulation_dir
         self.weighted_by_key, self.num_classes = weighted_by_key, num_classes
-        self.attempt, self._token = 1, secrets.token_hex(8)
+        self.attempt, self._token, self._secret = 1, secrets.token_hex(8), secrets.token_hex(16)
+        self._without_mod: set[str] = set()
         self.roster = Roster()
         self._restored: dict[str, Description | None] = {}
         self.private_rounds: dict[str, int] = {}
@@ -236,7 +237,8 @@ class FedPuReL(Strategy):
         number = self.report.round if self.report else self.round_offset
         for note in self.roster.refresh(grid, self.query_timeout, patient, self._instruction("describe", number)):
             logger.log(WARNING, note)
-        refuse_other_parts(self.roster, self._restored)
+        for note in refuse_other_parts(self.roster, self._restored):
+            logger.log(WARNING, note)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -283,7 +285,7 @@ class FedPuReL(Strategy):
         def check(message: Message, site: str) -> MetricRecord:
             if is_global:
                 check_arrays(message.content, self._sent)
-                self._check_privacy(message.content)
+                self._check_privacy(message.content, site)
             elif message.content.array_records:
                 raise BadReplyError("sent arrays in a personal round; private branches stay at their site")
             description = self.roster.descriptions[site]
@@ -292,8 +294,9 @@ class FedPuReL(Strategy):
 
         screened = screen(replies, check, self.roster, self._expected)
         self._book(screened, MessageType.TRAIN if is_global else PERSONALIZE)
-        if not screened.messages and any(reason.startswith(_NO_MOD) for _, reason in screened.dropped):
-            raise RunError(f"Round {report.round}: {next(r for _, r in screened.dropped if r.startswith(_NO_MOD))}")
+        if not screened.messages and 2 * len(self._without_mod) > len(self.roster.names):
+            without = listed(sorted(self._without_mod))
+            raise RunError(f'Round {report.round}: {_NO_MOD}: expected "{self.required_mod}" of {without}')
         report.usable, metrics = list(screened.messages), screened.metrics
         report.keep_time("training", time.monotonic() - self._clock, metrics)
         # Clients without a personal phase do not fail in it: the quorum is one of those that have it.
@@ -383,6 +386,7 @@ class FedPuReL(Strategy):
             "failed_in_a_row": self._failed_in_a_row,
             "experiment_id": self.experiment_id,
             "attempt": self.attempt,
+            "secret": self._secret,
             "privacy": {} if self.clipping is None else self.clipping.state(self._may_be_lost),
         }
 
@@ -404,6 +408,7 @@ class FedPuReL(Strategy):
         self._failed_in_a_row = int(state["failed_in_a_row"])
         self.experiment_id = str(state["experiment_id"])
         self.attempt = int(state.get("attempt", 1)) + 1
+        self._secret = str(state.get("secret", ""))  # none was sent before there was one
         self.roster.restore(state["roster"], state.get("keys"))
         self._restored = dict(self.roster.descriptions)
         if self.clipping is not None:
@@ -450,6 +455,7 @@ class FedPuReL(Strategy):
             simulation_dir=self.simulation_dir,
             attempt=self.attempt,
             token=self._token,
+            secret=self._secret,
         )
 
     @property
@@ -480,7 +486,8 @@ class FedPuReL(Strategy):
     def _scores(self, site: str, metrics: MetricRecord) -> SiteScores:
         """Read a site's scores; raises BadReplyError."""
         description = self.roster.descriptions[site]
-        described = 0 if description is None else description.test_examples
+        # A site that does not tell how many test images it has is held, loosely, to its number of training images.
+        described = 0 if description is None else description.test_examples or 50 * description.num_examples
         return check_scores(metrics, self.weighted_by_key, self.num_classes, described)
 
     def _means(self, metrics: list[MetricRecord]) -> MetricRecord | None:
@@ -527,11 +534,12 @@ class FedPuReL(Strategy):
         }
         return Message(RecordDict(records), node, message.metadata.message_type)
 
-    def _check_privacy(self, content: RecordDict) -> None:
+    def _check_privacy(self, content: RecordDict, site: str) -> None:
         """Raise BadReplyError when a client did not do its part."""
         record = content.config_records.get(PRIVACY)
         said = record.get(PRIVACY_MOD) if record else None
         if self.required_mod and said != self.required_mod:
+            self._without_mod.add(site)
             raise BadReplyError(f'{_NO_MOD}: expected "{self.required_mod}", the reply says {said!r}')
         if self.clipping is not None:
             self.clipping.check(content, self._sent)

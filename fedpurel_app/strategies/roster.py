@@ -126,6 +126,20 @@ class Roster:
         self._nodes_of.setdefault(name, []).append(node)
         self.descriptions[name] = description
 
+    def dismiss(self, name: str, description: Description | None) -> None:
+        """Let a connected site go that is not what it was; it is asked again like one that failed to answer.
+
+        Parameters
+        ----------
+        name : str
+        description : Description or None
+            What it was.
+        """
+        for node in self._nodes_of.pop(name, []):
+            self._name_of.pop(node, None)
+            self._leave_out(node, "")
+        self.descriptions[name] = description
+
     @property
     def names(self) -> list[str]:
         """All site names, sorted."""

@@ -21,12 +21,20 @@ DEMANDS = {"require-privacy": "client-fixed, local", "max-clipping-norm": 0.5, "
         ({}, 'privacy = "none": this site takes part with client-fixed or local only'),
         ({"privacy": "server-fixed"}, 'privacy = "server-fixed": this site takes part with'),
         ({**PRIVATE, "clipping-norm": 0.6}, "clipping-norm = 0.6: this site allows at most 0.5"),
-        ({**PRIVATE, "noise-multiplier": 1.0}, "noise-multiplier = 1: this site wants 2 or more"),
+        ({**PRIVATE, "noise-multiplier": 1.0}, "this run has a noise-multiplier of 1: this site wants 2 or more"),
+        (
+            {"privacy": "local", "clipping-norm": 0.5, "delta": 0.999999},
+            "local-epsilon and delta make a noise-multiplier of 1.34: this site wants 2 or more",
+        ),
+        (
+            {**PRIVATE, "backbone": "ViT-B-16", "dataset": "sites", "peft": "prompt", "dataset-path": ""},
+            'backbone = "ViT-B-16"',
+        ),
         ({**PRIVATE, "algorithm": "prograd"}, 'algorithm = "prograd": this site serves fedpurel, fedavg'),
     ],
 )
 def test_what_a_site_demands_is_met_or_it_refuses(tmp_path, changes, reason):
-    site = Server(*feature_site(tmp_path, **DEMANDS, algorithms="fedpurel, fedavg"))
+    site = Server(*feature_site(tmp_path, **DEMANDS, algorithms="fedpurel, fedavg", backbones="demo"))
     for ask in (site.train, site.evaluate):
         arrays, extra = {"residual": np.zeros((4, 8), np.float32)}, {"clipping_norm": 0.5}
         reply = ask(arrays, 1, changes=changes, extra=extra)

@@ -118,6 +118,45 @@ def test_a_site_that_keeps_its_scores_tells_nothing_of_its_branch(twins):
 
 
 @LIGHT
+def test_a_site_may_keep_the_personalized_score_alone(twins):
+    _, one, two, arrays = twins
+    for site in (one, two):
+        site.node["scores"] = "global"
+    answers = [metrics(site.evaluate(arrays, 3, 2)) for site in (one, two)]
+    assert answers[0].keys() == {
+        "num-examples",
+        *(f"{model}/{part}" for model in ("zero-shot", "global") for part in ("correct", "total")),
+    }
+
+
+def test_what_stays_open_scores_of_the_personalized_model_tell_of_the_branch(tmp_path):
+    """One number of the branch by bisection, an evaluation for each bit: the share of one image's logits.
+
+    With all text features of the global branch but two made one, the personalized prediction flips where the branch's own
+    logit difference is made up for. docs/security.md states how many evaluations that takes, and what closes it.
+    """
+    config, node = feature_site(tmp_path, **{"max-evaluations": 20})
+    site = Server({**config, "private-learning-rate": 1.0}, node)
+    arrays = initial(site)
+    site.personalize(arrays, 1, 0)
+    low, high, asked = 0.0, 1.0, 0
+
+    def right(share, number):
+        turned = np.zeros_like(arrays["residual"])
+        turned[0], turned[1:] = 100 * np.eye(8)[0], 100 * (share * np.eye(8)[0] + (1 - share) * np.eye(8)[1])
+        return metrics(site.evaluate({"residual": turned.astype(np.float32)}, number, 1))["personalized/correct"]
+
+    first = right(low, 2)
+    assert first != right(high, 3), "the threshold lies between"
+    for asked in range(4, 20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if right(middle, asked) == first else (low, middle)
+    assert high - low < 2.0**-15 and asked == 19
+    assert site.evaluate(arrays, 30, 1).error.reason.count("max-evaluations") == 0
+    assert "max-evaluations" in [site.evaluate(arrays, number, 1) for number in (31, 32, 33)][-1].error.reason
+
+
+@LIGHT
 def test_metrics_of_a_global_round_over_a_private_part_are_not_told(twins):
     name, one, two, arrays = twins
     answers = [metrics(site.train(arrays, 3, 2)) for site in (one, two)]

@@ -414,11 +414,23 @@ def test_other_parts_of_the_data_are_refused_when_resuming():
     first = strategy(Schedule(2, 0))
     run(first, rounds=1)
     state = first.state()
-    state["roster"]["s0"] = {**state["roster"]["s0"], "partitions": 9}
+    state["roster"] = {name: {**one, "partitions": 9} for name, one in state["roster"].items()}
     second = strategy(Schedule(2, 0))
     second.restore(state)
     with pytest.raises(RunError, match=r"s0 had .* dealt out to 9 sites"):
         run(second, rounds=1)
+
+
+def test_one_site_with_another_part_of_the_data_is_left_out_when_resuming(caplog):
+    first = strategy(Schedule(2, 0))
+    run(first, rounds=1)
+    state = first.state()
+    state["roster"]["s0"] = {**state["roster"]["s0"], "partitions": 9}
+    second = strategy(Schedule(2, 0), num_sites=0)
+    second.restore(state)
+    _, (report,) = run(second, rounds=1)
+    assert report.usable == ["s1", "s2", "s3", "s4"] and ("s0", "not connected") in report.dropped
+    assert "dealt out to 9 sites" in caplog.text and second.roster.descriptions["s0"].partitions == 9
 
 
 def test_as_many_sites_as_there_are():

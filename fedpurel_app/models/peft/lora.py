@@ -192,10 +192,13 @@ def block_numbers(text: str, depth: int) -> list[int]:
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            found |= set(range(int(first), int(last or first) + 1))
+            low, high = int(first), int(last or first)
+            if not 0 <= low <= high < depth:  # before a range is written out: it may be one of a billion
+                raise ValueError
+            found |= set(range(low, high + 1))
     except ValueError:
         found = set()
-    if not found or max(found) >= depth:
+    if not found:
         raise ConfigError(
             f'lora-blocks = "{text}": give "all", or numbers and ranges as "0-5,11"; this tower has blocks 0 to '
             f"{depth - 1}."
