@@ -28,7 +28,7 @@ DEMANDS = {"require-privacy": "client-fixed, local", "max-clipping-norm": 0.5, "
         ),
         (
             {**PRIVATE, "backbone": "ViT-B-16", "dataset": "sites", "peft": "prompt", "dataset-path": ""},
-            'backbone = "ViT-B-16"',
+            'backbone = "ViT-B-16": this site serves demo',
         ),
         ({**PRIVATE, "algorithm": "prograd"}, 'algorithm = "prograd": this site serves fedpurel, fedavg'),
     ],
