@@ -174,10 +174,10 @@ class RunFolder:
 
     # --- JSON -------------------------------------------------------------------------------------------------------
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, content: Mapping[str, Any], mode: int = 0o644) -> None:
         """Write a JSON file, whole or not at all."""
         text = json.dumps({"schema": SCHEMA, **_finite(content)}, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / name, text.encode())
+        write_atomically(self.path / name, text.encode(), mode)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of this folder; raises StateError when it is absent, damaged or foreign."""
@@ -229,7 +229,7 @@ class RunFolder:
             if read(current)[1].get("round") == self.read_json("state.json")["round"]:
                 current.replace(previous)
         write_atomically(current, dump(arrays, {"schema": SCHEMA, "round": state["round"]}))
-        self.write_json("state.json", state)
+        self.write_json("state.json", state, mode=0o600)  # the experiment's secret is in it
 
     def read_checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Read the last matching pair of arrays and state.

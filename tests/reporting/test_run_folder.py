@@ -72,7 +72,7 @@ def test_a_crash_twice_at_the_same_point_leaves_the_old_pair(folder, monkeypatch
     folder.write_checkpoint(arrays(1), a_state(1))
     write_json = RunFolder.write_json
 
-    def full_disk(self, name, content):
+    def full_disk(self, name, content, mode=0):
         raise OSError("no space left on device")
 
     for value in (2, 3):  # each dies after the arrays, before the state
@@ -137,3 +137,9 @@ def test_new_folders_have_dated_names_and_never_collide(home):
     second.mkdir()
     assert second.name == f"{first.name}-2"
     assert new_run_path("fedpurel", "prompt", "shapes", 7).name == f"{first.name}-3"
+
+
+def test_the_state_which_holds_the_experiments_secret_is_its_owners_alone(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_checkpoint({"w": np.zeros(1)}, {"round": 1})
+    assert (folder.path / "state.json").stat().st_mode & 0o777 == 0o600
