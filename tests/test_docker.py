@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from cryptography import x509
 from flwr.common.config import parse_config_args
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE
 from flwr.supercore.cli.flower_superexec import _parse_args as superexec
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink as superlink
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as supernode
@@ -157,6 +159,49 @@ def test_secrets_are_declared_given_to_who_uses_them_and_made_by_the_generator(t
         assert set(found) == {"file"}
     assert content["services"]["gate"]["volumes"] == ["./gate.conf:/run/configs/gate.conf:ro"]
     assert (DOCKER / "gate.conf").is_file() and "-c /run/configs/gate.conf" in " ".join(commands("tls")["gate"])
+
+
+# --- a node's start and end -------------------------------------------------------------------------------------------
+
+
+def node(folder, command):
+    """Start ``start-node`` where ``sleep`` and the command write down that they were called; gives process and log."""
+    log = folder / "log"
+    (folder / "sleep").write_text(f"#!/bin/sh\necho pause of $1 >> {log}\n")
+    (folder / "supernode").write_text(f"#!/bin/sh\n{command.replace('LOG', str(log))}\n")
+    for path in (folder / "sleep", folder / "supernode"):
+        path.chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.Popen([DOCKER / "start-node", "supernode", "up"], env=environment, stderr=subprocess.PIPE), log
+
+
+def test_a_node_that_ended_is_away_for_longer_than_flower_takes_to_notice(tmp_path):
+    process, log = node(tmp_path, "echo node $1 >> LOG; exit 7")
+    _, said = process.communicate(timeout=60)
+    first, ran, second = log.read_text().splitlines()
+    assert process.returncode == 7 and ran == "node up" and b"exit code 7" in said
+    assert int(first.removeprefix("pause of ")) > 3  # the ServerApp asks every 3 s
+    noticed = HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
+    assert int(second.removeprefix("pause of ")) >= noticed + 10
+
+
+def test_a_node_that_is_stopped_may_say_goodbye_and_is_not_waited_for(tmp_path):
+    process, log = node(tmp_path, "trap 'echo goodbye >> LOG; exit 0' TERM; echo up >> LOG; while :; do :; done")
+    deadline = time.monotonic() + 60
+    while not log.exists() or "up" not in log.read_text().split():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 0
+    assert log.read_text().splitlines()[1:] == ["up", "goodbye"]
+    process.stderr.close()
+
+
+def test_every_node_and_nothing_else_is_started_so():
+    for name in STACKS:
+        for service, found in stack(name)["services"].items():
+            expected = ["start-node"] if service.startswith("supernode-") else None
+            assert found.get("entrypoint") == expected, service
 
 
 # --- certificates -----------------------------------------------------------------------------------------------------
