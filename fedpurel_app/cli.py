@@ -49,6 +49,9 @@ def _call(arguments: Sequence[str] | None) -> int:
     except FedPurelError as error:
         complain(f"error: {error}")
         return run_command.FAILED if isinstance(error, RunError | DiskFullError) else run_command.BAD_INPUT
+    except PermissionError as error:  # files of another user: whoever opens one of them first meets it
+        complain(f"error: {error.filename or 'a file'} is not open to this user: run as its owner, or have it opened.")
+        return run_command.BAD_INPUT
     except (MemoryError, ImportError) as error:  # a limit of memory keeps libraries from being loaded, too
         complain(f"error: {type(error).__name__}: {error}. Either there is too little memory, or a package is broken.")
         return run_command.FAILED

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -305,3 +306,13 @@ def test_outcomes_written_by_the_server_are_not_overwritten(tmp_path):
 def test_a_file_in_the_place_of_the_folder_of_private_branches_is_refused_before_flower_starts(tmp_path, capsys):
     assert cli.main(["run", "--set", f"state-dir={__file__}", "--out", str(tmp_path / "run")]) == 2
     assert "is a file: give a folder" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [["show"], ["compare"], ["plot"], ["run", "--resume"]])
+def test_files_of_another_user_are_named_without_a_traceback(monkeypatch, capsys, tmp_path, command):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert cli.main([*command, str(tmp_path)]) == 2
+    assert f"{tmp_path / 'config.json'} is not open to this user" in capsys.readouterr().err

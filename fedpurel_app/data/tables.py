@@ -20,6 +20,8 @@ from fedpurel_app.naming import listed
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_MOST_UNPACKED, _MOST_PACKED = 2**28, 50  # bytes, and times the file: encoded images hardly shrink
+
 
 @dataclass(frozen=True)
 class TableSplit:
@@ -144,7 +146,15 @@ def columns_of(file: Path) -> Any:
     from pyarrow import parquet
 
     try:
-        return datasets.Features.from_arrow_schema(parquet.read_schema(file))
+        with parquet.ParquetFile(file) as opened:
+            facts = opened.metadata
+            unpacked = sum(facts.row_group(index).total_byte_size for index in range(facts.num_row_groups))
+            if unpacked > _MOST_UNPACKED and unpacked > _MOST_PACKED * file.stat().st_size:
+                raise DataError(
+                    f"{file} has {file.stat().st_size:,} bytes and unpacks to {unpacked:,}, as no file of images does: "
+                    "it is not opened."
+                )
+            return datasets.Features.from_arrow_schema(opened.schema_arrow)
     except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not a readable parquet file ({type(error).__name__}: {error}).") from error
 

@@ -182,3 +182,15 @@ def test_a_superclass_that_is_not_one_is_refused(tmp_path):
         datasets.Dataset.from_dict(found, features=features).to_parquet(tmp_path / "data" / f"{part}-0.parquet")
     with pytest.raises(DataError, match='"coarse_label" .* one superclass for every class, and does not for a'):
         DATASETS["cifar100"].load(str(tmp_path), 0)
+
+
+def test_a_parquet_file_that_unpacks_to_very_much_is_not_opened(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    cells = [{"bytes": bytes(150 * 2**20), "path": None}] * 2
+    table = pyarrow.table({"image": cells, "label": ["cat", "dog"]})
+    parquet.write_table(table, tmp_path / "train.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "train.parquet").stat().st_size < 10**6
+    with pytest.raises(DataError, match=r"train.parquet has .* bytes and unpacks to 314,.*: it is not opened"):
+        load_own(str(tmp_path), ("cat", "dog"), 0)
