@@ -2,9 +2,10 @@
 
 A run begins as attempt 1 and every resumption counts one up, so a site that has seen a later attempt knows an earlier
 one for a run that was given up. The token, drawn anew each time, tells two runs of the same attempt apart. Within an
-attempt a real site trains and is scored at most once a round, whatever a server sends: answers to one question that is
-asked again and again would tell what a single one does not. The secret, drawn when an experiment begins and kept with
-its checkpoint, is known to its own servers alone: nobody else goes on with it, or shuts them out.
+attempt a real site trains and is scored at most once a round, whatever a server sends: answers to many questions would
+tell what a single one does not. The very same message is answered again, as its answer may have been lost on the way;
+it gets the same one. The secret, drawn when an experiment begins and kept with its checkpoint, is known to its own
+servers alone: nobody else goes on with it, or shuts them out.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Ledger:
         Of the latest attempt.
     trained, evaluated : int
         The last round of that attempt in which the site trained, and was scored; 0 for none.
+    training, evaluation : str
+        Digests of the messages that asked for it.
     method : str
         What private state was trained by, in words that differ where methods do; empty before the first work.
     evaluations : int
@@ -73,6 +76,8 @@ class Ledger:
     method: str = ""
     evaluations: int = 0
     seal: str = ""
+    training: str = ""
+    evaluation: str = ""
 
     def is_of(self, attempt: Attempt) -> bool:
         """Tell whether this is the book of an attempt."""
@@ -91,7 +96,7 @@ def seen(folder: Path) -> Ledger:
     try:
         content = json.loads(path.read_text("utf-8"))
         counts = {name: int(content.get(name, 0)) for name in ("trained", "evaluated", "evaluations")}
-        texts = {name: str(content.get(name, "")) for name in ("method", "seal")}
+        texts = {name: str(content.get(name, "")) for name in ("method", "seal", "training", "evaluation")}
         return Ledger(int(content["number"]), str(content["token"]), **counts, **texts)  # type: ignore[arg-type]
     except FileNotFoundError:
         return Ledger()
@@ -133,8 +138,8 @@ def bind(folder: Path, attempt: Attempt, experiment_id: str) -> None:
     refuse_other(folder, attempt, experiment_id)
     latest = seen(folder)
     if not latest.is_of(attempt):
-        fresh = replace(latest, number=attempt.number, token=attempt.token, trained=0, evaluated=0, seal=attempt.seal)
-        _write(folder, fresh)
+        kept = {"method": latest.method, "evaluations": latest.evaluations}
+        _write(folder, Ledger(attempt.number, attempt.token, seal=attempt.seal, **kept))  # type: ignore[arg-type]
 
 
 def book(
@@ -143,6 +148,7 @@ def book(
     experiment_id: str,
     work: Work,
     round_number: int,
+    request: str,
     method: str,
     most_evaluations: int,
 ) -> None:
@@ -155,6 +161,8 @@ def book(
     experiment_id : str
     work : {"train", "evaluate"}
     round_number : int
+    request : str
+        Digest of all that the message asks.
     method : str
         See :class:`Ledger`.
     most_evaluations : int
@@ -168,9 +176,12 @@ def book(
     """
     bind(folder, attempt, experiment_id)
     ledger = seen(folder)
-    done = ledger.trained if work == "train" else ledger.evaluated
+    is_training = work == "train"
+    done = ledger.trained if is_training else ledger.evaluated
+    if round_number == done and request == (ledger.training if is_training else ledger.evaluation):
+        return
     if round_number <= done:
-        does = "trains" if work == "train" else "is scored"
+        does = "trains" if is_training else "is scored"
         raise AttemptError(
             f"round {round_number} came after round {done}, and this site {does} once a round: in one attempt rounds "
             "only rise."
@@ -180,15 +191,17 @@ def book(
             f'experiment "{experiment_id}" was begun here with {clean(ledger.method)}, not with {clean(method)}: start '
             "another experiment."
         )
-    if work == "train":
-        _write(folder, replace(ledger, method=method, trained=round_number))
+    ledger = replace(ledger, method=method)
+    if is_training:
+        _write(folder, replace(ledger, trained=round_number, training=request))
         return
     if ledger.evaluations >= most_evaluations:
         raise AttemptError(
             f'experiment "{experiment_id}" was scored {ledger.evaluations} times here, and this site allows '
             f"{most_evaluations} (max-evaluations in its node config)."
         )
-    _write(folder, replace(ledger, method=method, evaluated=round_number, evaluations=ledger.evaluations + 1))
+    count = ledger.evaluations + 1
+    _write(folder, replace(ledger, evaluated=round_number, evaluation=request, evaluations=count))
 
 
 def _write(folder: Path, ledger: Ledger) -> None:

@@ -96,13 +96,15 @@ class PrivateStore:
         else:
             attempts.refuse_other(self._folder, self._attempt, self._experiment_id)
 
-    def begin(self, work: Work, round_number: int, method: str) -> None:
+    def begin(self, work: Work, round_number: int, request: str, method: str) -> None:
         """Let a round's work in once, or refuse it, before it is done.
 
         Parameters
         ----------
         work : {"train", "evaluate"}
         round_number : int
+        request : str
+            Digest of all that the message asks: the very same one is let in again.
         method : str
             Says what trains private state; see :class:`fedpurel_app.attempts.Ledger`.
 
@@ -118,7 +120,7 @@ class PrivateStore:
         with self._alone():
             drop_leftovers(self._folder)  # of a crash while writing
             most = self._quota.evaluations if self._quota is not None else round_number
-            attempts.book(self._folder, self._attempt, self._experiment_id, work, round_number, method, most)
+            attempts.book(self._folder, self._attempt, self._experiment_id, work, round_number, request, method, most)
 
     def stamps(self) -> list[int]:
         """List the rounds of the generations on disk, ascending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -129,7 +130,7 @@ class Site:
     def train_global(self, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared parameters on this site's data; give what may be shared."""
         experiment = self.experiment
-        self._begin("train", instruction)
+        self._begin("train", arrays, instruction)
         module = self._global_branch(arrays, instruction)
         data = experiment.training_data(self._rows("train"), module.takes_pixels)
         step = global_step(experiment.algorithm, experiment.options)
@@ -147,7 +148,7 @@ class Site:
         experiment = self.experiment
         if experiment.algorithm.personalization is None:
             raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
-        self._begin("train", instruction)
+        self._begin("train", arrays, instruction)
         frozen = self._global_branch(arrays, instruction)
         private = self._private_branch(frozen, instruction)
         before = {name: value.copy() for name, value in _numpy(private).items()}
@@ -167,7 +168,7 @@ class Site:
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
         experiment = self.experiment
-        self._begin("evaluate", instruction)
+        self._begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores({}))
         shared = self._global_branch(arrays, instruction)
@@ -237,7 +238,7 @@ class Site:
     def _has_private_part(self) -> bool:
         return self.experiment.algorithm.personalization is not None or self.experiment.keeps_parts
 
-    def _begin(self, work: Work, instruction: Instruction) -> None:
+    def _begin(self, work: Work, arrays: Arrays, instruction: Instruction) -> None:
         """Refuse what this site does not work for.
 
         In a simulation that is a second run of the experiment, where there is a private part to protect. A real site
@@ -252,7 +253,8 @@ class Site:
         if work == "train":
             require_few_steps(self.config, self.node, len(self._rows("train")))
         config = self.config
-        self._store(instruction).begin(work, instruction.round, f"{config.algorithm}, {config.peft}, {config.shares}")
+        method = f"{config.algorithm}, {config.peft}, {config.shares}"
+        self._store(instruction).begin(work, instruction.round, _digest(arrays, instruction, config), method)
 
     def _require_attempt(self, instruction: Instruction) -> None:
         if not self.simulated and instruction.attempt > self.node.max_attempts:
@@ -304,6 +306,14 @@ def _shared(simulation_dir: str) -> str:
             "machines share, at the same path. Private branches are kept there."
         )
     return simulation_dir
+
+
+def _digest(arrays: Arrays, instruction: Instruction, config: RunConfig) -> str:
+    """Return the SHA-256 of all that a message asks of a site."""
+    digest = hashlib.sha256(f"{instruction!r}|{config!r}".encode())
+    for name, value in sorted(arrays.items()):
+        digest.update(f"|{name}|{value.dtype.str}|{value.shape}|".encode() + value.tobytes())
+    return digest.hexdigest()
 
 
 def _is_finite(arrays: Arrays) -> bool:
