@@ -77,8 +77,10 @@ class Clock:
             setattr(owner, name, timed)
 
 
-def answer(kind: str, settings: dict[str, Any], node: dict[str, Any], arrays: Path) -> dict[str, Any]:
-    """Answer one message in this process; give seconds by part, and what was imported."""
+def answer(
+    kind: str, round_number: int, settings: dict[str, Any], node: dict[str, Any], arrays: Path
+) -> dict[str, Any]:
+    """Answer one message in this process; return seconds by part, and what was imported."""
     clock = Clock()
     with clock.part("bare"):
         import flwr.clientapp  # noqa: F401
@@ -107,7 +109,8 @@ def answer(kind: str, settings: dict[str, Any], node: dict[str, Any], arrays: Pa
         clock.watch(owner, name, part)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     phase = "personal" if kind == "train.personalize" else "global"
-    content = RecordDict({CONFIG: Instruction(phase, 1, "benchmark").to_config()})
+    experiment_id = f"benchmark-{settings['peft']}-{kind.replace('.', '-')}"  # of one method, and its rounds only rise
+    content = RecordDict({CONFIG: Instruction(phase, round_number, experiment_id).to_config()})
     if arrays.exists():
         with np.load(arrays) as stored:
             content[ARRAYS] = to_array_record(dict(stored))
@@ -125,9 +128,9 @@ def answer(kind: str, settings: dict[str, Any], node: dict[str, Any], arrays: Pa
     return {"seconds": clock.seconds, "imported": [name for name in heavy if name in sys.modules]}
 
 
-def ask(kind: str, settings: dict[str, Any], node: dict[str, Any], arrays: Path) -> dict[str, Any]:
+def ask(kind: str, round_number: int, settings: dict[str, Any], node: dict[str, Any], arrays: Path) -> dict[str, Any]:
     """Start a process that answers one message."""
-    task = json.dumps([kind, settings, node, str(arrays)])
+    task = json.dumps([kind, round_number, settings, node, str(arrays)])
     command = [sys.executable, __file__, "--answer", task]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -170,8 +173,8 @@ def main() -> None:
     parser.add_argument("--answer", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answer:
-        kind, settings, node, arrays = json.loads(options.answer)
-        print(json.dumps(answer(kind, settings, node, Path(arrays))))
+        kind, round_number, settings, node, arrays = json.loads(options.answer)
+        print(json.dumps(answer(kind, round_number, settings, node, Path(arrays))))
         return
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -180,10 +183,10 @@ def main() -> None:
         settings, node = prepare(folder, options.backbone)
         cases = [(family, kind) for family in options.families for kind in KINDS]
         for family, kind in cases:  # fills the caches
-            ask(kind, settings | {"peft": family}, node, folder / f"{family}.npz")
-        for _ in range(options.rounds):
+            ask(kind, 1, settings | {"peft": family}, node, folder / f"{family}.npz")
+        for number in range(2, options.rounds + 2):
             for family, kind in cases:
-                one = ask(kind, settings | {"peft": family}, node, folder / f"{family}.npz")
+                one = ask(kind, number, settings | {"peft": family}, node, folder / f"{family}.npz")
                 case = found.setdefault(f"{family} {kind}", {"runs": []})
                 case["runs"].append(one["seconds"])
                 case["imported"] = one["imported"]

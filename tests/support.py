@@ -6,7 +6,6 @@ import copy
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -194,7 +193,7 @@ def write_images(root: Path, shades: Mapping[str, Iterable[int]]) -> None:
 
 
 def flwr_run(project: Path, folder: Path, config: str, federation: str, port: int) -> str:
-    """Submit an app folder by ``flwr run --stream`` to a SuperLink of its own; gives the output, leaves no process."""
+    """Submit an app folder by ``flwr run --stream`` to a SuperLink of its own; return the output, leaves no process."""
     home = folder / "flwr"
     home.mkdir()
     environment = os.environ | {
@@ -208,13 +207,12 @@ def flwr_run(project: Path, folder: Path, config: str, federation: str, port: in
     command = ["flwr", "run", str(project), "--stream"]
     command += ["--run-config", config] if config else []
     command += ["--federation-config", federation] if federation else []
-    since = time.time()
     try:
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     finally:
         for process in psutil.process_iter():
             try:
-                if process.create_time() > since and process.environ().get("FLWR_HOME") == str(home):
+                if process.environ().get("FLWR_HOME") == str(home):
                     process.kill()
             except psutil.Error:
                 continue
