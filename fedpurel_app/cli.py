@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run an experiment in a simulation on this machine, or elsewhere")
-    run.set_defaults(command=run_command.run)
+    run.set_defaults(command=_run)
     run.add_argument(
         "--preset",
         metavar="NAME",
@@ -137,7 +137,6 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--preset", metavar="NAME", help="as for run")
     doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="as for run")
-
     doctor.add_argument(
         "--node-config",
         metavar="TEXT",
@@ -149,6 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     keygen.set_defaults(command=_keygen)
     keygen.add_argument("file", metavar="FILE", type=Path)
     return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.superlink and not (options.list_presets or options.list_keys):
+        from fedpurel_app.remote_command import run_remote
+
+        return run_remote(options)
+    return run_command.run(options)
 
 
 def _keygen(options: argparse.Namespace) -> int:

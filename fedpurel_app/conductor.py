@@ -180,7 +180,7 @@ def short_folder(candidates: Sequence[str]) -> str:
 
 
 def _attempt(folder: RunFolder) -> int:
-    """Give the number of the attempt that last had a round before it; 0 where none had."""
+    """Return the number of the attempt that last had a round before it; 0 where none had."""
     with contextlib.suppress(StateError, KeyError, TypeError, ValueError):
         return int(folder.read_json("state.json")["attempt"])
     return 0

@@ -1,10 +1,12 @@
-"""Where a site reads from: where its node says, whatever path a server names."""
+"""Where a site reads from and writes to: where its node says, whatever path a server names."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fedpurel_app.config import NODE_EXAMPLE, NodeConfig, RunConfig
 from fedpurel_app.errors import ConfigError
-from fedpurel_app.files import names_weights
+from fedpurel_app.files import home, names_weights
 
 
 def with_own_paths(config: RunConfig, node: NodeConfig, simulated: bool) -> RunConfig:
@@ -44,3 +46,15 @@ def with_own_paths(config: RunConfig, node: NodeConfig, simulated: bool) -> RunC
     if simulated and not own:
         return config
     return config.model_copy(update={"dataset_path": node.data, "pretrained": node.pretrained or config.pretrained})
+
+
+def cache_folder(node: NodeConfig, simulated: bool) -> Path:
+    """Return the folder of a node's feature cache; sites of a simulation share their user's."""
+    # No experiment can have a name that begins with a dot.
+    return Path(node.state_dir) / ".cache" if node.state_dir and not simulated else home() / "cache"
+
+
+def private_folder(node: NodeConfig, otherwise: str = "") -> Path:
+    """Return the folder of a node's private state: its own, else another one if there is any, else this user's."""
+    folder = node.state_dir or otherwise
+    return Path(folder) if folder else home() / "private"

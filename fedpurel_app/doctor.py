@@ -70,7 +70,7 @@ def examine(config: RunConfig) -> Iterator[Finding]:
 
 
 def _part(name: str, lines: Iterator[str], online: bool) -> Generator[Finding, None, bool]:
-    """Give the lines of a part under its name, or what is missing of it; returns whether all is there."""
+    """Yield the lines of a part under its name, or what is missing of it, and return whether all is there."""
     label = name
     try:
         for line in lines:
@@ -111,8 +111,7 @@ def _weights(experiment: Experiment) -> Iterator[str]:
 
 def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
     config = experiment.config
-    text_alone = config.peft == "lora" and config.lora_tower == "text"
-    takes_pixels = experiment.family.needs == "image tower" and not text_alone
+    takes_pixels = "vision" in _towers(experiment)
     if config.augment != "none":
         what = f"{config.views} random views of every image" if config.augment == "views" else "a fresh crop every time"
         yield f"  augment   {what}: what is said of train below is for augment = none"
@@ -172,15 +171,19 @@ def _memory(experiment: Experiment, backbone: Backbone) -> tuple[float, float]:
     config, architecture = experiment.config, backbone.checkpoint.architecture
     text, vision = architecture["text_cfg"], architecture["vision_cfg"]
     weights = activations = 0.0
-    if experiment.family.needs == "text tower" or (config.peft == "lora" and config.lora_tower != "vision"):
+    if "text" in _towers(experiment):
         weights += _weight_bytes(backbone.checkpoint.path, "visual.", inside=False)
         activations += _activations(len(experiment.source.class_names) * _TOKENS_OF_A_NAME, text)
-    if experiment.family.needs == "image tower" and config.lora_tower != "text":
+    if "vision" in _towers(experiment):
         patch = vision["patch_size"]
         tokens = 1 + (backbone.image_size // patch) ** 2
         weights += _weight_bytes(backbone.checkpoint.path, "visual.", inside=True)
         activations += _activations(config.batch_size * tokens, vision)
     return weights, activations
+
+
+def _towers(experiment: Experiment) -> set[str]:
+    return experiment.family.towers(experiment.config.model_dump(by_alias=True))
 
 
 def _activations(tokens: int, tower: dict[str, int]) -> float:

@@ -209,14 +209,14 @@ class Experiment:
         return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")
 
     def features(self, name: SplitName, rows: Ints, view: int = 0) -> npt.NDArray[np.float32]:
-        """Give image features of some rows of a split, shape (n, D), not normalised; encoded once and cached."""
+        """Return image features of some rows of a split, shape (n, D), not normalised; encoded once and cached."""
         split = self._split(name)
         if isinstance(split, FeatureSplit):
             return np.array(split.features[rows])
         return np.array(self._cached(image_features, name, rows, view)[rows])
 
     def pixels(self, name: SplitName, rows: Ints, view: int = 0) -> Pixels:
-        """Give preprocessed images of some rows of a split; made once and cached."""
+        """Return preprocessed images of some rows of a split; made once and cached."""
         return Pixels(self._cached(image_pixels, name, rows, view), rows)
 
     def to_encode(self) -> dict[SplitName, int]:
@@ -236,7 +236,7 @@ class Experiment:
         return self.train_rows if name == "train" else np.arange(len(self.source.test.labels))
 
     def data(self, name: SplitName, rows: Ints, pixels: bool, view: int = 0) -> LocalData:
-        """Give some rows of a split, on the device.
+        """Return some rows of a split, on the device.
 
         Parameters
         ----------
@@ -257,7 +257,7 @@ class Experiment:
         return LocalData(inputs, self._labels(name, rows), self.host.zero_shot_logits(features))
 
     def training_data(self, rows: Ints, pixels: bool) -> TrainingData:
-        """Give some rows of the training split, augmented as the settings say."""
+        """Return some rows of the training split, augmented as the settings say."""
         augment, split = self.config.augment, self.source.train
         if augment == "none" or isinstance(split, FeatureSplit):
             return self.data("train", rows, pixels)
@@ -333,7 +333,7 @@ class Experiment:
         return self.source.train if name == "train" else self.source.test
 
     def sgd(self, role: Role) -> SgdSettings:
-        """Give the optimiser's settings, with "auto" resolved."""
+        """Return the optimiser's settings, with "auto" resolved."""
         config, family = self.config, self.family
         if role == "private":  # plain SGD, as the reference does
             rate = (

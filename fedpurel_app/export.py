@@ -71,7 +71,7 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
 
 
 def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
-    """Give name and content of a branch's files."""
+    """Return name and content of a branch's files."""
     host, config = model.experiment.host, model.experiment.config
     with torch.no_grad():
         text = branch.class_features().cpu().contiguous()
@@ -118,7 +118,7 @@ def _image_side(branch: PeftModule, peft: str) -> str:
 
 
 def _merged_clip(backbone: Backbone, deltas: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Give weights and config of an open_clip model folder: the backbone plus updates of its projections.
+    """Return weights and config of an open_clip model folder: the backbone plus updates of its projections.
 
     open_clip keeps q, k and v in one matrix, to which no adapter of peft's can be attached for each by itself: so the
     updates are merged, and the folder is a whole model.

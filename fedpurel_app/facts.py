@@ -26,7 +26,7 @@ def keep_in(cache: Path) -> None:
 
 
 def remembered(key: str, find: Callable[[], Any]) -> Any:
-    """Give a fact from the memory on disk, or find it out and keep it.
+    """Return a fact from the memory on disk, or find it out and keep it.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def state_of(files: Iterable[Path]) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Give the SHA-256 of a file's content, computed once for each state of the file."""
+    """Return the SHA-256 of a file's content, computed once for each state of the file."""
 
     def digest() -> str:
         with path.open("rb") as file:

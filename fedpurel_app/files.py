@@ -178,7 +178,7 @@ def full_disk_named(path: Path, needed: int) -> Iterator[None]:
 
 
 def home() -> Path:
-    """Give the folder of runs and caches: ``FEDPUREL_HOME``, or ``~/fedpurel``."""
+    """Return the folder of runs and caches: ``FEDPUREL_HOME``, or ``~/fedpurel``."""
     return Path(os.environ.get("FEDPUREL_HOME") or Path.home() / "fedpurel").expanduser().absolute()
 
 

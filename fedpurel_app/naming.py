@@ -69,9 +69,7 @@ def clean(text: str, most: int = 300) -> str:
     ('a?[31m b ?c', 'abc…')
     """
     # Folding comes before cutting, and cutting before the rest: a megabyte of text costs no more than a line.
-    folded = " ".join(text[: 8 * most].split())
-    shown = "".join("?" if unicodedata.category(one).startswith("C") else one for one in folded[: most + 1])
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    return as_printed(" ".join(text[: 8 * most].split()), most)
 
 
 def is_printable(text: str) -> bool:
@@ -121,7 +119,7 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Give the names in a text, which are separated by ";" or, where there is none, by ",".
+    """Return the names in a text, which are separated by ";" or, where there is none, by ",".
 
     Examples
     --------

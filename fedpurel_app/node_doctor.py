@@ -15,11 +15,10 @@ import numpy as np
 from fedpurel_app.config import NodeConfig, RunConfig, load_node_config, refusals
 from fedpurel_app.data.inspection import look_at
 from fedpurel_app.data.own import load_own
-from fedpurel_app.data_paths import with_own_paths
+from fedpurel_app.data_paths import cache_folder, private_folder, with_own_paths
 from fedpurel_app.doctor import Finding
 from fedpurel_app.errors import ConfigError, FedPurelError
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.files import home
 from fedpurel_app.private_quota import experiments, used_bytes
 from fedpurel_app.reporting.console import size_in_words
 from fedpurel_app.sealing import read_key
@@ -84,7 +83,7 @@ def _data(node: NodeConfig, config: RunConfig | None) -> Iterator[Finding]:
     try:
         if config is not None:
             own = with_own_paths(config, node, simulated=False)
-            experiment = Experiment(own, _cache(node), own=not node.has_part)
+            experiment = Experiment(own, cache_folder(node, simulated=False), own=not node.has_part)
             source, classes = experiment.source, experiment.source.class_names
         elif node.has_part:
             yield Finding("  data      a part of the run's data set: name the run's settings with --preset and --set")
@@ -104,13 +103,9 @@ def _data(node: NodeConfig, config: RunConfig | None) -> Iterator[Finding]:
     yield from (Finding(f"            {note}") for note in source.notes)
 
 
-def _cache(node: NodeConfig) -> Path:
-    return Path(node.state_dir) / ".cache" if node.state_dir else home() / "cache"
-
-
 def _state(node: NodeConfig) -> Iterator[Finding]:
     """Try the state folder: it must take files, be closed to others, and have room."""
-    root = Path(node.state_dir) if node.state_dir else home() / "private"
+    root = private_folder(node)
     exists = next(folder for folder in (root, *root.parents) if folder.exists())
     if not exists.is_dir():
         yield Finding(f"  state     {exists} is a file: name a folder with state-dir", True)
@@ -126,11 +121,11 @@ def _state(node: NodeConfig) -> Iterator[Finding]:
     yield Finding(f"  state     {root}: {size_in_words(free)} free{there}", free < _FEW)
     if root.exists() and stat.S_IMODE(root.stat().st_mode) & 0o077 and os.name == "posix":
         yield Finding(f"            others may look into it: chmod 700 {root}")
-    known = experiments(root)
+    known, used = len(experiments(root)), used_bytes(root)
     yield Finding(
-        f"            {len(known)} of {node.max_experiments} experiments, {size_in_words(used_bytes(root))} of "
+        f"            {known} of {node.max_experiments} experiments, {size_in_words(used)} of "
         f"{size_in_words(node.max_private_bytes)}",
-        len(known) >= node.max_experiments or used_bytes(root) >= node.max_private_bytes,
+        known >= node.max_experiments or used >= node.max_private_bytes,
     )
 
 
@@ -152,6 +147,7 @@ def _rules(node: NodeConfig) -> Iterator[str]:
     scores = {
         "full": "by class where the run asks for it" if node.share_class_counts else "totals",
         "totals": "totals",
+        "global": "totals, and none of the personalized model",
         "none": "none",
     }[node.scores]
     rounded = f", in multiples of {node.round_scores}" if node.round_scores > 1 else ""

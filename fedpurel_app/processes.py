@@ -191,7 +191,7 @@ def allow_open_files() -> None:
 
 
 def ray_address() -> str:
-    """Give the address of the Ray cluster that the user wants the sites on; empty for a Ray of our own."""
+    """Return the address of the Ray cluster that the user wants the sites on; empty for a Ray of our own."""
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return "" if address == "local" else address
 

@@ -15,7 +15,7 @@ from fedpurel_app.remote import RemoteRun
 from fedpurel_app.reporting.console import show
 from fedpurel_app.reporting.log_view import LogView
 from fedpurel_app.reporting.terminal import Terminal, complain
-from fedpurel_app.run_command import DEFAULT_PRESET, FAILED, INTERRUPTED, _mark, settings
+from fedpurel_app.run_command import DEFAULT_PRESET, FAILED, INTERRUPTED, mark, settings
 
 
 def run_remote(options: argparse.Namespace) -> int:
@@ -100,7 +100,7 @@ def _close(config: RunConfig, view: LogView, outcome: str, error: str) -> None:
     """Write an outcome where the server could not, if its folder is here and ours to write."""
     if view.folder is not None:
         with contextlib.suppress(OSError):
-            _mark(view.folder, config, outcome, error)
+            mark(view.folder, config, outcome, error)
 
 
 def _say_how_to_go_on(options: argparse.Namespace, view: LogView) -> None:

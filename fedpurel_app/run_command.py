@@ -28,7 +28,7 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run, resume, or list what there is; returns the exit code."""
+    """Run in a simulation here, resume, or list what there is; returns the exit code."""
     if options.list_presets:
         for name in preset_names():
             print(f"{name:<24} {load_preset(name).title}")
@@ -41,10 +41,6 @@ def run(options: argparse.Namespace) -> int:
                 section = heading
             print(f"  {key:<24} {default:<12} {meaning}")
         return 0
-    if options.superlink:
-        from fedpurel_app.remote_command import run_remote
-
-        return run_remote(options)
     with contextlib.ExitStack() as claims:
         if options.resume and (folder := RunFolder(options.resume.absolute())).was_begun:
             claims.enter_context(folder.claim())
@@ -215,17 +211,17 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
             return _outcome(folder, f"finished:{outcome}", expect)
         complain(f"stopped after round {_last_round(folder)}")
         _say_how_to_go_on(folder)
-        _mark(folder, config, "stopped", "interrupted by the user")
+        mark(folder, config, "stopped", "interrupted by the user")
         return INTERRUPTED
     except Exception as error:
         why = str(error)
         raise
     finally:
-        _mark(folder, config, "failed", f"Flower ended the run: {why}")
+        mark(folder, config, "failed", f"Flower ended the run: {why}")
     return _outcome(folder, status, expect)
 
 
-def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
+def mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
     """Write an outcome where the server could not."""
     if folder.summary() is not None:
         return
@@ -242,7 +238,7 @@ def _mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> Non
 
 
 def _last_round(folder: RunFolder) -> int:
-    """Give the number of the last round that is saved."""
+    """Return the number of the last round that is saved."""
     return int(folder.read_json("state.json")["round"]) if (folder.path / "state.json").exists() else 0
 
 

@@ -218,7 +218,7 @@ class Server:
             logger.log(WARNING, "there is a GPU here that the sites do not use. %s", hint)
 
     def _federation_hint(self, strategy: FedPuReL, sites: int) -> str:
-        """Give the command that makes a simulation with enough sites; nothing where sites have data of their own."""
+        """Return the command that makes a simulation with enough sites; nothing where sites have data of their own."""
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
         if self.config.dataset == "sites" or any(not one.partitions for one in described):
             return ""
@@ -323,7 +323,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
 
 
 def _simulation_command(sites: int) -> str:
-    """Give the command that makes a simulation with enough sites, with the GPU where there is one."""
+    """Return the command that makes a simulation with enough sites, with the GPU where there is one."""
     gpus = 0.25 if torch.cuda.is_available() else 0
     return (
         f"In a simulation: flwr run . --stream --federation-config 'num-supernodes={sites} "

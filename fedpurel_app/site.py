@@ -28,11 +28,10 @@ from fedpurel_app.config import (
     require_served,
 )
 from fedpurel_app.data.inspection import meet
-from fedpurel_app.data_paths import with_own_paths
+from fedpurel_app.data_paths import cache_folder, private_folder, with_own_paths
 from fedpurel_app.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.errors import PolicyError, RunError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.files import home
 from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of, to_tensors
 from fedpurel_app.private_quota import Quota
 from fedpurel_app.private_store import KEPT, PrivateStore
@@ -93,9 +92,7 @@ class Site:
         self.index, self.sites = (0, 1) if self._own else (self.node.partition_id, self.node.num_partitions)
         self.sites = self.sites if self._own else self.config.num_sites or self.sites
         self.name = self.node.site or f"site-{self.index:0{len(str(self.sites - 1))}d}"
-        # No experiment can have a name that begins with a dot.
-        own_disk = bool(self.node.state_dir) and not self.simulated
-        cache = Path(self.node.state_dir) / ".cache" if own_disk else home() / "cache"
+        cache = cache_folder(self.node, self.simulated)
         facts.keep_in(cache)
         self.experiment = _experiment(self.config, cache, self._own, self.simulated)
         self._features_before = self.experiment.feature_seconds
@@ -151,7 +148,6 @@ class Site:
         self._begin("train", arrays, instruction)
         frozen = self._global_branch(arrays, instruction)
         private = self._private_branch(frozen, instruction)
-        before = {name: value.copy() for name, value in _numpy(private).items()}
         data = experiment.training_data(self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
         settings = experiment.sgd("private")
         metrics = train(private, data, residual_step(experiment.options), settings, self._order(instruction))
@@ -161,7 +157,7 @@ class Site:
         if not self.simulated and not _is_finite(tensors):
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
-            tensors = before
+            tensors = _numpy(self._private_branch(frozen, instruction))
         self._keep(tensors | self._kept(instruction), instruction)
         return self._reply({**self.discloses.training(metrics, is_private=True), NUM_EXAMPLES: len(data.labels)})
 
@@ -193,12 +189,12 @@ class Site:
         return rows
 
     def _global_branch(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
-        """Give the global branch: what the server sent, with what this site keeps of it to itself."""
+        """Return the global branch: what the server sent, with what this site keeps of it to itself."""
         kept = {name.removeprefix(KEPT): value for name, value in self._kept(instruction).items()}
         return self.experiment.global_branch(arrays, kept)
 
     def _private_branch(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
-        """Give the private branch that the server's message names: one on disk, or the common initial one."""
+        """Return the private branch that the server's message names: one on disk, or the common initial one."""
         module = self.experiment.new_branch("private")
         if stored := self._branch(instruction):
             load_parameters(module, to_tensors(stored))
@@ -207,15 +203,15 @@ class Site:
         return module
 
     def _branch(self, instruction: Instruction) -> Named:
-        """Give the stored private branch; empty where there is none."""
+        """Return the stored private branch; empty where there is none."""
         return {name: value for name, value in self._stored(instruction).items() if not name.startswith(KEPT)}
 
     def _kept(self, instruction: Instruction) -> Named:
-        """Give what this site keeps of the global branch, under the names of the file; empty where it keeps nothing."""
+        """Return what this site keeps of the global branch, by the names in the file; empty where it keeps nothing."""
         return {name: value for name, value in self._stored(instruction).items() if name.startswith(KEPT)}
 
     def _stored(self, instruction: Instruction) -> Named:
-        """Give this site's private state; empty where there is none yet, or none to use and this node goes on so."""
+        """Return this site's private state; empty where there is none yet, or none to use and this node goes on so."""
         if self._state is None:
             self._state = {}
             if instruction.private_round:
@@ -262,10 +258,10 @@ class Site:
 
     def _store(self, instruction: Instruction) -> PrivateStore:
         """Open the private store: where the node says, else, in a simulation, where the run says."""
-        folder = self.node.state_dir
-        if not folder and self.simulated:
-            folder = self.config.state_dir or _shared(instruction.simulation_dir)
-        root = Path(folder) if folder else home() / "private"
+        of_run = ""
+        if self.simulated and not self.node.state_dir:
+            of_run = self.config.state_dir or _shared(instruction.simulation_dir)
+        root = private_folder(self.node, of_run)
         key = read_key(Path(self.node.key_file)) if self.node.key_file else None
         attempt = Attempt(instruction.attempt, instruction.token, instruction.secret)
         node = self.node
@@ -298,7 +294,7 @@ def is_simulated(node_config: Mapping[str, Any]) -> bool:
 
 
 def _shared(simulation_dir: str) -> str:
-    """Give the folder of a simulation's private branches, which a server on another machine may have named in vain."""
+    """Return the folder of a simulation's private branches, which a server elsewhere may have named in vain."""
     run = Path(simulation_dir).parent
     if simulation_dir and not run.is_dir():
         raise StateError(

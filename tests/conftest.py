@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import tempfile
+from pathlib import Path
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -34,6 +36,21 @@ def home(tmp_path_factory):
     os.environ.pop("FEDPUREL_HOME")
     if before is not None:
         os.environ["FEDPUREL_HOME"] = before
+
+
+@pytest.fixture
+def as_plain_user():
+    """Give a folder of somebody who is not root, and be that one for the test: root may write anywhere."""
+    with tempfile.TemporaryDirectory() as name:  # unlike pytest's own, everybody may enter its parent
+        if os.geteuid() != 0:
+            yield Path(name)
+            return
+        os.chown(name, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(0)
 
 
 @pytest.fixture

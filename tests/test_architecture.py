@@ -54,7 +54,7 @@ RULES = {
     "remote": ({"flower_run", "processes"}, set()),
     "remote_command": ({"config", "presets", "reporting", "run_command", "remote"}, {"rich"}),
     "run_command": (
-        {"config", "presets", "reporting", "data", "models", "algorithms", "conductor", "processes", "remote_command"},
+        {"config", "presets", "reporting", "data", "models", "algorithms", "conductor", "processes"},
         {"rich", "torch"},
     ),
 }

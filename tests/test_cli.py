@@ -296,10 +296,10 @@ def test_reading_commands(capsys, tmp_path):
 def test_outcomes_written_by_the_server_are_not_overwritten(tmp_path):
     folder = run_tiny(tmp_path)
     config = load_config(tiny_config(tmp_path))
-    run_command._mark(folder, config, "failed", "too late")
+    run_command.mark(folder, config, "failed", "too late")
     assert folder.summary()["outcome"] == "completed"
     other = RunFolder.create(tmp_path / "other")
-    run_command._mark(other, config, "stopped", "interrupted by the user")
+    run_command.mark(other, config, "stopped", "interrupted by the user")
     assert other.summary()["outcome"] == "stopped"
 
 

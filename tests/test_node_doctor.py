@@ -1,10 +1,11 @@
 """``fedpurel doctor --node-config``: what would keep a node from its first run is said before it."""
 
-import os
+from typing import get_args
 
 import pytest
 
-from fedpurel_app import cli
+from fedpurel_app import cli, node_doctor
+from fedpurel_app.config import NodeConfig
 from fedpurel_app.sealing import make_key_file
 from tests.support import write_images
 
@@ -70,12 +71,23 @@ def test_what_is_wrong_is_said_and_the_exit_code_is_1(capsys, tmp_path, data, no
     assert code == (0 if words is None else 1) and (words is None or words in out), out
 
 
-def test_a_state_folder_of_somebody_else_is_named(capsys, tmp_path, data):
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    (tmp_path / "closed").mkdir(mode=0o500)
-    code, out = examine(capsys, site="a", data=data, state_dir=tmp_path / "closed" / "state")
-    assert code == 1 and "cannot be written" in out
+def test_a_state_folder_of_somebody_else_is_named(as_plain_user):
+    (as_plain_user / "closed").mkdir(mode=0o500)
+    found = {
+        parent: list(
+            node_doctor._state(NodeConfig.model_validate({"state-dir": str(as_plain_user / parent / "state")}))
+        )
+        for parent in ("", "closed")
+    }
+    assert not any(finding.lacking for finding in found[""])
+    assert [finding.lacking for finding in found["closed"]] == [True]
+    assert "cannot be written" in found["closed"][0].text
+
+
+@pytest.mark.parametrize("scores", get_args(NodeConfig.model_fields["scores"].annotation))
+def test_whatever_scores_may_leave_is_said(capsys, tmp_path, data, scores):
+    code, out = examine(capsys, site="a", data=data, state_dir=tmp_path / "state", scores=scores)
+    assert code == 0 and "leaves    scores: " in out
 
 
 def test_a_damaged_image_is_named(capsys, tmp_path, data):

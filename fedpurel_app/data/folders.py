@@ -61,7 +61,7 @@ class FileSplit:
         return f"{self.root.absolute()}|{self.fingerprint}"
 
     def faults(self) -> Iterator[str]:
-        """Give, for every file, what is wrong with it by its header; empty where nothing is."""
+        """Yield, for every file, what is wrong with it by its header; empty where nothing is."""
         return faults_of_files(self.root, self.files)
 
     def images(self, rows: Ints) -> list[Image]:

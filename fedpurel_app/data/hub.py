@@ -134,7 +134,7 @@ class HubData:
         return tables, {"names": named, "superclass": superclass, **(facts_of(tables) if path else {})}
 
     def _names(self, splits: Mapping[str, Any], where: str, files: Sequence[Path]) -> list[str]:
-        """Give the class names that the numbers of both splits, and of every file, stand for."""
+        """Return the class names that the numbers of both splits, and of every file, stand for."""
         names = names_in(splits["train"].features, self.label)
         if not names:
             raise DataError(f'"{where}": column "{self.label}" has no class names (a ClassLabel); {self.title} has.')

@@ -36,7 +36,7 @@ class Lookable(Protocol):
         ...
 
     def faults(self) -> Iterator[str]:
-        """Give, for every image, what is wrong with it by its header; empty where nothing is."""
+        """Yield, for every image, what is wrong with it by its header; empty where nothing is."""
         ...
 
 
@@ -93,7 +93,7 @@ def refuse_faults(faults: Iterable[str], total: int, report: Report | None = Non
 
 
 def faults_of_files(root: Path, files: Sequence[str]) -> Iterator[str]:
-    """Give, for each of some files, what is wrong with it; many files are divided among all cores."""
+    """Yield, for each of some files, what is wrong with it; many files are divided among all cores."""
     if len(files) < _ALONE or (os.cpu_count() or 1) == 1:
         yield from map(partial(_fault_below, root), files)
         return

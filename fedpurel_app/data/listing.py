@@ -150,7 +150,7 @@ def file_role(path: Path) -> str:
 
 
 def _walk(root: Path, relative: str, folder: str, found: Listing) -> Iterator[str]:
-    """Give the image files below a folder, and note what is left out."""
+    """Yield the image files below a folder, and note what is left out."""
     for name, kind in _entries(root / relative):
         path = f"{relative}/{name}"
         if kind == "folder":

@@ -108,17 +108,12 @@ def _eight_bits(image: Image) -> Image:
     """Bring one channel of 16 or 32 bits to 8."""
     from PIL import Image as Pillow
 
-    if image.mode.startswith("I;16"):
-        return Pillow.fromarray(_upper_bits(np.asarray(image)))
-    if image.mode == "I" and image.format == "PPM":  # Pillow's reader brings any depth of this format to 16 bits
-        return Pillow.fromarray(_upper_bits(np.asarray(image)))
+    # Pillow's reader brings any depth of PPM to 16 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         return Pillow.fromarray(_stretched(np.asarray(image), fractions=image.mode == "F"))
     return image
-
-
-def _upper_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return (values >> 8).astype(np.uint8)
 
 
 def _stretched(values: npt.NDArray[Any], fractions: bool) -> npt.NDArray[np.uint8]:

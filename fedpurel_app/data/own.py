@@ -61,7 +61,7 @@ class Rows:
         return self.whole.state if isinstance(self.whole, Lookable) else ""
 
     def faults(self) -> Iterator[str]:
-        """Give, for every image of the whole split, what is wrong with it by its header."""
+        """Yield, for every image of the whole split, what is wrong with it by its header."""
         return self.whole.faults() if isinstance(self.whole, Lookable) else iter(())
 
     def images(self, rows: Ints) -> list[Image]:
@@ -186,7 +186,7 @@ def _list_parts(path: Path) -> tuple[dict[str, Listing], list[str]]:
 
 
 def _labels_of(path: str, own: Sequence[str], names: Sequence[str]) -> Ints:
-    """Give the federation's label of each of a site's own classes."""
+    """Return the federation's label of each of a site's own classes."""
     label_of = {plain_name(name): label for label, name in enumerate(names)}
     unknown = [name for name in own if plain_name(name) not in label_of]
     if unknown:

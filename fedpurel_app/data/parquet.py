@@ -40,7 +40,7 @@ def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]
     Raises
     ------
     DataError
-        When they cannot be read, have not one column of images and one of labels with names, or have rows without a
+        When they cannot be read, have not one column of images and one of labels with names, or have rows without
         an image or a label.
     """
     if not path.exists():
@@ -141,7 +141,7 @@ def _image_and_label(path: Path, columns: Any) -> tuple[str, str]:
 
 
 def _names_of(file: Path, columns: Any, label: str) -> list[str] | None:
-    """Give a file's own class names, None where its labels are text; numbers without names are refused."""
+    """Return a file's own class names, None where its labels are text; numbers without names are refused."""
     names = names_in(columns, label)
     if names is None and not _holds_text(columns.get(label)):
         raise DataError(

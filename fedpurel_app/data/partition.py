@@ -13,9 +13,8 @@ from fedpurel_app.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 _DRAWS = 200  # attempts to give every site a training and a test image
-_HOPELESS = (
-    40.0  # sites that a draw is expected to leave without an image: that it leaves none has a chance of about exp(-40)
-)
+# Sites that a draw is expected to leave without an image: that it leaves none has a chance of about exp(-40).
+_HOPELESS = 40.0
 _SAMPLES = 20_000  # of a site's share, to estimate that number
 _FINE_CONCENTRATION = 10.0  # Dirichlet parameter over the classes within a superclass, as the reference code
 

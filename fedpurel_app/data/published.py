@@ -161,7 +161,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _place(name: str) -> str:
-    """Give the place that a file of Places shows.
+    """Return the place that a file of Places shows.
 
     Examples
     --------

@@ -59,7 +59,7 @@ class TableSplit:
         return [open_image(_content(cell), self._name(row)) for row, cell in zip(rows, cells, strict=True)]
 
     def contents(self) -> Iterator[tuple[str, bytes | Path]]:
-        """Give the name of every row, and the bytes or the file that its image is in."""
+        """Yield the name of every row, and the bytes or the file that its image is in."""
         for row, cell in enumerate(self._raw[self.image_column]):
             yield self._name(row), _content(cell)
 
@@ -69,7 +69,7 @@ class TableSplit:
         return f"{self.where}|{self.dataset._fingerprint}"
 
     def faults(self) -> Iterator[str]:
-        """Give, for every row, what is wrong with its image by its header; empty where nothing is."""
+        """Yield, for every row, what is wrong with its image by its header; empty where nothing is."""
         return (fault_of(content, name) for name, content in self.contents())
 
     def label_problem(self, part: str, classes: int) -> str:
@@ -121,7 +121,7 @@ class KnownSplit:
         return self._whole.images(rows)
 
     def faults(self) -> Iterator[str]:
-        """Give, for every row, what is wrong with its image by its header; empty where nothing is."""
+        """Yield, for every row, what is wrong with its image by its header; empty where nothing is."""
         return self._whole.faults()
 
 
@@ -160,7 +160,7 @@ def columns_of(file: Path) -> Any:
 
 
 def names_in(columns: Any, label: str) -> list[str] | None:
-    """Give the class names of a label column; None where its labels are text or bare numbers."""
+    """Return the class names of a label column; None where its labels are text or bare numbers."""
     names = getattr(columns.get(label), "names", None)
     return list(names) if names else None
 

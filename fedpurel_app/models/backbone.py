@@ -242,7 +242,7 @@ class Backbone:
 
     @cached_property
     def _any_image_tower(self) -> Callable[[Tensor], Tensor]:
-        """Give the own image tower, or open_clip's where it is of another form."""
+        """Return the own image tower, or open_clip's where it is of another form."""
         architecture = self.checkpoint.architecture
         if not ImageTower.unsupported(architecture["vision_cfg"]):
             return self.image

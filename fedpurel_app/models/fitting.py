@@ -90,7 +90,7 @@ def _image_tower(config: Mapping[str, Any], embed: int) -> Iterator[tuple[str, S
 
 
 def _first_block(prefix: str, width: int, hidden: int) -> Iterator[tuple[str, Shape, str]]:
-    """Give the shapes of the first block; building the tower finds a later one that is otherwise."""
+    """Yield the shapes of the first block; building the tower finds a later one that is otherwise."""
     yield f"{prefix}attn.in_proj_weight", (3 * width, width), "of q, k and v"
     yield f"{prefix}attn.out_proj.weight", (width, width), "width"
     yield f"{prefix}mlp.c_fc.weight", (hidden, width), "width of the perceptron"

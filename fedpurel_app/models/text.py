@@ -168,12 +168,12 @@ class TextTower(nn.Module):
 
 
 def _causal(before: int, length: int, device: torch.device) -> Tensor:
-    """Give the mask of tokens that see themselves, what is left of them, and all that comes before."""
+    """Return the mask of tokens that see themselves, what is left of them, and all that comes before."""
     return torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)
 
 
 def _first_projections(block: Block, start: Tensor, rest: Tensor) -> tuple[Tensor, ...]:
-    """Give query, key and value of the first block; constant suffixes by themselves, so that they cost no gradient."""
+    """Return query, key and value of the first block; constant suffixes apart, so that they cost no gradient."""
     parts = [block.attention.project(block.attention_norm(rows)) for rows in (start, rest)]
     return tuple(torch.cat(pair) for pair in zip(*parts, strict=True))
 

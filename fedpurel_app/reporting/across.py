@@ -158,13 +158,13 @@ def _line(axes: Any, x: Sequence[int], points: Sequence[tuple[float, float | Non
 
 
 def _panels(methods: Sequence[Method], score: Callable[[Run, str], float | None]) -> list[tuple[str, str]]:
-    """Give what can be drawn: all classes, and the rarest ones where every run knows them."""
+    """Return what can be drawn: all classes, and the rarest ones where every run knows them."""
     few_known = all(score(run, "few") is not None for method in methods for run in method.runs)
     return list(_PANELS if few_known else _PANELS[:1])
 
 
 def _curve(run: Run, column: str) -> dict[int, float]:
-    """Give a score of the global model by how many global rounds it has had: personal ones do not change it."""
+    """Return a score of the global model by how many global rounds it has had: personal ones do not change it."""
     curve: dict[int, float] = {}
     played = 0
     for line in run.folder.rounds():
@@ -189,7 +189,7 @@ def _at_sites(run: Run, column: str, model: str) -> float:
 
 
 def _zero_shot(method: Method, column: str) -> float:
-    """Give the mean over seeds: the class order, and so the groups, may differ between them."""
+    """Return the mean over seeds: the class order, and so the groups, may differ between them."""
     values = [run.zero_shot_score(column) for run in method.runs]
     known = [value for value in values if value is not None]
     if len(known) < len(values):

@@ -26,7 +26,7 @@ def spare_streams() -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Give a plain stand-in for characters that an encoding lacks."""
+    """Return a plain stand-in for characters that an encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(_PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
@@ -34,7 +34,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that says on a terminal how far some work is; nothing of it stays when the work is done."""
+    """Yield a function that says on a terminal how far some work is; nothing of it stays when the work is done."""
     shown = ""
 
     def report(done: int, total: int) -> None:

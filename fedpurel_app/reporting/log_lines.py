@@ -22,7 +22,7 @@ class LogLines:
         self._size = self._seen = 0
 
     def new(self, log: Path) -> Iterator[tuple[str, str]]:
-        """Give level and text of the lines that were added; none where there is no log."""
+        """Yield level and text of the lines that were added; none where there is no log."""
         size = log.stat().st_size if log.exists() else 0
         if size == self._size:
             return
@@ -46,7 +46,7 @@ def is_over(text: str) -> bool:
 
 
 def outlook(text: str) -> str:
-    """Give what a line says of the images that will be encoded; empty when it speaks of something else.
+    """Return what a line says of the images that will be encoded; empty when it speaks of something else.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def outlook(text: str) -> str:
 
 
 def encoding(text: str) -> str:
-    """Give what a line says of images that are being encoded; empty when it speaks of something else.
+    """Return what a line says of images that are being encoded; empty when it speaks of something else.
 
     Examples
     --------

@@ -58,11 +58,11 @@ class Run:
         return int(self.settings["seed"])
 
     def zero_shot_score(self, column: str) -> float | None:
-        """Give a score of zero-shot on the server's test set, in percent; None where it is not known."""
+        """Return a score of zero-shot on the server's test set, in percent; None where it is not known."""
         return (self.summary.get("zero_shot") or {}).get(column)
 
     def global_score(self, column: str) -> float:
-        """Give a score of the global model on the server's test set, in percent; raises StateError without one."""
+        """Return a score of the global model on the server's test set, in percent; raises StateError without one."""
         value = (self.summary.get("global") or {}).get(column)
         if value is None:
             raise StateError(
@@ -71,7 +71,7 @@ class Run:
         return float(value)
 
     def personalized_score(self, column: str, model: str = "personalized") -> float | None:
-        """Give a score at the sites, of the personalized models or of ``global_at_sites``, in percent.
+        """Return a score at the sites, of the personalized models or of ``global_at_sites``, in percent.
 
         None where no site has trained a private branch, or where the score is not known.
         """
@@ -132,7 +132,7 @@ def read_methods(paths: Sequence[Path]) -> list[Method]:
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Give mean and standard deviation over seeds; of one seed, no deviation."""
+    """Return mean and standard deviation over seeds; of one seed, no deviation."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 

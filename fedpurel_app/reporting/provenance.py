@@ -13,7 +13,7 @@ import fedpurel_app
 
 
 def provenance() -> dict[str, Any]:
-    """Give the versions of what computes, the host's name and the folder of the code."""
+    """Return the versions of what computes, the host's name and the folder of the code."""
     found = {"fedpurel-app": fedpurel_app.__version__, "python": platform.python_version()}
     for name in ("flwr", "torch", "open_clip_torch", "peft", "numpy"):
         try:

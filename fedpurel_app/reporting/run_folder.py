@@ -184,7 +184,7 @@ class RunFolder:
         return read_object(self.path / name)
 
     def summary(self) -> dict[str, Any] | None:
-        """Give ``summary.json``; None while the run goes on or when it was cut off."""
+        """Return ``summary.json``; None while the run goes on or when it was cut off."""
         return self.read_json("summary.json") if (self.path / "summary.json").is_file() else None
 
     # --- rounds -----------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class RunFolder:
         raise StateError(f"{self.path} has no readable checkpoint of round {state['round']}.")
 
     def spent(self) -> dict[str, Any] | None:
-        """Give what the checkpoint says of the privacy that was spent; None where nothing accounts for it.
+        """Return what the checkpoint says of the privacy that was spent; None where nothing accounts for it.
 
         Returns
         -------

@@ -13,7 +13,7 @@ FREE = frozenset({"seed", "out", "resume-from", "experiment-id", "state-dir", "d
 
 
 def settings(folder: RunFolder) -> dict[str, Any]:
-    """Give a run's settings by key, and as ``data`` the fingerprint of its data.
+    """Return a run's settings by key, and as ``data`` the fingerprint of its data.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def data_in_words(config: Mapping[str, Any]) -> str:
 
 
 def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
-    """Give what makes runs comparable: all keys that are not free, or some of them."""
+    """Return what makes runs comparable: all keys that are not free, or some of them."""
     chosen = sorted(config if keys is None else keys)
     return tuple((key, str(config.get(key))) for key in chosen if key not in FREE)
 

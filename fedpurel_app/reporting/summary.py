@@ -143,7 +143,7 @@ def _mean(values: Series, played: Sequence[Mapping[str, Any]]) -> dict[str, floa
 
 
 def _last_train(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Give the last training metrics of each phase."""
+    """Return the last training metrics of each phase."""
     return {line["phase"]: line["train"] for line in rounds if line["train"]}
 
 

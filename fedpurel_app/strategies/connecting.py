@@ -31,8 +31,8 @@ def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], numb
     Raises
     ------
     RunError
-        When fewer than ``number`` sites (or none) are there in time.
-        Or when so many sites refuse the run by their own settings that it cannot start.
+        When fewer than ``number`` sites (or none) are there in time, or when so many refuse the run by their own
+        settings that it cannot start.
     AttemptError
         When so many refuse it, and some because they serve another run of this experiment.
     """

@@ -373,7 +373,7 @@ class FedPuReL(Strategy):
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Give what a resumed run needs beside the arrays, as JSON.
+        """Return what a resumed run needs beside the arrays, as JSON.
 
         A clipping norm that moves and the privacy accountant are in it; what other inner strategies keep to themselves
         (moments of FedAdam) is not.
@@ -470,7 +470,7 @@ class FedPuReL(Strategy):
         return self.report
 
     def _able(self, message_type: str) -> list[str]:
-        """Give the expected sites less those known to have no function for a message; these are booked."""
+        """Return the expected sites less those known to have no function for a message; these are booked."""
         able = self._abilities.able(self._expected, message_type)
         self._current().dropped += [(site, f"has no {message_type}") for site in self._expected if site not in able]
         self._expected = able

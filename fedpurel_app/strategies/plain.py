@@ -26,7 +26,7 @@ class Abilities:
         self._lacking: defaultdict[str, set[str]] = defaultdict(set)
 
     def able(self, sites: Iterable[str], message_type: str) -> list[str]:
-        """Give the sites that may have a function for a type of message, in the given order."""
+        """Return the sites that may have a function for a type of message, in the given order."""
         return [site for site in sites if site not in self._lacking[message_type]]
 
     def learn(self, dropped: Iterable[tuple[str, str]], message_type: str) -> None:

@@ -102,11 +102,11 @@ class Clipping:
     # --- books ------------------------------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, float]:
-        """Give what has been spent, as Flower accounts for it; empty where it does not."""
+        """Return what has been spent, as Flower accounts for it; empty where it does not."""
         return self.after(0)
 
     def after(self, rounds: int) -> dict[str, float]:
-        """Give what will have been spent after so many rounds more."""
+        """Return what will have been spent after so many rounds more."""
         if self.accountant is None:
             return {}
         account = self.accountant
@@ -118,7 +118,7 @@ class Clipping:
         return {"epsilon": spent.epsilon, "delta": spent.delta, "releases": spent.num_releases}
 
     def state(self, lost: int) -> dict[str, Any]:
-        """Give what a resumed run needs, as JSON.
+        """Return what a resumed run needs, as JSON.
 
         Parameters
         ----------

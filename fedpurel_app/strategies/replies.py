@@ -37,7 +37,7 @@ class Screened:
 
 
 def as_sent(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
-    """Give an aggregate the types of what was sent: some strategies compute in another one.
+    """Return an aggregate in the types of what was sent: some strategies compute in another one.
 
     Raises
     ------

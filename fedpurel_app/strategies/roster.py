@@ -151,11 +151,11 @@ class Roster:
         return [name for name in self.names if self.node(name) is not None]
 
     def node(self, name: str) -> int | None:
-        """Give the node at which a site is reached now, of several the newest; None when it is not connected."""
+        """Return the node at which a site is reached now, of several the newest; None when it is not connected."""
         return next((node for node in reversed(self._nodes_of.get(name, [])) if node in self.connected), None)
 
     def site(self, node: int) -> str | None:
-        """Give the site that a node speaks for; None for a stranger or a node that was replaced."""
+        """Return the site that a node speaks for; None for a stranger or a node that was replaced."""
         name = self._name_of.get(node)
         return name if name is not None and self.node(name) in (node, None) else None
 
@@ -228,7 +228,7 @@ class CohortGrid(Grid):
         self._grid, self._nodes = grid, list(nodes)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Give the visible nodes."""
+        """Return the visible nodes."""
         return list(self._nodes)
 
     def set_run(self, run: Any) -> None:

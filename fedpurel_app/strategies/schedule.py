@@ -62,13 +62,13 @@ class Schedule:
         return Phase.GLOBAL if round_number <= self.global_rounds else Phase.PERSONAL
 
     def phase_round(self, round_number: int) -> int:
-        """Give the number of a round within its phase, from 1."""
+        """Return the number of a round within its phase, from 1."""
         if self.kind == "interleaved":
             return (round_number + 1) // 2
         return round_number - (self.global_rounds if round_number > self.global_rounds else 0)
 
     def draw(self, round_number: int) -> int:
-        """Give the number of a round's cohort, from 1: interleaved rounds come in pairs with one cohort."""
+        """Return the number of a round's cohort, from 1: interleaved rounds come in pairs with one cohort."""
         return (round_number + 1) // 2 if self.kind == "interleaved" else round_number
 
     def is_evaluated(self, round_number: int, every: int) -> bool:

@@ -85,7 +85,7 @@ class _Task:
 def image_features(
     split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
 ) -> npt.NDArray[np.float32]:
-    """Give the image features of a split, from the cache if they are there.
+    """Return the image features of a split, from the cache if they are there.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def image_features(
 def image_pixels(
     split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Give the preprocessed images of a split, for modules that work inside the image tower.
+    """Return the preprocessed images of a split, for modules that work inside the image tower.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def image_pixels(
 
 
 def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> Tensor:
-    """Give the text features of whole prompts, shape (C, D), L2-normalised, on the CPU; from the cache if there."""
+    """Return the text features of whole prompts, shape (C, D), L2-normalised, on the CPU; from the cache if there."""
     path = _file(folder, f"text|{backbone.fingerprint}|{list(prompts)}")
     store = RowStore(path, len(prompts))
     features, _ = store.open()

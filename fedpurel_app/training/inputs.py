@@ -53,7 +53,7 @@ class TrainingData(Protocol):
         ...
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Give inputs and reference logits, shape (B, C), of some rows."""
+        """Return inputs and reference logits, shape (B, C), of some rows."""
         ...
 
     def measured_against(self, logits: Logits) -> TrainingData:
@@ -79,7 +79,7 @@ class LocalData:
     reference_logits: Tensor
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Give inputs and reference logits of some rows; nothing is drawn."""
+        """Return inputs and reference logits of some rows; nothing is drawn."""
         return self.inputs[rows], self.reference_logits[rows]
 
     def measured_against(self, logits: Logits) -> LocalData:

@@ -112,21 +112,23 @@ def test_scores_of_a_branch_are_told_once_a_round_and_attempt(twins):
     assert not one.evaluate(arrays, 3, 2, attempt=2, token="u").has_error()
 
 
-@LIGHT
-def test_a_site_that_keeps_its_scores_tells_nothing_of_its_branch(twins):
+def scored(twins, scores):
+    """Return how both sites answer when their own settings let so much of their scores leave."""
     _, one, two, arrays = twins
     for site in (one, two):
-        site.node["scores"] = "none"
-    answers = [told(site.evaluate(arrays, 3, 2)) for site in (one, two)]
-    assert answers[0] == answers[1] == {"metrics/scores-withheld": 1}
+        site.node["scores"] = scores
+    return [site.evaluate(arrays, 3, 2) for site in (one, two)]
+
+
+@LIGHT
+def test_a_site_that_keeps_its_scores_tells_nothing_of_its_branch(twins):
+    first, second = map(told, scored(twins, "none"))
+    assert first == second == {"metrics/scores-withheld": 1}
 
 
 @LIGHT
 def test_a_site_may_keep_the_personalized_score_alone(twins):
-    _, one, two, arrays = twins
-    for site in (one, two):
-        site.node["scores"] = "global"
-    answers = [metrics(site.evaluate(arrays, 3, 2)) for site in (one, two)]
+    answers = [metrics(reply) for reply in scored(twins, "global")]
     assert answers[0].keys() == {
         "num-examples",
         *(f"{model}/{part}" for model in ("zero-shot", "global") for part in ("correct", "total")),

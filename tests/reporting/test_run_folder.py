@@ -1,5 +1,4 @@
 import json
-import os
 import re
 
 import numpy as np
@@ -26,11 +25,11 @@ def test_a_file_in_the_way_is_refused(tmp_path):
         RunFolder.create(tmp_path / "file" / "run")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o500)
+def test_a_folder_without_permission_is_refused(as_plain_user):
+    RunFolder.create(as_plain_user / "open" / "run")
+    (as_plain_user / "locked").mkdir(mode=0o500)
     with pytest.raises(StateError, match="cannot be written"):
-        RunFolder.create(tmp_path / "locked" / "run")
+        RunFolder.create(as_plain_user / "locked" / "run")
 
 
 def test_half_a_line_is_no_round(folder):

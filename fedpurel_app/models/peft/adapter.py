@@ -41,7 +41,7 @@ class VisualAdapter(Branch):
         self.weight2, self.bias2 = uniform(width, width), uniform(width)
 
     def image_features(self, inputs: Tensor) -> Tensor:
-        """Give a(f̃) ⊙ f̃, shape (B, D)."""
+        """Return a(f̃) ⊙ f̃, shape (B, D)."""
         hidden = torch.tanh(nn.functional.linear(inputs, self.weight1, self.bias1))
         return nn.functional.linear(hidden, self.weight2, self.bias2).softmax(-1) * inputs
 

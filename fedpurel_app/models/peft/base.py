@@ -46,7 +46,7 @@ class Host:
         return cosine_logits(image_features, self.zero_shot_text, self.logit_scale)
 
     def towers(self, peft: str) -> Backbone:
-        """Give the backbone to a family that runs one of its towers.
+        """Return the backbone to a family that runs one of its towers.
 
         Raises
         ------
@@ -81,15 +81,15 @@ class PeftModule(Protocol):
         ...
 
     def class_features(self) -> Tensor:
-        """Give the text features of all classes, shape (C, D), L2-normalised."""
+        """Return the text features of all classes, shape (C, D), L2-normalised."""
         ...
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Give logits of shape (B, C), with gradients."""
+        """Return logits of shape (B, C), with gradients."""
         ...
 
     def frozen(self) -> Logits:
-        """Give the function from inputs to logits at the present parameters, for use without gradients.
+        """Return the function from inputs to logits at the present parameters, for use without gradients.
 
         What does not depend on the inputs is computed once.
         """
@@ -113,11 +113,11 @@ class Branch(nn.Module):
         self.register_buffer("_text", host.zero_shot_text, persistent=False)
 
     def class_features(self) -> Tensor:
-        """Give the text features of all classes, shape (C, D), L2-normalised: here, zero-shot CLIP's."""
+        """Return the text features of all classes, shape (C, D), L2-normalised: here, zero-shot CLIP's."""
         return self._text
 
     def image_features(self, inputs: Tensor) -> Tensor:
-        """Give image features, shape (B, D): here, the inputs themselves."""
+        """Return image features, shape (B, D): here, the inputs themselves."""
         return inputs
 
     def logits(self, inputs: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Branch(nn.Module):
         return cosine_logits(self.image_features(inputs), self.class_features(), self._scale)
 
     def frozen(self) -> Logits:
-        """Give the function from inputs to logits at the present parameters."""
+        """Return the function from inputs to logits at the present parameters."""
         with torch.no_grad():
             text = self.class_features()
         return lambda inputs: cosine_logits(self.image_features(inputs), text, self._scale)
@@ -148,6 +148,8 @@ class Family:
     needs : {"features", "text tower", "image tower"}
         What the module runs on beyond image and text features: nothing, or one of the towers.
     paper : str
+    tower_option : str
+        Key among ``options`` that says which towers are adapted, "vision", "text" or "both"; empty where `needs` does.
     """
 
     name: str
@@ -157,6 +159,14 @@ class Family:
     needs: Literal["features", "text tower", "image tower"]
     paper: str
     options: tuple[str, ...] = ()
+    tower_option: str = ""
+
+    def towers(self, options: Mapping[str, Any]) -> set[str]:
+        """Return which of the towers, "vision" and "text", a module with these options trains through."""
+        if self.tower_option:
+            chosen = str(options[self.tower_option])
+            return {"vision", "text"} if chosen == "both" else {chosen}
+        return {"features": set[str](), "text tower": {"text"}, "image tower": {"vision"}}[self.needs]
 
 
 def cosine_logits(image_features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
@@ -165,12 +175,12 @@ def cosine_logits(image_features: Tensor, class_features: Tensor, logit_scale: f
 
 
 def parameters_of(module: PeftModule) -> dict[str, Tensor]:
-    """Give the trained tensors by name, detached, sharing memory with the module."""
+    """Return the trained tensors by name, detached, sharing memory with the module."""
     return {name: value.detach() for name, value in module.named_parameters()}
 
 
 def to_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
-    """Give parameters as tensors, sharing memory with the arrays."""
+    """Return parameters as tensors, sharing memory with the arrays."""
     return {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
 
 

@@ -106,7 +106,7 @@ class Lora(Branch):
 
     @torch.no_grad()
     def deltas(self) -> dict[str, Tensor]:
-        """Give (alpha / sqrt(r))·B·A of every adapted projection, as ``vision.blocks.0.attention.q``."""
+        """Return (alpha / sqrt(r))·B·A of every adapted projection, as ``vision.blocks.0.attention.q``."""
         towers = {"vision": self._image, "text": self._words}
         return {
             f"{tower}.{name}": layer.get_delta_weight(self._role)
@@ -116,7 +116,7 @@ class Lora(Branch):
         }
 
     def class_features(self) -> Tensor:
-        """Give text features, shape (C, D): zero-shot CLIP's, or those of the adapted text tower."""
+        """Return text features, shape (C, D): zero-shot CLIP's, or those of the adapted text tower."""
         return self._text if self._words is None else self._backbone.encode_text(self._prompts, self._words)
 
     def image_features(self, inputs: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Lora(Branch):
         return inputs if self._image is None else self._backbone.encode_pixels(inputs, self._image)
 
     def frozen(self) -> Logits:
-        """Give the function from pixels to logits, with the adapters merged into a copy of the weights."""
+        """Return the function from pixels to logits, with the adapters merged into a copy of the weights."""
         text = self._text
         with torch.no_grad():
             if self._words is not None:
@@ -233,4 +233,5 @@ FAMILY = Family(
     needs="image tower",
     paper="LoRA, Hu et al., ICLR 2022; rsLoRA, Kalajdzievski, 2023",
     options=("lora-rank", "lora-alpha", "lora-dropout", "lora-tower", "lora-blocks", "lora-projections"),
+    tower_option="lora-tower",
 )

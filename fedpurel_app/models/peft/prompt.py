@@ -96,7 +96,7 @@ class TextPrompt(Branch):
 
 
 def _initial_context(backbone: Backbone, length: int, words: str, generator: torch.Generator) -> Tensor:
-    """Give the first context, shape (length, width)."""
+    """Return the first context, shape (length, width)."""
     if not words:
         return (torch.randn(length, backbone.text.width, generator=generator) * 0.02).to(backbone.device)
     (tokens,) = backbone.tokenizer.encode_all([words])

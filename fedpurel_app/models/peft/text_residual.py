@@ -31,7 +31,7 @@ class TextResidual(Branch):
         self.residual = nn.Parameter(torch.zeros_like(host.zero_shot_text))
 
     def class_features(self) -> Tensor:
-        """Give the shifted text features, shape (C, D), L2-normalised."""
+        """Return the shifted text features, shape (C, D), L2-normalised."""
         return nn.functional.normalize(self._text + self._alpha * self.residual, dim=-1)
 
 

@@ -1,0 +1,209 @@
+"""The form of what the files of a run folder hold, key by key; further keys are nobody's business here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+Score = Number | None  # what is NaN where it is computed is null in a file
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Cell = Annotated[str, Field(pattern=r"^(-?[0-9]{1,12}(\.[0-9]{1,12})?)?$")]
+Whole = Annotated[str, Field(pattern=r"^[0-9]{1,12}$")]
+
+
+class _Object(BaseModel):
+    """An object whose further keys are nobody's business here."""
+
+    model_config = ConfigDict(
+        strict=True, extra="allow", alias_generator=lambda name: name.rstrip("_").replace("_", "-")
+    )
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Scores(_Plain):
+    """Of one model, in percent."""
+
+    __pydantic_extra__: dict[str, Score]
+    all: Score
+    many: Score
+    medium: Score
+    few: Score
+    balancedness: Score
+
+
+class Seconds(_Plain):
+    """Wall time by part."""
+
+    __pydantic_extra__: dict[str, Score]
+    total: Score
+
+
+class AtSites(_Plain):
+    """Scores of the models at the sites."""
+
+    zero_shot: Scores | None = None
+    global_: Scores | None = Field(None, alias="global")
+    personalized: Scores | None = None
+
+
+class Round(_Plain):
+    """A line of ``rounds.jsonl``."""
+
+    round: Count
+    phase: Literal["start", "global", "personal"]
+    total_rounds: Count
+    seconds: Seconds
+    zero_shot: Scores | None = None
+    global_: Scores | None = Field(None, alias="global")
+    tkl: Score = None
+    sites: AtSites | None = None
+    cohort: list[str] | None = None
+    usable: list[str] | None = None
+    dropped: list[tuple[str, str]] | None = None
+    kept_old_model: bool | None = None
+    private_restarted: list[str] = []
+    train: dict[str, Score] | None = None
+    privacy: dict[str, Score] = {}
+    bytes_up: Count | None = None
+    bytes_down: Count | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Round:
+        needed = ("cohort", "usable", "dropped", "kept_old_model", "train", "bytes_up", "bytes_down")
+        if self.round and (lacking := [name for name in needed if getattr(self, name) is None]):
+            raise ValueError(f"lacks {', '.join(lacking)}")
+        if (self.round == 0) != (self.phase == "start"):
+            raise ValueError("has a phase that does not fit its number")
+        return self
+
+
+class Settings(_Object):
+    """The settings that readers use of ``config.json``; whoever runs with them checks all."""
+
+    __pydantic_extra__: dict[str, bool | int | float | str]
+    algorithm: str
+    peft: str
+    dataset: str
+    dataset_path: str
+    classes: str
+    imbalance_factor: Number
+    partition: str
+    alpha: Number
+    private_weight: Number
+    balancedness_power: Number
+    balancedness_sigma: Number
+    seed: Count
+
+
+class Config(_Plain):
+    """``config.json``."""
+
+    config: Settings
+    data: str
+
+
+class Site(_Plain):
+    """What the roster of a checkpoint says of a site."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    site: str
+    num_examples: Count
+    partitions: Count
+    device: str
+    class_counts: list[Count] = []
+    test_examples: Count = 0
+
+
+class Account(_Plain):
+    """What a checkpoint says of the privacy that was spent, beside what the strategy keeps for itself."""
+
+    spent: dict[str, Score] = {}
+    if_cut_off: dict[str, Score] = {}
+
+
+class State(_Plain):
+    """``state.json``."""
+
+    round: Count
+    roster: dict[str, Site | None]
+    private_rounds: dict[str, Count]
+    failed_in_a_row: Count
+    experiment_id: str
+    attempt: Count = 1
+    privacy: Account | None = None
+    seconds: Score
+
+
+class Spent(_Plain):
+    """What a run spent of its privacy."""
+
+    kind: str
+    epsilon: Score
+    delta: Score
+    releases: Count | None
+
+
+class Balancedness(_Plain):
+    """How Balancedness was computed."""
+
+    power: Number
+    sigma: Number
+
+
+class Summary(_Plain):
+    """``summary.json``."""
+
+    outcome: Literal["completed", "failed", "stopped"]
+    error: str | None = None
+    seed: Count = 0
+    rounds: Count = 0
+    zero_shot: Scores | None = None
+    global_: Scores | None = Field(None, alias="global")
+    global_at_sites: Scores | None = None
+    personalized: Scores | None = None
+    reasons: dict[str, str] = {}
+    balancedness_is: Balancedness | None = None
+    seconds: Seconds | None = None
+    privacy: Spent | None = None
+    private_restarted: list[str] = []
+    dropped_replies: Count = 0
+    bytes_up: Count = 0
+    bytes_down: Count = 0
+
+
+class Partition(_Plain):
+    """``partition.json``."""
+
+    sha256: str
+
+
+class Launch(_Object):
+    """``launch.json``."""
+
+    cpus_per_site: Annotated[int, Field(ge=1, le=10_000)] = 1
+    gpus_per_site: Annotated[float, Field(ge=0, le=1000)] | None = None
+
+
+class SiteRow(_Plain):
+    """A line of ``sites.csv``."""
+
+    site: str
+    gain: Cell
+    has_private_branch: str
+
+
+class ClassRow(_Plain):
+    """A line of ``classes.csv``."""
+
+    label: Whole
+    name: str
+    group: str
+    train_images: Whole | Literal[""]
+    zero_shot: Cell
+    global_: Cell = Field(alias="global")
+    personalized_at_sites: Cell
