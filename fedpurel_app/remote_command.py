@@ -17,6 +17,8 @@ from fedpurel_app.reporting.log_view import LogView
 from fedpurel_app.reporting.terminal import Terminal, complain
 from fedpurel_app.run_command import DEFAULT_PRESET, FAILED, INTERRUPTED, mark, settings
 
+_PATIENCE = 30.0  # seconds for a server that was stopped to leave its folder
+
 
 def run_remote(options: argparse.Namespace) -> int:
     """Submit, follow and report; returns the exit code.
@@ -97,8 +99,13 @@ def _outcome(options: argparse.Namespace, config: RunConfig, run: RemoteRun, vie
 
 
 def _close(config: RunConfig, view: LogView, outcome: str, error: str) -> None:
-    """Write an outcome where the server could not, if its folder is here and ours to write."""
+    """Write an outcome where the server could not, if its folder is here and ours to write.
+
+    Flower tells that a run has ended before the server's process has: until then the folder is in use, and a resume
+    that is typed at once would be refused.
+    """
     if view.folder is not None:
+        view.folder.wait_for_server(_PATIENCE)
         with contextlib.suppress(OSError):
             mark(view.folder, config, outcome, error)
 

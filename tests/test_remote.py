@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
@@ -239,17 +242,32 @@ def test_a_folder_of_the_same_name_on_another_machine_is_not_taken_for_it(tmp_pa
     assert "[1/2 global" in out and "personal]" not in out
 
 
+SERVER = """
+import sys
+from pathlib import Path
+from fedpurel_app.reporting.run_folder import RunFolder
+kept = RunFolder(Path(sys.argv[1])).lock()
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_an_outcome_is_written_where_the_server_could_not(tmp_path, fake, capsys, monkeypatch):
     folder = run_tiny(tmp_path / "tiny")
     folder.forget_outcome()
-    lock = folder.lock()
+    command = [sys.executable, "-c", SERVER, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None and server.stdout.readline() == "held\n"
+        # Flower tells that a run has ended a moment before the server's process has.
+        killer = threading.Timer(1.0, server.kill)
 
-    def stream(self, look):
-        (self._logs / "flower.log").write_text(LOG.format(folder=folder.path))
-        look()
+        def stream(self, look):
+            (self._logs / "flower.log").write_text(LOG.format(folder=folder.path))
+            look()
+            killer.start()
 
-    monkeypatch.setattr(FakeRun, "_stream", stream)
-    fake("finished:stopped")
-    code, _, _ = call(capsys)
-    lock.release()
+        monkeypatch.setattr(FakeRun, "_stream", stream)
+        fake("finished:stopped")
+        code, _, _ = call(capsys)
+        assert not RunFolder(folder.path).is_running, "a resume that is typed at once would be refused"
     assert code == 1 and RunFolder(folder.path).summary()["outcome"] == "stopped"

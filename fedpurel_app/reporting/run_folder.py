@@ -133,6 +133,12 @@ class RunFolder:
         """Whether a server works in the folder."""
         return Claim(self.path, "run").holder() is not None
 
+    def wait_for_server(self, patience: float) -> None:
+        """Wait until no server works in the folder, or ``patience`` seconds: one that was stopped takes a moment."""
+        deadline = time.monotonic() + patience
+        while self.is_running and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     @property
     def how_to_resume(self) -> str:
         """The command that continues the run; sites with data of their own are at a SuperLink, in no simulation."""
