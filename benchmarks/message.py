@@ -92,7 +92,6 @@ def answer(
         from fedpurel_app import site
         from fedpurel_app.client_app import app
         from fedpurel_app.experiment import Experiment
-        from fedpurel_app.models.peft import parameters_of
         from fedpurel_app.records import ARRAYS, CONFIG, Instruction, to_array_record
     from flwr.app import Context, Message, RecordDict
     from flwr.supercore.task_identity import TaskIdentity
@@ -102,7 +101,7 @@ def answer(
         (Experiment, "source", "data"),
         (Experiment, "_cached", "features"),
         (Experiment, "host", "texts"),
-        (Experiment, "new_branch", "branches"),
+        (Experiment, "new_module", "branches"),
         (site, "train", "work"),
         (site, "evaluate", "work"),
     ):
@@ -122,8 +121,8 @@ def answer(
     with clock.part("rest"):
         pass
     if not arrays.exists():
-        branch = site.Site(settings, node).experiment.new_branch("global")
-        np.savez(arrays, **{name: value.numpy() for name, value in parameters_of(branch).items()})  # type: ignore[arg-type]
+        experiment = site.Site(settings, node).experiment
+        np.savez(arrays, **experiment.split(experiment.new_shared())[0])  # type: ignore[arg-type]
     heavy = ("open_clip", "peft", "datasets", "torchvision", "transformers", "PIL", "matplotlib")
     return {"seconds": clock.seconds, "imported": [name for name in heavy if name in sys.modules]}
 

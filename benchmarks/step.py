@@ -32,12 +32,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import Plain
-from fedpurel_app.algorithms import ALGORITHMS, Options
+from fedpurel_app.algorithms.fedpurel import global_step, residual_step
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.models.backbone import Backbone, load_backbone
-from fedpurel_app.models.peft import FAMILIES, Host, PeftModule, load_parameters, parameters_of
+from fedpurel_app.models.peft.base import Host, PeftModule, load_parameters, parameters_of
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import SgdSettings, global_step, residual_step, train
+from fedpurel_app.training.local import SgdSettings, train
 
 
 def class_names(count: int) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ class Case:
         self.against_global = self.data.measured_against(self.modules["frozen"].frozen())
 
     def _module(self, role: Any, seed: int) -> PeftModule:
-        options = {key: _DEFAULTS[key] for key in FAMILIES[self.family].options}
+        options = {key: _DEFAULTS[key] for key in FAMILIES[self.family].keys}
         if self.family == "lora":
             options["lora-dropout"] = 0.0  # so that both ways can be compared
         module = FAMILIES[self.family].build(self.host, role, options, torch.Generator().manual_seed(seed))
@@ -80,14 +82,13 @@ class Case:
         settings = SgdSettings(rate, 0.0, 0.0, len(self.labels), 1)
         order = torch.Generator().manual_seed(0)
         if phase == "global":
-            step = global_step(ALGORITHMS["fedpurel"], Options())
             return {
                 "plain": lambda: self.plain.global_step(self.pixels, self.labels, rate, iterations),
-                "ours": lambda: train(self.modules["ours"], self.data, step, settings, order),
+                "ours": lambda: train(self.modules["ours"], self.data, global_step, settings, order, _OPTIONS),
             }
         return {
             "plain": lambda: self.plain.private_step(self.plain_frozen, self.pixels, self.labels, rate),
-            "ours": lambda: train(self.modules["ours"], self.against_global, residual_step(Options()), settings, order),
+            "ours": lambda: train(self.modules["ours"], self.against_global, residual_step, settings, order, _OPTIONS),
         }
 
     def error(self, phase: str) -> float:
@@ -110,6 +111,7 @@ class Case:
 
 _BRANCHES = (("plain", "global", 0), ("ours", "global", 0), ("frozen", "private", 5))
 _DEFAULTS = {str(field.alias): field.default for field in RunConfig.model_fields.values()}
+_OPTIONS = METHODS["fedpurel"].defaults()
 
 
 def seconds(step: Callable[[], Any], device: torch.device, at_least: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.errors import AttemptError, PolicyError
 from fedpurel_app.naming import clean
 from fedpurel_app.privacy_mod import privacy_mod
@@ -49,7 +50,7 @@ def train(message: Message, context: Context) -> Message:
         # Flower's mods clip to what the message says, whatever that is.
         records = message.content.config_records.values()
         site.require_clipping([record[CLIPPING_NORM] for record in records if CLIPPING_NORM in record])
-        arrays, metrics = site.train_global(*_unpack(message))
+        arrays, metrics = site.train(Phase.GLOBAL, *_unpack(message))
     content = RecordDict({ARRAYS: to_array_record(arrays), METRICS: MetricRecord(metrics)})
     return Message(content, reply_to=message)
 
@@ -58,7 +59,7 @@ def train(message: Message, context: Context) -> Message:
 def personalize(message: Message, context: Context) -> Message:
     """Train this site's private branch (phase 2); the reply carries numbers alone."""
     with _site(context) as site:
-        metrics = site.train_private(*_unpack(message))
+        _, metrics = site.train(Phase.PERSONAL, *_unpack(message))
     return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
 
 

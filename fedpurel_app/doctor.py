@@ -183,7 +183,7 @@ def _memory(experiment: Experiment, backbone: Backbone) -> tuple[float, float]:
 
 
 def _towers(experiment: Experiment) -> set[str]:
-    return experiment.family.towers(experiment.config.model_dump(by_alias=True))
+    return {str(tower) for tower in experiment.family.towers(experiment.settings)}
 
 
 def _activations(tokens: int, tower: dict[str, int]) -> float:

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms import ALGORITHMS, SHARES, Algorithm, Options
+from fedpurel_app.algorithms.base import Algorithm, Facts
+from fedpurel_app.algorithms.fedsa_lora import SHARES
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.data import longtail, partition
 from fedpurel_app.data.catalog import DATASETS
 from fedpurel_app.data.own import load_own
@@ -21,16 +24,8 @@ from fedpurel_app.data.source import FeatureSplit, Source, Split
 from fedpurel_app.errors import ConfigError, DataError
 from fedpurel_app.metrics import group_by_counts, group_by_terciles
 from fedpurel_app.models.backbone import Backbone, load_backbone
-from fedpurel_app.models.peft import (
-    FAMILIES,
-    Family,
-    Host,
-    PeftModule,
-    Role,
-    load_parameters,
-    parameters_of,
-    to_tensors,
-)
+from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.seeding import derive_seed
 from fedpurel_app.training.cache import count_missing, image_features, image_pixels, text_features
 from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, Pixels, TrainingData
@@ -38,6 +33,7 @@ from fedpurel_app.training.local import SgdSettings
 
 Ints = npt.NDArray[np.int64]
 Arrays = Mapping[str, npt.NDArray[Any]]
+Named = dict[str, npt.NDArray[np.float32]]
 SplitName = Literal["train", "test"]
 
 
@@ -73,18 +69,17 @@ class Experiment:
     ) -> None:
         self._given = source
         self.config, self._cache, self._own = config, cache, own or config.dataset == "sites"
-        self.algorithm: Algorithm = ALGORITHMS[config.algorithm]
-        self.family: Family = FAMILIES[config.peft]
-        self.options = Options(
-            config.projection_scope,
-            config.align_gradient,
-            config.align_loss,
-            config.penalty_weight,
-            config.private_weight,
-        )
+        self.settings = config.model_dump(by_alias=True)
+        self.method, self.family = METHODS[config.algorithm], FAMILIES[config.peft]
+        self.options = self.method.chosen(self.settings)
         self._together = together
         self._arrays: dict[tuple[str, str, int], tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
         self.feature_seconds = 0.0  # spent so far on encoding images, or waiting for another process to do it
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The method, with the sharing that the settings name."""
+        return SHARES[self.settings["shares"]](self.method.load())
 
     @cached_property
     def device(self) -> torch.device:
@@ -101,8 +96,6 @@ class Experiment:
     def source(self) -> Source:
         """The data set."""
         source = self._given or self._load()
-        if self.family.needs != "features" and source.classifier is not None:
-            raise ConfigError(f'peft = "{self.family.name}" needs a {self.family.needs}; "{source.name}" has features.')
         if self.config.partition == "pachinko" and source.superclass is None:
             raise ConfigError(f'partition = "pachinko" needs superclasses; {source.name} has none: use "dirichlet".')
         return source
@@ -181,11 +174,6 @@ class Experiment:
             return 0
         return int((self._available < longtail.quota(self._available, *self._tail)).sum())
 
-    @cached_property
-    def groups(self) -> dict[str, Ints]:
-        """Classes of "many", "medium" and "few"."""
-        return self.group(self.train_counts)
-
     def group(self, counts: Ints) -> dict[str, Ints]:
         """Classes of "many", "medium" and "few" by their numbers of training images."""
         how = self.config.group_by
@@ -254,7 +242,7 @@ class Experiment:
                 f"{self.host.zero_shot_text.shape[1]}."
             )
         inputs = self.pixels(name, rows, view) if pixels else features
-        return LocalData(inputs, self._labels(name, rows), self.host.zero_shot_logits(features))
+        return LocalData(inputs, self.labels(name, rows), self.host.zero_shot_logits(features))
 
     def training_data(self, rows: Ints, pixels: bool) -> TrainingData:
         """Return some rows of the training split, augmented as the settings say."""
@@ -263,10 +251,11 @@ class Experiment:
             return self.data("train", rows, pixels)
         if augment == "views":
             return ManyViews(tuple(self.data("train", rows, pixels, 1 + view) for view in range(self.config.views)))
-        labels = self._labels("train", rows)
+        labels = self.labels("train", rows)
         return FreshCrops(split.images, rows, labels, self._images_backbone, pixels, self.host.zero_shot_logits)
 
-    def _labels(self, name: SplitName, rows: Ints) -> torch.Tensor:
+    def labels(self, name: SplitName, rows: Ints) -> torch.Tensor:
+        """Return the classes of some rows of a split, on the device."""
         return torch.from_numpy(self._split(name).labels[rows]).to(self.device)
 
     @property
@@ -290,20 +279,22 @@ class Experiment:
             self.feature_seconds += time.monotonic() - started
         return found
 
-    def new_branch(self, role: Role) -> PeftModule:
-        """Make a freshly initialised module; all processes make the same one."""
+    def new_module(self, role: Role) -> PeftModule:
+        """Make a freshly initialised module of the family; all processes make the same one."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
-        settings = self.config.model_dump(by_alias=True)
-        options = {name: settings[name] for name in self.family.options}
-        return self.family.build(self.host, role, options, generator)
+        return self.family.build(self.host, role, self.settings, generator)
 
-    def global_branch(self, arrays: Arrays, kept: Arrays | None = None) -> PeftModule:
-        """Make the global branch of given parameters.
+    def new_shared(self) -> PeftModule:
+        """Make the module of global rounds, freshly initialised."""
+        return self.algorithm.compose(self.new_module, self.options)
+
+    def shared_module(self, arrays: Arrays, kept: Arrays | None = None) -> PeftModule:
+        """Make the module of global rounds of given parameters.
 
         Parameters
         ----------
         arrays : mapping of str to ndarray
-            Those that are shared, all of them.
+            Those that are sent, all of them.
         kept : mapping of str to ndarray, optional
             Of the others, what a site has kept; what is missing is as it was at first.
 
@@ -312,30 +303,42 @@ class Experiment:
         ValueError
             When they do not fit the module.
         """
-        module = self.new_branch("global")
-        own = {name: value for name, value in parameters_of(module).items() if not self.is_shared(name)}
-        # What a site kept fills the gaps of what is not shared, and no other: else a message that lacks a shared
-        # parameter would be answered with the site's own.
+        module = self.new_shared()
+        sent = self.algorithm.sent(module, self.options)
+        own = {name: value for name, value in parameters_of(module).items() if name not in sent}
+        # What a site kept fills the gaps of what is not sent, and no other: else a message that lacks a parameter that
+        # is sent would be answered with the site's own.
         own |= {name: value for name, value in to_tensors(kept or {}).items() if name in own}
         load_parameters(module, own | to_tensors(arrays))
         return module
 
-    @property
-    def keeps_parts(self) -> bool:
-        """Whether sites keep a part of the global branch to themselves, so that no other place has all of it."""
-        return self.config.shares != "all"
+    def split(self, module: PeftModule) -> tuple[Named, Named]:
+        """Return the arrays of a shared module that are sent, and those that its site keeps."""
+        sent = self.algorithm.sent(module, self.options)
+        arrays = {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
+        return (
+            {name: value for name, value in arrays.items() if name in sent},
+            {name: value for name, value in arrays.items() if name not in sent},
+        )
 
-    def is_shared(self, name: str) -> bool:
-        """Tell whether a parameter of the global branch is sent and averaged."""
-        return SHARES[self.config.shares](name)
+    def facts(self, labels: torch.Tensor | None = None) -> Facts:
+        """Return what the method may know: with a site's labels, shape (N,), its own counts, too."""
+        classes = len(self.source.class_names)
+        counts = None if labels is None else torch.bincount(labels, minlength=classes)
+        prior = None if self._own else torch.from_numpy(self.train_counts).to(self.device)
+        return Facts(counts, prior, self.host.zero_shot_text)
+
+    def bias(self, facts: Facts) -> torch.Tensor | None:
+        """Return what the method adds to logits in predictions, shape (C,); None where it adds nothing."""
+        return None if self.algorithm.bias is None else self.algorithm.bias(facts, self.options)
 
     def _split(self, name: SplitName) -> Split:
         return self.source.train if name == "train" else self.source.test
 
-    def sgd(self, role: Role) -> SgdSettings:
+    def sgd(self, phase: Phase) -> SgdSettings:
         """Return the optimiser's settings, with "auto" resolved."""
         config, family = self.config, self.family
-        if role == "private":  # plain SGD, as the reference does
+        if phase is Phase.PERSONAL:  # plain SGD, as the reference does
             rate = (
                 family.private_learning_rate if config.private_learning_rate == "auto" else config.private_learning_rate
             )

@@ -15,7 +15,7 @@ from fedpurel_app import __version__
 from fedpurel_app.errors import StateError
 from fedpurel_app.files import write_atomically
 from fedpurel_app.models.backbone import Backbone
-from fedpurel_app.models.peft import PeftModule, parameters_of
+from fedpurel_app.models.peft.base import PeftModule, parameters_of
 from fedpurel_app.models.peft.lora import Lora
 from fedpurel_app.trained import TrainedModel
 
@@ -45,9 +45,9 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
     -------
     list of Path
         What was written: ``parameters.safetensors``, the trained tensors; ``classifier.safetensors`` with
-        ``text_features`` (C, D), ``logit_scale`` and ``weights`` = their product, so that
-        ``normalise(f) @ weights.T`` are the logits; ``export.json`` with class names and how to get f; for LoRA also
-        ``open_clip_model.safetensors`` and ``open_clip_config.json``, the backbone with the updates merged.
+        ``text_features`` (C, D), ``logit_scale`` and ``weights`` = their product, so that ``normalise(f) @ weights.T``
+        are the logits, plus ``bias`` where the method has one; ``export.json`` with class names and how to get f; for
+        LoRA also ``open_clip_model.safetensors`` and ``open_clip_config.json``, the backbone with the updates merged.
 
     Raises
     ------
@@ -80,6 +80,8 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         "logit_scale": torch.tensor(host.logit_scale),
         "weights": text * host.logit_scale,
     }
+    if model.bias is not None:
+        classifier["bias"] = model.bias.cpu().contiguous()
     files = {
         "parameters.safetensors": save(
             {name: value.cpu().contiguous() for name, value in parameters_of(branch).items()}
@@ -98,12 +100,13 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         "site": model.site or None,
         "algorithm": config.algorithm,
         "peft": config.peft,
-        "options": {name: settings[name] for name in model.experiment.family.options},
+        "options": {name: settings[name] for name in model.experiment.family.keys},
         "backbone": None if host.backbone is None else config.backbone,
         "class_names": list(host.class_names),
         "logit_scale": host.logit_scale,
         "logits": "normalise(f) @ weights.T"
-        + (", summed over the folders global and private" if len(model.branches) > 1 else ""),
+        + (", summed over the folders global and private" if len(model.branches) > 1 else "")
+        + (" + bias" if model.bias is not None else ""),
         "image_features": _USE[image_side],
     }
     files["export.json"] = (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()

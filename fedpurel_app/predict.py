@@ -47,7 +47,7 @@ def predict(model: TrainedModel, paths: Sequence[Path], top: int = 5) -> list[Pr
     Returns
     -------
     list of Prediction
-        In the order of the paths. Probabilities are softmax(l_G), or softmax(l_G + l_P) for a site.
+        In the order of the paths. Probabilities are the softmax of the model's logits.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def predict(model: TrainedModel, paths: Sequence[Path], top: int = 5) -> list[Pr
             f"the run was made with precomputed features ({model.experiment.source.name}), which name no image tower: "
             "encode the images as the features were, and multiply with the weights of fedpurel export."
         )
-    takes_pixels = model.branches["global"].takes_pixels
+    takes_pixels = next(iter(model.branches.values())).takes_pixels  # all of one family
     found: list[Prediction] = []
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]

@@ -12,6 +12,7 @@ import itertools
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,41 @@ from fedpurel_app.private_quota import Quota
 from fedpurel_app.sealing import Key, is_sealed, seal, sealed_facts, unseal
 from fedpurel_app.tensor_file import Facts, dump, facts_of, parse, read_bytes
 
+Named = dict[str, npt.NDArray[np.float32]]
+
 SCHEMA = 1
-KEPT = "kept/"  # before the names of a global branch's parameters that a site keeps to itself
+_KEPT = "kept/"  # before the names, in files, of what a site keeps of the shared module
 _FILE = re.compile(r"private-([0-9]{6,})\.safetensors")  # other files in the folder are not ours
 _ELSE = "Else start a new experiment, or let this site begin afresh: --node-config 'private-fallback=\"fresh\"'."
 _MISPLACED = "It was left as it is. Move it to where it belongs, or fix state-dir."
 _SET_ASIDE = ("damaged", "older-version")  # reasons to rename: nobody can use these as they are
 _PASSED_OVER = "passed-over"  # whole, but the server goes on from another generation, or from none
+
+
+@dataclass(frozen=True)
+class PrivateState:
+    """What a site keeps to itself between visits.
+
+    Attributes
+    ----------
+    branch : dict of str to ndarray
+        Parameters of the private module; empty before its first visit.
+    kept : dict of str to ndarray
+        Those of the shared module that are not sent; empty where all are, and before the first visit.
+    """
+
+    branch: Named = field(default_factory=dict)
+    kept: Named = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, npt.NDArray[np.float32]]) -> PrivateState:
+        """Sort the tensors of a file."""
+        kept = {name.removeprefix(_KEPT): value for name, value in tensors.items() if name.startswith(_KEPT)}
+        return cls({name: value for name, value in tensors.items() if not name.startswith(_KEPT)}, kept)
+
+    def tensors(self) -> Named:
+        """Return all tensors by their names in a file."""
+        return {_KEPT + name: value for name, value in self.kept.items()} | self.branch
 
 
 class PrivateStore:
@@ -127,7 +156,7 @@ class PrivateStore:
         found = (_FILE.fullmatch(path.name) for path in self._folder.glob("private-*"))
         return sorted(int(match[1]) for match in found if match)
 
-    def load(self, stamp: int) -> dict[str, npt.NDArray[np.float32]]:
+    def load(self, stamp: int) -> Named:
         """Read one generation; nothing on disk changes.
 
         Parameters
@@ -164,7 +193,7 @@ class PrivateStore:
         self._refuse_foreign(path, stamp, found)
         return tensors
 
-    def take(self, stamp: int) -> dict[str, npt.NDArray[np.float32]]:
+    def take(self, stamp: int) -> Named:
         """Read one generation to go on with it, as :meth:`load`; a damaged or outdated file is renamed, and so kept."""
         try:
             return self.load(stamp)

@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app import __version__
-from fedpurel_app.config import RunConfig, describe_keys, load_config, require_same, to_run_config
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config import (
+    RunConfig,
+    describe_keys,
+    load_config,
+    require_same,
+    stored_config,
+    to_run_config,
+    without_idle,
+)
 from fedpurel_app.errors import ConfigError, DiskFullError, StateError
 from fedpurel_app.files import names_weights
-from fedpurel_app.presets import PATH_KEYS, load_preset, preset_names
+from fedpurel_app.presets import PATH_KEYS, Preset, load_preset, preset_names
 from fedpurel_app.processes import count_gpus, ray_address
 from fedpurel_app.reporting.console import counting, show, text_lines
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
@@ -60,13 +69,19 @@ def settings(preset: str, changes: Sequence[str]) -> RunConfig:
     ConfigError
         Naming all that is wrong with them.
     """
-    return load_config({**load_preset(preset).values, **_assignments(changes)})
+    return load_config(_merged(load_preset(preset), changes))
+
+
+def _merged(preset: Preset, changes: Sequence[str]) -> dict[str, Any]:
+    """Put changes over a preset; what another method or family than its own has no use for gives way."""
+    asked = _assignments(changes)
+    return without_idle({**preset.values, **asked}, kept=asked)
 
 
 def _new(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
     """Settle the settings and the folder of a new run."""
     preset = load_preset(options.preset or DEFAULT_PRESET)
-    values = {**preset.values, **_assignments(options.set)}
+    values = _merged(preset, options.set)
     config = load_config(values)
     _refuse_own_sites(config, "")
     path = (
@@ -83,9 +98,9 @@ def _resume(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
     """Take the settings of an earlier run; only where and on what it runs may be changed."""
     path = options.resume.absolute()
     folder = RunFolder.open(path)
-    stored = load_config(folder.read_json("config.json")["config"])
+    stored = stored_config(folder.read_json("config.json")["config"])
     _refuse_own_sites(stored, f" --resume {path}")
-    asked = {**(load_preset(options.preset).values if options.preset else {}), **_assignments(options.set)}
+    asked = _merged(load_preset(options.preset), options.set) if options.preset else _assignments(options.set)
     wanted = load_config({**stored.model_dump(by_alias=True), **asked, "resume-from": str(path)})
     require_same(stored, wanted, path)
     if (summary := folder.summary()) and summary["outcome"] == "completed":
@@ -225,11 +240,9 @@ def mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None
     """Write an outcome where the server could not."""
     if folder.summary() is not None:
         return
-    from fedpurel_app.algorithms import ALGORITHMS  # loads torch, which a run that went well never needs here
-
     rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
     spent = sum(line["seconds"]["total"] or 0.0 for line in rounds)
-    has_private_part = ALGORITHMS[config.algorithm].personalization is not None
+    has_private_part = METHODS[config.algorithm].personalizes
     summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
     try:
         folder.write_json("summary.json", summary)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedpurel_app.algorithms.base import Models
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.metrics import ClassCounts, summarize
 from fedpurel_app.records import Arrays
@@ -31,7 +32,8 @@ class Scoring:
     def __init__(self, experiment: Experiment, told: Callable[[], list[list[int]]]) -> None:
         self._experiment, self._told = experiment, told
         self._here: Scores | None = None  # of the last evaluation here,
-        self._scored: Arrays | None = None  # and the parameters it was of
+        self._scored: Arrays | None = None  # the parameters it was of,
+        self._is_known = False  # and whether they are all of the global model
 
     def score(self, arrays: Arrays) -> dict[str, float]:
         """Score zero-shot and the global model on the server's test set.
@@ -49,8 +51,10 @@ class Scoring:
         if unchanged or not len(rows):
             return {"server": 0.0, "server_features": 0.0}
         started, encoding = time.monotonic(), experiment.feature_seconds
-        module = experiment.global_branch(arrays)
-        self._here, self._scored = evaluate(experiment.data("test", rows, module.takes_pixels), module), arrays
+        module = experiment.shared_module(arrays)
+        data, bias = experiment.data("test", rows, module.takes_pixels), experiment.bias(experiment.facts())
+        self._here = evaluate(data, experiment.algorithm.global_model(Models(module)), bias=bias)
+        self._scored, self._is_known = arrays, experiment.algorithm.is_known(module, experiment.options)
         features = experiment.feature_seconds - encoding
         return {"server": time.monotonic() - started - features, "server_features": features}
 
@@ -68,7 +72,7 @@ class Scoring:
     @property
     def tkl(self) -> float | None:
         """TKL of the global model against zero-shot [nats]; None where there is no score of it."""
-        return self._here.tkl if self._here is not None and not self._experiment.keeps_parts else None
+        return self._here.tkl if self._here is not None and self._is_known else None
 
     def pooled(self, scores: Mapping[str, SiteScores]) -> dict[str, Any]:
         """Pool the scores of the sites on their own test parts."""
@@ -83,7 +87,7 @@ class Scoring:
     @property
     def _global_counts(self) -> ClassCounts | None:
         # Where sites keep parts, what is here is no model of anybody: its parts are as they were at first.
-        return self._here.global_model if self._here is not None and not self._experiment.keeps_parts else None
+        return self._here.global_model if self._here is not None and self._is_known else None
 
     def _summarize(self, counts: ClassCounts) -> dict[str, float | None]:
         config = self._experiment.config

@@ -16,12 +16,11 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedpurel_app.class_file import CLASSES, keep_classes
-from fedpurel_app.config import RunConfig, load_config, require_same
+from fedpurel_app.config import RunConfig, require_same, stored_config
 from fedpurel_app.data.inspection import meet
 from fedpurel_app.errors import RunError, RunStopped, StateError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home
-from fedpurel_app.models.peft import parameters_of
 from fedpurel_app.records import to_array_record, to_arrays
 from fedpurel_app.reporting.console import summary_lines
 from fedpurel_app.reporting.provenance import process_start, provenance
@@ -55,7 +54,7 @@ class Server:
         resume = Path(config.resume_from) if config.resume_from else None
         if resume is not None:
             self.folder = RunFolder.open(resume)
-            require_same(load_config(self.folder.read_json("config.json")["config"]), config, resume)
+            require_same(stored_config(self.folder.read_json("config.json")["config"]), config, resume)
             self._lock = self.folder.lock()
             try:
                 self._arrays, self._state = self.folder.read_checkpoint()
@@ -110,13 +109,8 @@ class Server:
     # --- before -----------------------------------------------------------------------------------------------------
 
     def _strategy(self) -> FedPuReL:
-        config, (global_rounds, personal_rounds) = self.config, self.config.total_rounds
-        if self.experiment.algorithm.personalization is None:
-            if personal_rounds:
-                logger.log(INFO, "%s has no private part: no personal rounds", self.experiment.algorithm.title)
-            schedule = Schedule(global_rounds, 0)
-        else:
-            schedule = Schedule(global_rounds, personal_rounds, config.schedule)
+        config = self.config
+        schedule = Schedule(*config.total_rounds, config.schedule)
         aggregation = Aggregation(
             config.aggregation,
             config.trim_share,
@@ -134,7 +128,7 @@ class Server:
             full_first_round=config.full_first_round,
             min_replies=config.min_replies,
             max_failed_rounds=config.max_failed_rounds,
-            keeps_parts=self.experiment.keeps_parts,
+            keeps_parts=self.experiment.algorithm.keeps_parts,
             evaluate_every=config.evaluate_every,
             num_sites=config.num_sites,
             num_classes=len(self.experiment.source.class_names),
@@ -173,9 +167,7 @@ class Server:
             # have spent of the privacy is on disk before it is spent again.
             self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
         else:
-            initial = parameters_of(self.experiment.new_branch("global"))
-            shared = {name: value for name, value in initial.items() if self.experiment.is_shared(name)}
-            self._arrays = {name: value.cpu().numpy() for name, value in shared.items()}
+            self._arrays, _ = self.experiment.split(self.experiment.new_shared())
         try:
             strategy.connect(grid)
         except RunError as error:
@@ -190,7 +182,7 @@ class Server:
         cohort = len(strategy.roster.draw(config.seed, 1, config.fraction_train))
         size = sum(value.nbytes for value in self._arrays.values())
         data = data_in_words(config.model_dump(by_alias=True))
-        logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.algorithm.title,
+        logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.method.title,
                    config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
         logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
         if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
@@ -283,7 +275,7 @@ class Server:
 
     def _finish(self, outcome: str, error: str | None) -> None:
         settings = self.config.model_dump(by_alias=True)
-        has_private_part = self.experiment.algorithm.personalization is not None
+        has_private_part = self.experiment.method.personalizes
         recorder = self._recorder
         seconds = recorder.seconds if recorder else 0.0
         rounds, spent = self.folder.rounds(), self.folder.spent()

@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from fedpurel_app import facts
+from fedpurel_app.algorithms.base import Facts, Models, Visit
 from fedpurel_app.attempts import Attempt, Work
 from fedpurel_app.config import (
     RunConfig,
@@ -27,24 +29,25 @@ from fedpurel_app.config import (
     require_few_steps,
     require_served,
 )
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.data.inspection import meet
 from fedpurel_app.data_paths import cache_folder, private_folder, with_own_paths
 from fedpurel_app.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.errors import PolicyError, RunError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.models.peft import PeftModule, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
 from fedpurel_app.private_quota import Quota
-from fedpurel_app.private_store import KEPT, PrivateStore
+from fedpurel_app.private_store import Named, PrivateState, PrivateStore
 from fedpurel_app.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
 from fedpurel_app.sealing import read_key
 from fedpurel_app.seeding import derive_seed
 from fedpurel_app.training.evaluation import evaluate
-from fedpurel_app.training.local import global_step, residual_step, train
+from fedpurel_app.training.inputs import TrainingData
+from fedpurel_app.training.local import train
 
 logger = getLogger("flwr.fedpurel.client")
 
 Metrics = dict[str, Any]
-Named = dict[str, npt.NDArray[np.float32]]
 
 
 @lru_cache(maxsize=1)
@@ -74,7 +77,7 @@ class Site:
     """
 
     _restarted = False  # whether the private branch was lost, and begun afresh
-    _state: Named | None = None  # the private state, once it is read
+    _stored: PrivateState | None = None  # once it is read
 
     def __init__(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
         # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
@@ -124,54 +127,65 @@ class Site:
         if not self.simulated and self.config.privacy in ("client-fixed", "client-adaptive"):
             require_clipping(self.config, self.node, norms[0] if len(norms) == 1 else None)
 
-    def train_global(self, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
-        """Train the shared parameters on this site's data; give what may be shared."""
-        experiment = self.experiment
-        self._begin("train", arrays, instruction)
-        module = self._global_branch(arrays, instruction)
-        data = experiment.training_data(self._rows("train"), module.takes_pixels)
-        step = global_step(experiment.algorithm, experiment.options)
-        metrics = train(module, data, step, experiment.sgd("global"), self._order(instruction))
-        trained = _numpy(module)
-        if experiment.keeps_parts:
-            kept = {KEPT + name: value for name, value in trained.items() if not experiment.is_shared(name)}
-            self._keep(kept | self._branch(instruction), instruction)
-        shared = {name: value for name, value in trained.items() if experiment.is_shared(name)}
-        told = self.discloses.training(metrics, is_private=experiment.keeps_parts)
-        return shared, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
+    def train(self, phase: Phase, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+        """Do a phase's visit on this site's data; return what is sent, in personal rounds nothing.
 
-    def train_private(self, arrays: Arrays, instruction: Instruction) -> Metrics:
-        """Train this site's private branch on top of the frozen global model, and keep it here."""
-        experiment = self.experiment
-        if experiment.algorithm.personalization is None:
-            raise RunError(f'algorithm = "{experiment.algorithm.name}" has no private part to train.')
+        Raises
+        ------
+        RunError
+            When the method has no such rounds, or what it trained here diverged.
+        """
+        visit = self.experiment.algorithm.visits.get(phase)
+        if visit is None:
+            raise RunError(f'algorithm = "{self.experiment.method.name}" has no {phase} rounds.')
         self._begin("train", arrays, instruction)
-        frozen = self._global_branch(arrays, instruction)
-        private = self._private_branch(frozen, instruction)
-        data = experiment.training_data(self._rows("train"), private.takes_pixels).measured_against(frozen.frozen())
-        settings = experiment.sgd("private")
-        metrics = train(private, data, residual_step(experiment.options), settings, self._order(instruction))
-        tensors, start = _numpy(private), _numpy(frozen)
-        squares = (np.square(value.astype(float) - start[name]).sum() for name, value in tensors.items())
+        return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
+
+    def _train_shared(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+        """Train the shared module; return what of it is sent."""
+        experiment = self.experiment
+        module = self._shared_module(arrays, instruction)
+        data = self._training_data(module, visit, module)
+        metrics = self._visit(module, data, Phase.GLOBAL, instruction)
+        sent, kept = experiment.split(module)
+        if experiment.algorithm.keeps_parts:
+            self._keep(replace(self._state(instruction), kept=kept), instruction)
+        told = self.discloses.training(metrics, is_private=experiment.algorithm.keeps_parts)
+        return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
+
+    def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+        """Train this site's private module beside the frozen global one, and keep it here."""
+        shared = self._shared_module(arrays, instruction)
+        private = self._private_module(shared, instruction)
+        data = self._training_data(private, visit, shared)
+        start = parameters_of(shared)
+        metrics = self._visit(private, data, Phase.PERSONAL, instruction, start)
+        tensors = _numpy(private)
+        squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
         if not self.simulated and not _is_finite(tensors):
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
-            tensors = _numpy(self._private_branch(frozen, instruction))
-        self._keep(tensors | self._kept(instruction), instruction)
-        return self._reply({**self.discloses.training(metrics, is_private=True), NUM_EXAMPLES: len(data.labels)})
+            tensors = _numpy(self._private_module(shared, instruction))
+        self._keep(replace(self._state(instruction), branch=tensors), instruction)
+        told = self.discloses.training(metrics, is_private=True)
+        return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
-        experiment = self.experiment
+        experiment, algorithm = self.experiment, self.experiment.algorithm
         self._begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores({}))
-        shared = self._global_branch(arrays, instruction)
-        # A fresh branch that nobody trained is no model to score.
-        private = self._private_branch(shared, instruction) if self._branch(instruction) else None
+        shared = self._shared_module(arrays, instruction)
+        state = self._state(instruction)
+        # What nobody trained here is no model to score: without it, this site has the global model alone.
+        private = self._private_module(shared, instruction) if state.branch else None
+        models, is_own = Models(shared, private), bool(state.branch if algorithm.has_personal_rounds else state.kept)
+        personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
         data = experiment.data("test", self._rows("test"), shared.takes_pixels)
-        scores = evaluate(data, shared, private)
+        bias = experiment.bias(self._facts()) if algorithm.bias is not None else None
+        scores = evaluate(data, algorithm.global_model(models), personalized, bias)
         counts = {"zero-shot": scores.zero_shot, "global": scores.global_model}
         counts |= {} if scores.personalized is None else {"personalized": scores.personalized}
         return self._reply(self.discloses.scores(counts))
@@ -188,51 +202,65 @@ class Site:
         rows: npt.NDArray[np.int64] = (partition.train if split == "train" else partition.test)[self.index]
         return rows
 
-    def _global_branch(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
-        """Return the global branch: what the server sent, with what this site keeps of it to itself."""
-        kept = {name.removeprefix(KEPT): value for name, value in self._kept(instruction).items()}
-        return self.experiment.global_branch(arrays, kept)
+    def _facts(self) -> Facts:
+        """Return what the method may know here."""
+        return self.experiment.facts(self.experiment.labels("train", self._rows("train")))
 
-    def _private_branch(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
-        """Return the private branch that the server's message names: one on disk, or the common initial one."""
-        module = self.experiment.new_branch("private")
-        if stored := self._branch(instruction):
+    def _training_data(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
+        """Return this site's images for a module, with the logits that the visit refers to."""
+        data = self.experiment.training_data(self._rows("train"), module.takes_pixels)
+        return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
+
+    def _visit(
+        self,
+        module: PeftModule,
+        data: TrainingData,
+        phase: Phase,
+        instruction: Instruction,
+        anchor: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[str, float]:
+        experiment, rule = self.experiment, self.experiment.algorithm.visits[phase].rule
+        seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
+        order = torch.Generator().manual_seed(seed)  # of the batches
+        return train(module, data, rule, experiment.sgd(phase), order, experiment.options, self._facts(), anchor)
+
+    def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
+        """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
+        return self.experiment.shared_module(arrays, self._state(instruction).kept)
+
+    def _private_module(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
+        """Return the private module that the server's message names: one on disk, or the common initial one."""
+        module = self.experiment.new_module("private")
+        if stored := self._state(instruction).branch:
             load_parameters(module, to_tensors(stored))
         elif self.config.private_init == "global":
             load_parameters(module, parameters_of(shared))
         return module
 
-    def _branch(self, instruction: Instruction) -> Named:
-        """Return the stored private branch; empty where there is none."""
-        return {name: value for name, value in self._stored(instruction).items() if not name.startswith(KEPT)}
-
-    def _kept(self, instruction: Instruction) -> Named:
-        """Return what this site keeps of the global branch, by the names in the file; empty where it keeps nothing."""
-        return {name: value for name, value in self._stored(instruction).items() if name.startswith(KEPT)}
-
-    def _stored(self, instruction: Instruction) -> Named:
-        """Return this site's private state; empty where there is none yet, or none to use and this node goes on so."""
-        if self._state is None:
-            self._state = {}
+    def _state(self, instruction: Instruction) -> PrivateState:
+        """Return what this site keeps; empty before its first visit, or where it is lost and this node goes on so."""
+        if self._stored is None:
+            self._stored = PrivateState()
             if instruction.private_round:
                 try:
-                    self._state = self._store(instruction).take(instruction.private_round)
+                    self._stored = PrivateState.of(self._store(instruction).take(instruction.private_round))
                 except UnusableBranchError as error:
                     if self.node.private_fallback != "fresh":
                         raise
                     logger.warning('%s Here, private-fallback = "fresh": this site begins a fresh one.', error)
                     self._restarted = True
-        return self._state
+        return self._stored
 
-    def _keep(self, tensors: Named, instruction: Instruction) -> None:
+    def _keep(self, state: PrivateState, instruction: Instruction) -> None:
         """Write this site's private state, unless training diverged."""
+        tensors = state.tensors()
         if not _is_finite(tensors):
             raise RunError("the private part diverged (NaN or Inf) and was not kept: lower the learning rates.")
         self._store(instruction).save(tensors, instruction.round, instruction.private_round)
 
     @property
     def _has_private_part(self) -> bool:
-        return self.experiment.algorithm.personalization is not None or self.experiment.keeps_parts
+        return self.experiment.method.personal_rounds or self.experiment.algorithm.keeps_parts
 
     def _begin(self, work: Work, arrays: Arrays, instruction: Instruction) -> None:
         """Refuse what this site does not work for.
@@ -249,7 +277,7 @@ class Site:
         if work == "train":
             require_few_steps(self.config, self.node, len(self._rows("train")))
         config = self.config
-        method = f"{config.algorithm}, {config.peft}, {config.shares}"
+        method = f"{config.algorithm}, {config.peft}, {self.experiment.settings['shares']}"
         self._store(instruction).begin(work, instruction.round, _digest(arrays, instruction, config), method)
 
     def _require_attempt(self, instruction: Instruction) -> None:
@@ -268,11 +296,6 @@ class Site:
         bounds = (node.max_experiments, node.max_private_bytes, node.max_evaluations)
         quota = None if self.simulated else Quota(*bounds)
         return PrivateStore(root, instruction.experiment_id, self.name, attempt, key, quota)
-
-    def _order(self, instruction: Instruction) -> torch.Generator:
-        """Seed the order of this visit's batches."""
-        seed = derive_seed(self.config.seed, "train", instruction.phase, instruction.round, self.name)
-        return torch.Generator().manual_seed(seed)
 
     def _reply(self, metrics: Mapping[str, Any]) -> Metrics:
         encoding = self.experiment.feature_seconds - self._features_before

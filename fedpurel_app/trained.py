@@ -8,22 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedpurel_app.algorithms.base import Facts, Models
 from fedpurel_app.class_file import kept_classes
-from fedpurel_app.config import RunConfig, load_config
+from fedpurel_app.config import RunConfig, stored_config
 from fedpurel_app.errors import ConfigError, LockedError, StateError, UnusableBranchError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.files import home, names_weights
-from fedpurel_app.models.peft import PeftModule, Role, load_parameters, to_tensors
-from fedpurel_app.models.peft.base import Logits
-from fedpurel_app.private_store import KEPT, PrivateStore
+from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, to_tensors
+from fedpurel_app.private_store import PrivateState, PrivateStore
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.sealing import read_key
 
-Named = Mapping[str, npt.NDArray[Any]]
 _WHY = {  # by the reason of an UnusableBranchError; a folder follows
     "absent": "is not in",
     "damaged": "is damaged, in",
@@ -35,21 +33,21 @@ _WHY = {  # by the reason of an UnusableBranchError; a folder follows
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A global model, alone or with a site's private branch.
-
-    Where sites keep parts of the global branch to themselves, it is a site's own.
+    """The global model, or a site's personalized one.
 
     Attributes
     ----------
     experiment : Experiment
         What the run's settings determine.
     branches : dict of {"global", "private"} to PeftModule
-        The private one where the site has one.
+        Modules whose logits add up: which, the method says.
     experiment_id : str
     round : int
         Of the checkpoint.
     site : str
         Empty for the global model.
+    bias : Tensor, shape (C,), or None
+        What the method adds to the logits.
     """
 
     experiment: Experiment
@@ -57,6 +55,7 @@ class TrainedModel:
     experiment_id: str
     round: int
     site: str = ""
+    bias: Tensor | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -65,8 +64,9 @@ class TrainedModel:
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
-        """Compute l_G, or l_G + l_P for a site, shape (B, C), from what the branches take: features or uint8 pixels."""
-        return torch.stack([function(inputs) for function in self._functions]).sum(0)
+        """Compute logits, shape (B, C), from what the branches take: features or uint8 pixels."""
+        total = torch.stack([function(inputs) for function in self._functions]).sum(0)
+        return total if self.bias is None else total + self.bias
 
     @cached_property
     def _functions(self) -> list[Logits]:
@@ -115,28 +115,39 @@ def load_trained(
     arrays, state = folder.read_checkpoint()
     kept_source = kept_classes(folder)
     experiment = Experiment(config, home() / "cache", source=kept_source)
-    keeps_parts = experiment.keeps_parts
-    stored: Named = {}
+    stored = PrivateState()
     if site:
         root = state_dir or (Path(config.state_dir) if config.state_dir else folder.path / "private")
-        stored = _private_state(state, site, root, key_file, keeps_parts)
-    elif keeps_parts:
-        raise StateError(
-            f'{run}: with shares = "{config.shares}" every site keeps a part of the global model to itself, and no '
-            f"place has the whole of it. Use a site's model: --site NAME, of {_listed(state['private_rounds'])}."
-        )
+        stored = _private_state(state, site, root, key_file, experiment)
     if kept_source is None:  # a run of before classes were kept: its data set is asked
         _refuse_other_classes(folder, experiment)
-    kept = {name.removeprefix(KEPT): value for name, value in stored.items() if name.startswith(KEPT)}
-    private = {name: value for name, value in stored.items() if not name.startswith(KEPT)}
     try:
-        branches: dict[Role, PeftModule] = {"global": experiment.global_branch(arrays, kept)}
-        if private:
-            branches["private"] = experiment.new_branch("private")
-            load_parameters(branches["private"], to_tensors(private))
+        shared = experiment.shared_module(arrays, stored.kept)
+        private = None
+        if stored.branch:
+            private = experiment.new_module("private")
+            load_parameters(private, to_tensors(stored.branch))
     except ValueError as error:
         raise StateError(f"{run}: what was trained does not fit the run's own settings ({error}).") from error
-    return TrainedModel(experiment, branches, str(state["experiment_id"]), int(state["round"]), site)
+    algorithm, models = experiment.algorithm, Models(shared, private)
+    if not site and not algorithm.is_known(shared, experiment.options):
+        raise StateError(
+            f"{run}: every site keeps a part of the global model to itself, and no place has the whole of it. Use a "
+            f"site's model: --site NAME, of {_listed(state['private_rounds'])}."
+        )
+    model = algorithm.personalized(models) if site and algorithm.personalized else algorithm.global_model(models)
+    branches: dict[Role, PeftModule] = {"private" if part is private else "global": part for part in model}
+    return TrainedModel(
+        experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment)
+    )
+
+
+def _bias(folder: RunFolder, experiment: Experiment) -> Tensor | None:
+    """Return what the method adds to logits, by the counts of classes that the run wrote down."""
+    if experiment.algorithm.bias is None:
+        return None
+    counts = torch.tensor(folder.read_json("partition.json")["train_counts"], device=experiment.device)
+    return experiment.bias(Facts(prior=counts))
 
 
 def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
@@ -149,7 +160,7 @@ def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
         if not (pretrained.is_file() and names_weights(pretrained.name)):
             raise ConfigError(f"--pretrained {pretrained}: no such file of weights (.safetensors, .pt, .pth or .bin).")
         settings["pretrained"] = str(pretrained)
-    config = load_config(settings)
+    config = stored_config(settings)
     if config.dataset != "features" and names_weights(config.pretrained) and not Path(config.pretrained).is_file():
         raise ConfigError(
             f"the run's backbone comes from {config.pretrained}, which is not here: name your copy, --pretrained FILE."
@@ -157,9 +168,12 @@ def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
     return config
 
 
-def _private_state(state: Mapping[str, Any], site: str, root: Path, key_file: Path | None, keeps_parts: bool) -> Named:
+def _private_state(
+    state: Mapping[str, Any], site: str, root: Path, key_file: Path | None, experiment: Experiment
+) -> PrivateState:
     """Read the private state that the checkpoint knows of; errors speak of the command line, not of a node."""
     known, trained = state["roster"], state["private_rounds"]
+    keeps_parts = experiment.algorithm.keeps_parts
     if site not in known:
         raise StateError(f'the run has no site "{site}"; its sites: {_listed(known)}.')
     if site not in trained:
@@ -173,7 +187,7 @@ def _private_state(state: Mapping[str, Any], site: str, root: Path, key_file: Pa
     store = PrivateStore(root, experiment_id, site, key=key)
     branch = f"The private branch of round {stamp} of {site}"
     try:
-        return store.load(stamp)
+        return PrivateState.of(store.load(stamp))
     except LockedError as error:
         given = f"which is not that of {key_file}" if key_file else "and none was given"
         raise StateError(

@@ -11,7 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedpurel_app.client_app import app
 from fedpurel_app.data import rendered
-from fedpurel_app.models.peft import parameters_of
+from fedpurel_app.models.peft.base import parameters_of
 from fedpurel_app.records import ARRAYS, CONFIG, Instruction, to_array_record
 from fedpurel_app.site import Site
 
@@ -35,7 +35,7 @@ def answer_all(experiment, settings, node):
         loaded[kind] = [name for name in HEAVY if name in sys.modules]
 
     ask("query.describe", "global", 1)
-    branch = Site(settings, node).experiment.new_branch("global")
+    branch = Site(settings, node).experiment.new_shared()
     arrays = to_array_record({name: value.numpy() for name, value in parameters_of(branch).items()})
     ask("train", "global", 1, arrays)
     ask("train.personalize", "personal", 2, arrays)

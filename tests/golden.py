@@ -26,15 +26,15 @@ from tests.support import private_files, run_tiny, timeless
 
 STORE = Path(__file__).with_name("golden.json")
 _IMAGES = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "imbalance_factor": 4}
-_ROUNDS = {"num_sites": 3, "global_rounds": 2, "personal_rounds": 2, "evaluate_every": 1, "fraction_train": 0.7}
+_ROUNDS = {"num_sites": 3, "global_rounds": 2, "evaluate_every": 1, "fraction_train": 0.7}
 _ALGORITHMS = ("fedpurel", "fedavg", "fedavg-kl", "prograd")
 _FAMILIES = ("prompt", "adapter", "text-residual", "lora", "visual-prompt")
 CUT = "resumed in the middle"  # the one case that is run in two parts
 
 CASES: dict[str, dict[str, Any]] = {
     **{f"{a}, {f}": {**_IMAGES, "algorithm": a, "peft": f} for a in _ALGORITHMS for f in _FAMILIES},
-    "interleaved": {"schedule": "interleaved", "personal_rounds": -1, "full_first_round": True},
-    CUT: {"global_rounds": 3, "personal_rounds": 3, "experiment_id": "e"},
+    "interleaved": {"schedule": "interleaved", "full_first_round": True},
+    CUT: {"global_rounds": 3, "experiment_id": "e"},
     "sites keep B": {**_IMAGES, "peft": "lora", "shares": "lora-a"},
     "sites keep B, no private branch": {**_IMAGES, "peft": "lora", "shares": "lora-a", "algorithm": "fedavg"},
     "privacy at the server": {"privacy": "server-fixed", "clipping_norm": 0.05},

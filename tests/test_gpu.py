@@ -3,14 +3,17 @@
 import pytest
 import torch
 
-from fedpurel_app.algorithms import ALGORITHMS, Options
+from fedpurel_app.algorithms.base import Batch, Facts
+from fedpurel_app.algorithms.fedpurel import global_step
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.functional import match_temperature
 from fedpurel_app.functional.temperature import entropy_range
 from fedpurel_app.models.backbone import load_backbone
-from fedpurel_app.models.peft import FAMILIES, Host, parameters_of
+from fedpurel_app.models.peft.base import Host, parameters_of
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import SgdSettings, global_step, train
+from fedpurel_app.training.local import SgdSettings, train
 from tests.functional.test_temperature import exact_entropy, families
 from tests.support import run_tiny
 
@@ -23,7 +26,7 @@ def trained(name, device):
     names = ("red circle", "blue star", "green heart")
     prompts = tuple(f"a photo of a {one}." for one in names)
     host = Host(demo.encode_prompts(prompts), demo.logit_scale, names, demo, prompts)
-    options = {key: DEFAULTS[key] for key in FAMILIES[name].options}
+    options = {key: DEFAULTS[key] for key in FAMILIES[name].keys}
     if name == "lora":
         options["lora-dropout"] = 0.0  # a GPU draws other masks than a CPU
     module = FAMILIES[name].build(host, "global", options, torch.Generator().manual_seed(0))
@@ -34,8 +37,8 @@ def trained(name, device):
     labels = (torch.arange(96) % 3).to(device)
     inputs = pixels if module.takes_pixels else features
     data = LocalData(inputs, labels, host.zero_shot_logits(features))
-    step = global_step(ALGORITHMS["fedpurel"], Options())
-    metrics = train(module, data, step, SgdSettings(0.01, 0.9, 5e-4, 32, 1), torch.Generator().manual_seed(2))
+    settings, order = SgdSettings(0.01, 0.9, 5e-4, 32, 1), torch.Generator().manual_seed(2)
+    metrics = train(module, data, global_step, settings, order, METHODS["fedpurel"].defaults())
     return {key: value.cpu() for key, value in parameters_of(module).items()}, metrics
 
 
@@ -60,17 +63,15 @@ def test_a_step_never_waits_for_the_gpu():
     trained("prompt", "cuda")  # first use of the device synchronises
     torch.cuda.synchronize()
     rows = torch.randn(64, 100, device="cuda")
-    step = global_step(ALGORITHMS["fedpurel"], Options())
-    weight = torch.randn(8, 100, device="cuda", requires_grad=True)
+    weight = torch.nn.Parameter(torch.randn(8, 100, device="cuda"))
     inputs, labels = torch.randn(64, 8, device="cuda"), torch.zeros(64, dtype=torch.long, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        logits = inputs @ weight
-
-        def pull_back(cotangent):
-            return list(torch.autograd.grad(logits, [weight], cotangent, retain_graph=True))
-
-        step(logits.detach(), rows, labels, pull_back)
+        options = METHODS["fedpurel"].defaults()
+        output = inputs @ weight
+        global_step(
+            Batch(inputs, labels, output, rows, None, [weight], [weight], Facts(), options, 0.1, torch.Generator())
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

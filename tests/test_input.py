@@ -78,8 +78,7 @@ def test_a_run_in_which_nothing_was_trained_is_failed(tmp_path, monkeypatch):
     def fail(self, *arguments):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("fedpurel_app.site.Site.train_global", fail)
-    monkeypatch.setattr("fedpurel_app.site.Site.train_private", fail)
+    monkeypatch.setattr("fedpurel_app.site.Site.train", fail)
     with pytest.raises(
         RunError, match="(?s)the global model is that of before.*no luck.*no private branch was trained.*no luck"
     ):
@@ -94,7 +93,7 @@ def test_a_phase_in_which_nothing_was_trained_is_told_from_the_other(tmp_path, m
     def fail(self, *arguments):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("fedpurel_app.site.Site.train_private", fail)
+    monkeypatch.setattr("fedpurel_app.site.Site._train_private", fail)
     with pytest.raises(RunError, match="no private branch was trained"):
         run_tiny(tmp_path, global_rounds=1, personal_rounds=1)
     summary = RunFolder(tmp_path / "run").summary()

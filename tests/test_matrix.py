@@ -1,6 +1,7 @@
 """Every family under every algorithm, and the options of families, through both phases on images."""
 
 import json
+import re
 
 import numpy as np
 import open_clip
@@ -8,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedpurel_app.algorithms import ALGORITHMS
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config import load_config
 from fedpurel_app.data import rendered
-from fedpurel_app.models.peft import FAMILIES
+from fedpurel_app.errors import ConfigError
+from fedpurel_app.models.peft.registry import FAMILIES
 from tests.support import private_files, run_tiny
 
 
@@ -27,22 +30,28 @@ def run(folder, **changes):
         "imbalance_factor": 4,
         "num_sites": 3,
         "global_rounds": 1,
-        "personal_rounds": 1,
         "evaluate_every": 1,
     }
     return run_tiny(folder, **(settings | changes))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_runs_under_every_algorithm(tmp_path, family, algorithm):
-    folder = run(tmp_path, peft=family, algorithm=algorithm)
-    summary, has_private_part = folder.summary(), ALGORITHMS[algorithm].personalization is not None
-    assert summary["outcome"] == "completed" and summary["rounds"] == 1 + has_private_part
-    assert summary["global"]["all"] > 10 and bool(private_files(folder)) == has_private_part
+def test_every_family_runs_under_every_algorithm_or_is_refused(tmp_path, family, algorithm):
+    method, settings = METHODS[algorithm], {"peft": family, "algorithm": algorithm}
+    if why := method.unfit(load_config({}).model_dump(by_alias=True) | settings):
+        with pytest.raises(ConfigError, match=f'(?s)algorithm = "{algorithm}" cannot be used.*{re.escape(why)}'):
+            run(tmp_path, **settings)
+        return
+    folder = run(tmp_path, **settings)
+    summary, keeps = folder.summary(), method.load().keeps_parts
+    assert summary["outcome"] == "completed" and summary["rounds"] == 1 + method.personal_rounds
+    assert bool(private_files(folder)) == (method.personal_rounds or keeps)
+    assert (summary["personalized"] is not None) == method.personalizes
+    assert (summary["global"] or summary["global_at_sites"])["all"] > 10
     first = folder.rounds()[1]["train"]
     assert first["drift"] > 0 and np.isfinite(first["loss"])
-    assert ("conflict" in first) == (ALGORITHMS[algorithm].gradient_rule == "purify")
+    assert ("conflict" in first) == (algorithm in ("fedpurel", "prograd"))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,7 @@ def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
             sent.extend(("reply", name) for name in reply.content.get("arrays", {}))
 
     changes = {"peft": "lora", "shares": "lora-a", "algorithm": algorithm, "global_rounds": 2, "fraction_train": 1.0}
+    changes |= {"personal_rounds": 1} if algorithm == "fedpurel" else {}
     folder = run(tmp_path, **changes, grid={"spy": spy})
     assert {"train", "reply"} <= {kind for kind, _ in sent} and all(name.endswith(".A") for _, name in sent)
     summary, last = folder.summary(), folder.rounds()[-1]

@@ -8,7 +8,9 @@ import pytest
 from flwr.app import ArrayRecord
 
 from fedpurel_app import site
+from fedpurel_app.algorithms.fedpurel import residual_step
 from fedpurel_app.client_app import app as client_app
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.errors import ConfigError, FedPurelError, RunError, StateError
 from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.reporting import run_folder
@@ -90,7 +92,7 @@ def test_totals_alone_leave_out_groups_with_a_reason(tmp_path):
         {"partition": "iid"},
         {"class_order": "shuffled", "group_by": "counts"},
         {"private_init": "global", "private_weight": 0.5},
-        {"projection_scope": "tensor", "align_gradient": "implicit"},
+        {"peft": "adapter", "projection_scope": "tensor", "align_gradient": "implicit"},
         {"peft": "adapter"},
         {"full_first_round": True, "local_test": "uniform", "local_epochs": 2},
         {"global_rounds": 0, "personal_rounds": 2},
@@ -273,16 +275,16 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path, index):
 
 @pytest.mark.parametrize("init", ["independent", "global"])
 def test_the_first_private_branch_is_what_was_asked_for(tmp_path, init):
-    from fedpurel_app.models.peft import load_parameters, parameters_of
+    from fedpurel_app.models.peft.base import load_parameters, parameters_of
     from fedpurel_app.records import Instruction
 
     node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
     one = site.Site(tiny_config(tmp_path, private_init=init, peft="adapter"), node)
-    frozen = one.experiment.new_branch("global")
+    frozen = one.experiment.new_module("global")
     shared = {name: value + 1 for name, value in parameters_of(frozen).items()}
     load_parameters(frozen, shared)
-    branch = parameters_of(one._private_branch(frozen, Instruction("personal", 1, "e")))
-    own = parameters_of(one.experiment.new_branch("private"))
+    branch = parameters_of(one._private_module(frozen, Instruction("personal", 1, "e")))
+    own = parameters_of(one.experiment.new_module("private"))
     assert any(not np.array_equal(own[name], shared[name]) for name in own)
     for name, value in branch.items():
         assert np.array_equal(value, shared[name] if init == "global" else own[name])
@@ -291,10 +293,10 @@ def test_the_first_private_branch_is_what_was_asked_for(tmp_path, init):
 def test_the_optimisers_are_those_of_the_settings(tmp_path):
     from fedpurel_app.config import load_config
     from fedpurel_app.experiment import Experiment
-    from fedpurel_app.models.peft import FAMILIES
+    from fedpurel_app.models.peft.registry import FAMILIES
 
     config = load_config(tiny_config(tmp_path, momentum=0.5, weight_decay=0.1, learning_rate=0.7))
-    shared, private = (Experiment(config, tmp_path).sgd(role) for role in ("global", "private"))
+    shared, private = (Experiment(config, tmp_path).sgd(phase) for phase in (Phase.GLOBAL, Phase.PERSONAL))
     assert (shared.learning_rate, shared.momentum, shared.weight_decay) == (0.7, 0.5, 0.1)
     family = FAMILIES["text-residual"]
     assert (private.learning_rate, private.momentum, private.weight_decay) == (family.private_learning_rate, 0.0, 0.0)
@@ -335,12 +337,12 @@ def test_a_simulated_site_on_a_machine_without_the_run_folder_says_so_before_it_
     run_tiny(tmp_path, global_rounds=1)
     arrays = RunFolder(tmp_path / "run").read_checkpoint()[0]
     with pytest.raises(StateError, match="does not see the run folder .*absent.*--out"):
-        site.Site(tiny_config(tmp_path), node).train_global(arrays, elsewhere)
+        site.Site(tiny_config(tmp_path), node).train(Phase.GLOBAL, arrays, elsewhere)
     with pytest.raises(StateError, match="does not see the run folder"):
-        site.Site(tiny_config(tmp_path), node).train_private(arrays, elsewhere)
+        site.Site(tiny_config(tmp_path), node).train(Phase.PERSONAL, arrays, elsewhere)
     assert not (tmp_path / "absent").exists()
     for harmless in ({"algorithm": "fedavg"}, {"state_dir": str(tmp_path / "own")}):
-        site.Site(tiny_config(tmp_path, **harmless), node).train_global(arrays, elsewhere)
+        site.Site(tiny_config(tmp_path, **harmless), node).train(Phase.GLOBAL, arrays, elsewhere)
 
 
 def test_processes_of_other_machines_with_the_same_number_are_told_apart(tmp_path, monkeypatch):
@@ -527,10 +529,10 @@ def test_a_diverged_private_branch_is_not_kept(tmp_path, monkeypatch):
             value.data.fill_(math.nan)
         return {"loss": 1.0}
 
-    monkeypatch.setattr(site, "residual_step", lambda options: None)
-    monkeypatch.setattr(
-        site, "train", lambda module, data, step, *rest: (train if step else diverge)(module, data, step, *rest)
-    )
+    def choose(module, data, rule, *rest):
+        return (diverge if rule is residual_step else train)(module, data, rule, *rest)
+
+    monkeypatch.setattr(site, "train", choose)
     with pytest.raises(RunError, match="diverged"):
         run_tiny(tmp_path, global_rounds=1, max_failed_rounds=1)
     assert not private_files(RunFolder(tmp_path / "run"))

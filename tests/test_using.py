@@ -15,7 +15,7 @@ from fedpurel_app.client_app import app as client_app
 from fedpurel_app.data import rendered
 from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
-from fedpurel_app.models.peft import FAMILIES
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.sealing import make_key_file
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.trained import load_trained

@@ -21,7 +21,8 @@ from fedpurel_app.data.rendered import load_shapes
 from fedpurel_app.data.shapes import Domain
 from fedpurel_app.metrics import ClassCounts, group_by_terciles, summarize
 from fedpurel_app.models.backbone import Backbone, load_backbone
-from fedpurel_app.models.peft import FAMILIES, Host, PeftModule
+from fedpurel_app.models.peft.base import Host, PeftModule
+from fedpurel_app.models.peft.registry import FAMILIES
 
 MEDIA = ("photo", "painting")
 MILD, STRONG = (0.3, 0.7), (0.6, 1.0)  # ranges of severity

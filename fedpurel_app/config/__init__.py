@@ -3,7 +3,7 @@
 ``python -m fedpurel_app.config`` prints the run-config table that stands in ``pyproject.toml``.
 """
 
-from fedpurel_app.config.checking import PLACE_KEYS, load_config, require_same
+from fedpurel_app.config.checking import PLACE_KEYS, load_config, require_same, stored_config, without_idle
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.node import NODE_EXAMPLE, NodeConfig, load_node_config
 from fedpurel_app.config.policy import refusals, require_clipping, require_few_steps, require_served
@@ -24,6 +24,8 @@ __all__ = [
     "require_same",
     "require_served",
     "run_config_table",
+    "stored_config",
     "to_run_config",
     "to_toml",
+    "without_idle",
 ]

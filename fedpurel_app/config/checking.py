@@ -11,10 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config.model import RunConfig
-from fedpurel_app.config.rules import broken_rules
+from fedpurel_app.config.rules import broken_rules, idle_keys
 from fedpurel_app.config.text import known_keys, to_toml
 from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.models.peft.registry import FAMILIES
 
 # Keys that say where and on what a run runs, not what it computes: they may differ between a run and its resumption.
 PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker", "dataset-path"})
@@ -49,6 +51,31 @@ def load_config(values: Mapping[str, Any]) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def without_idle(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str, Any]:
+    """Return settings without the keys that their own method and family have no use for.
+
+    A preset is made for one method and one family; with another one, its options give way.
+
+    Parameters
+    ----------
+    values : mapping of str to bool, int, float or str
+        Kebab-case keys, checked or not.
+    kept : iterable of str
+        Keys that stay all the same, as the ones that a user asked for: they are worth an error.
+    """
+    defaults = {str(field.alias): field.default for field in RunConfig.model_fields.values()}
+    every: dict[str, Any] = {**defaults, **values}
+    if every["algorithm"] not in METHODS or every["peft"] not in FAMILIES:
+        return dict(values)
+    idle = idle_keys(every).keys() - set(kept)
+    return {key: value for key, value in values.items() if key not in idle}
+
+
+def stored_config(values: Mapping[str, Any]) -> RunConfig:
+    """Check the settings of an earlier run; a key without effect, which older versions let pass, takes its default."""
+    return load_config(without_idle(values))
 
 
 def require_same(old: RunConfig, new: RunConfig, path: Path) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
+from fedpurel_app.algorithms.registry import METHODS, owners
+from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Positive
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.naming import SAFE_NAME, is_printable, split_names
 
 Auto = Literal["auto"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[int, Field(ge=0)]
 _TEXT, _LONG_TEXT = 4096, 1_000_000  # characters of a value, and of the one that names all classes
 
 
@@ -29,37 +27,13 @@ def _field(default: Any, meaning: str, section: str = "") -> Any:
     return Field(default, description=meaning, json_schema_extra={"section": section} if section else None)
 
 
-class RunConfig(BaseModel):
-    """Checked settings. Attributes are the keys with underscores for hyphens; their meaning is in the descriptions."""
+class CommonConfig(BaseModel):
+    """The keys of all methods and families. Attributes are the keys with underscores for hyphens."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=key_of)
 
-    algorithm: Literal["fedpurel", "fedavg", "fedavg-kl", "prograd"] = _field(
-        "fedpurel", "fedpurel | fedavg | fedavg-kl | prograd", "Method"
-    )
-    peft: Literal["prompt", "adapter", "text-residual", "lora", "visual-prompt"] = _field(
-        "prompt", "prompt | adapter | text-residual | lora | visual-prompt"
-    )
-    context_length: Annotated[int, Field(ge=1, le=64)] = _field(4, "prompt: context vectors, 1..64")
-    context_position: Literal["end", "middle", "front"] = _field(
-        "end", "prompt: class name at the end | in the middle | in front of the context"
-    )
-    class_specific_context: bool = _field(False, "prompt: a context for each class instead of one for all")
-    context_words: str = _field("", "prompt: initial context, context-length tokens; empty = N(0, 0.02)")
-    residual_scale: Positive = _field(0.5, "text-residual: a in T + a R, > 0")
-    lora_rank: Count = _field(8, "lora: r of the update's factors")
-    lora_alpha: Positive = _field(16.0, "lora: the update's scale is alpha / sqrt(r), > 0")
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = _field(0.25, "lora: of the update's input in training, [0, 1)")
-    lora_tower: Literal["vision", "text", "both"] = _field("vision", "lora: vision | text | both")
-    lora_blocks: str = _field("all", 'lora: all, or numbers and ranges of blocks as "0-5,11"')
-    lora_projections: str = _field("q,k,v", "lora: some of q, k, v and out")
-    shares: Literal["all", "lora-a"] = _field(
-        "all", "lora: what sites send and get averaged: all | lora-a = A alone, B stays with each site"
-    )
-    prompt_tokens: Count = _field(8, "visual-prompt: learned tokens")
-    prompt_depth: Literal["shallow", "deep"] = _field(
-        "deep", "visual-prompt: tokens before the first block | anew before every block"
-    )
+    algorithm: str = _field("fedpurel", " | ".join(METHODS), "Method")
+    peft: str = _field("prompt", " | ".join(FAMILIES))
     backbone: str = _field(
         "demo", "frozen CLIP: demo (comes with this package) | an open_clip name, as ViT-B-16", "Backbone"
     )
@@ -153,18 +127,7 @@ class RunConfig(BaseModel):
     learning_rate: Auto | Positive = _field("auto", "SGD, shared parameters; auto = the family's own")
     momentum: Annotated[float, Field(ge=0, lt=1)] = _field(0.9, "SGD, shared parameters, [0, 1); zero at every visit")
     weight_decay: NotNegative = _field(5e-4, "SGD, shared parameters")
-    projection_scope: Literal["global", "tensor"] = _field(
-        "global", "one inner product over all parameters (paper) | one per tensor (reference)"
-    )
-    align_gradient: Literal["frozen", "implicit"] = _field(
-        "frozen", "gradient of the aligned KL: at constant temperatures | without its radial part"
-    )
-    align_loss: Literal["tkl", "kl"] = _field(
-        "tkl", "what algorithm = fedpurel purifies with: the temperature-aligned KL | the plain one (reference adapter)"
-    )
-    penalty_weight: NotNegative = _field(1.0, "mu, weight of the KL of algorithm = fedavg-kl")
     private_learning_rate: Auto | Positive = _field("auto", "SGD, private branch; auto = the family's own")
-    private_weight: Share = _field(0.9, "lambda, weight of the private branch's own loss, [0, 1]")
     private_init: Literal["independent", "global"] = _field(
         "global", "first private branch: a draw of its own | a copy of the global parameters"
     )
@@ -203,7 +166,39 @@ class RunConfig(BaseModel):
 
     @property
     def total_rounds(self) -> tuple[int, int]:
-        """Global and personal rounds, with "as many" spelt out."""
+        """Global and personal rounds, with "as many" spelt out; none are personal where the method has none."""
+        if not METHODS[self.algorithm].personal_rounds:
+            return self.global_rounds, 0
         if self.schedule == "interleaved" or self.personal_rounds < 0:
             return self.global_rounds, self.global_rounds
         return self.global_rounds, self.personal_rounds
+
+
+_REGISTRIES: dict[str, Iterable[str]] = {"algorithm": METHODS, "peft": FAMILIES}
+
+
+def _of_owners(option: Option, names: list[str]) -> Any:
+    """Declare an option of methods or families, whose names stand before its meaning."""
+    return option.kind, Field(
+        option.default, description=f"{', '.join(names)}: {option.meaning}", json_schema_extra={"section": "Method"}
+    )
+
+
+def _options() -> dict[str, Any]:
+    """Declare what the registries hold: the choices of method and family, and the options of each."""
+    fields = {option.key: (option, owners(option.key)) for method in METHODS.values() for option in method.options}
+    fields |= {option.key: (option, [family.name]) for family in FAMILIES.values() for option in family.options}
+    choices = {name: (Literal[tuple(known)], CommonConfig.model_fields[name]) for name, known in _REGISTRIES.items()}
+    return choices | {key.replace("-", "_"): _of_owners(*declared) for key, declared in fields.items()}
+
+
+if TYPE_CHECKING:
+    RunConfig = CommonConfig
+else:
+    RunConfig = create_model(
+        "RunConfig",
+        __base__=CommonConfig,
+        __module__=__name__,
+        __doc__="Checked settings: the common keys, and those that methods and families own.",
+        **_options(),
+    )

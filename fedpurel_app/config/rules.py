@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.text import to_toml
 from fedpurel_app.files import names_weights
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.naming import plain_name
 
 
@@ -20,13 +24,6 @@ class Rule(NamedTuple):
 
 _LOCAL = ("imagefolder", "imagenet-lt", "places-lt", "aircraft")
 _NATURAL = ("imagenet-lt", "places-lt")
-_KEYS_OF_FAMILY = {
-    "prompt": ("context-length", "context-position", "class-specific-context", "context-words"),
-    "adapter": (),
-    "text-residual": ("residual-scale",),
-    "lora": ("lora-rank", "lora-alpha", "lora-dropout", "lora-tower", "lora-blocks", "lora-projections", "shares"),
-    "visual-prompt": ("prompt-tokens", "prompt-depth"),
-}
 
 
 def broken_rules(config: RunConfig) -> list[Rule]:
@@ -39,24 +36,47 @@ def _rule(keys: str, is_broken: bool, message: str) -> Rule:
     return Rule(frozenset(keys.split()), is_broken, message)
 
 
+def idle_keys(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of methods and families that have no effect under settings, each with the reason.
+
+    Parameters
+    ----------
+    settings : mapping
+        Of every key.
+    """
+    reasons: dict[str, str] = {}
+    for kind, registry in (("algorithm", METHODS), ("peft", FAMILIES)):
+        chosen = settings[kind]
+        keys = dict.fromkeys(key for owner in registry.values() for key in owner.keys)
+        for key in keys:
+            names = [owner.name for owner in registry.values() if key in owner.keys]
+            if chosen not in names:
+                belongs = " or ".join(f'"{name}"' for name in names)
+                reasons[key] = f'it belongs to {kind} = {belongs} and has no use with {kind} = "{chosen}"'
+        for option in registry[chosen].options:
+            if why := option.idle(settings):
+                reasons[option.key] = f"it has no use with {why}"
+    return reasons
+
+
 def _model_rules(config: RunConfig) -> list[Rule]:
     values = config.model_dump(by_alias=True)
     defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
-    unused = [
-        _rule(
-            f"peft {key}",
-            config.peft != family and values[key] != defaults[key],
-            f'{key} belongs to peft = "{family}" and has no use with peft = "{config.peft}": drop it, or change peft.',
-        )
-        for family, keys in _KEYS_OF_FAMILY.items()
-        for key in keys
-    ]
+    method = METHODS[config.algorithm]
+    unfit = method.unfit(values)
     return [
-        *unused,
+        *(
+            _rule(
+                f"algorithm peft {key}",
+                values[key] != defaults[key],
+                f"{key} = {to_toml(values[key])}: {why}. Drop it.",
+            )
+            for key, why in idle_keys(values).items()
+        ),
         _rule(
-            "algorithm align-loss",
-            config.align_loss != "tkl" and config.algorithm != "fedpurel",
-            f'align-loss = "{config.align_loss}" has no use with algorithm = "{config.algorithm}": drop it.',
+            " ".join(["algorithm peft dataset", *method.keys]),
+            bool(unfit),
+            f'algorithm = "{method.name}" cannot be used here: {unfit}.',
         ),
         _rule(
             "backbone pretrained",
@@ -105,13 +125,14 @@ def _site_rules(config: RunConfig) -> list[Rule]:
 
 def _data_rules(config: RunConfig) -> list[Rule]:
     features = config.dataset == "features"
-    tower = {"prompt": "a text tower", "lora": "the towers", "visual-prompt": "an image tower"}.get(config.peft, "")
+    family = FAMILIES[config.peft]
+    fitting = " or ".join(f'"{name}"' for name, one in FAMILIES.items() if one.needs == "features")
     return [
         _rule(
             "peft dataset",
-            features and bool(tower),
-            f'peft = "{config.peft}" needs {tower}, and dataset = "features" has precomputed features only: '
-            'use peft = "adapter" or "text-residual", or an image data set.',
+            features and family.needs != "features",
+            f'peft = "{config.peft}" needs {"an" if family.needs[0] in "aeiou" else "a"} {family.needs}, and dataset = '
+            f'"features" has precomputed features only: use peft = {fitting}, or an image data set.',
         ),
         _rule(
             "dataset dataset-path",
@@ -208,7 +229,7 @@ def _privacy_rules(config: RunConfig) -> list[Rule]:
     return [
         _rule(
             "shares aggregation privacy",
-            config.shares == "lora-a" and clips,
+            values["shares"] == "lora-a" and clips,
             'shares = "lora-a" cannot be clipped: B is zero at first, hence the first update of A, by which Flower '
             'divides. Use shares = "all", or aggregation = "median" and privacy = "none".',
         ),

@@ -7,17 +7,18 @@ from fedpurel_app.config.model import RunConfig, key_of
 
 def known_keys() -> list[str]:
     """List all keys, in the order of the table."""
-    return [key_of(name) for name in RunConfig.model_fields]
+    return [key for _, key, _, _ in describe_keys()]
 
 
 def describe_keys() -> list[tuple[str, str, str, str]]:
-    """List section, key, default (as TOML) and meaning of every key."""
+    """List section, key, default (as TOML) and meaning of every key: by sections, options of methods after the rest."""
     rows, section = [], ""
     for name, field in RunConfig.model_fields.items():
         extra = field.json_schema_extra
         section = str(extra["section"]) if isinstance(extra, dict) else section
         rows.append((section, key_of(name), to_toml(field.default), field.description or ""))
-    return rows
+    sections = list(dict.fromkeys(section for section, *_ in rows))
+    return sorted(rows, key=lambda row: sections.index(row[0]))
 
 
 def run_config_table() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fedpurel_app.config import without_idle
 from fedpurel_app.naming import clean, split_names
 from fedpurel_app.reporting.run_folder import RunFolder
 
@@ -54,9 +55,14 @@ def differing(configs: Sequence[Mapping[str, Any]], among: Iterable[str] | None 
 
 
 def names(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
-    """Name settings by what they are called after, and by what tells them apart."""
-    varying = [key for key in differing(configs, among) if key not in naming]
+    """Name settings by what they are called after, and by what tells them apart among those that have a use for it."""
+    used = [without_idle(config) for config in configs]
+    varying = [
+        key
+        for key in (configs[0] if among is None else among)
+        if key not in naming and key not in FREE and len({str(one[key]) for one in used if key in one}) > 1
+    ]
     return [
-        clean(", ".join([*(str(config[key]) for key in naming), *(f"{key} {config.get(key)}" for key in varying)]))
-        for config in configs
+        clean(", ".join([*(str(one[key]) for key in naming), *(f"{key} {one[key]}" for key in varying if key in one)]))
+        for one in used
     ]

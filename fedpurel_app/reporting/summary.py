@@ -70,7 +70,6 @@ def summarize_run(
         "reasons": _reasons(
             last,
             has_private_part,
-            settings.get("shares", "all") != "all",
             any(line.get("scores_withheld") for line in played),
         ),
         "balancedness_is": {"power": settings["balancedness-power"], "sigma": settings["balancedness-sigma"]},
@@ -147,14 +146,14 @@ def _last_train(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, floa
     return {line["phase"]: line["train"] for line in rounds if line["train"]}
 
 
-def _reasons(last: Mapping[str, Any], has_private_part: bool, keeps_parts: bool, withheld: bool) -> dict[str, str]:
+def _reasons(last: Mapping[str, Any], has_private_part: bool, withheld: bool) -> dict[str, str]:
     reasons = {}
     groups = ("many", "medium", "few")
     for name in MODELS:
         if last[name] is None:
             if name == "personalized" and not has_private_part:
                 reasons[name] = "this algorithm has no private part"
-            elif name == "global" and keeps_parts:
+            elif name == "global" and last["zero_shot"] is not None:  # the server scores both, or neither
                 reasons[name] = "sites keep a part of the global model"
             elif name in ("zero_shot", "global"):
                 reasons[name] = "the server evaluated no test set"

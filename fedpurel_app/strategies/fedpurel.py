@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.errors import RunError
 from fedpurel_app.metrics import pool
 from fedpurel_app.naming import listed
@@ -37,7 +38,7 @@ from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.replies import Screened, as_sent, screen, size_of, uniform
 from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import CohortGrid, Roster
-from fedpurel_app.strategies.schedule import Phase, Schedule
+from fedpurel_app.strategies.schedule import Schedule
 from fedpurel_app.strategies.scores import SiteScores
 from fedpurel_app.strategies.screening import (
     BadReplyError,

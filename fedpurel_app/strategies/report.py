@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from flwr.app import MetricRecord
 
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.records import FEATURE_SECONDS, RESTARTED, SECONDS, WORKER
 from fedpurel_app.strategies.replies import Screened
-from fedpurel_app.strategies.schedule import Phase
 from fedpurel_app.strategies.scores import SiteScores
 
 

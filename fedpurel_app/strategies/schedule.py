@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
-
-class Phase(StrEnum):
-    """What a round trains."""
-
-    GLOBAL = "global"
-    PERSONAL = "personal"
+from fedpurel_app.core.phase import Phase
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tests.attacks.server import Server
 
 CLASSES = 4
 NAMES = shapes.CLASS_NAMES[:2]
-# Every family, and with "lora-a" the private part that global rounds write.
+# Every family, with "lora-a" the private part that global rounds write, and every other method with personal rounds.
 CASES = {
     "text-residual": {"peft": "text-residual"},
     "adapter": {"peft": "adapter"},
@@ -22,7 +22,13 @@ CASES = {
     "visual-prompt": {"peft": "visual-prompt", "prompt-depth": "shallow"},
     "lora": {"peft": "lora", "lora-blocks": "0", "lora-rank": 2},
     "lora-a": {"peft": "lora", "lora-blocks": "0", "lora-rank": 2, "shares": "lora-a"},
+    "ditto": {"peft": "text-residual", "algorithm": "ditto"},
 }
+KEEPERS = {  # methods whose private part is written by global rounds alone
+    "promptfolio": {"peft": "text-residual", "algorithm": "promptfolio"},
+    "fedper": {"peft": "adapter", "algorithm": "fedper"},
+}
+_IMAGES = ("prompt", "visual-prompt", "lora", "lora-a")
 
 
 def feature_site(folder: Path, **node):
@@ -43,7 +49,6 @@ def feature_site(folder: Path, **node):
         "imbalance-factor": 1,
         "peft": "text-residual",
         "learning-rate": 0.1,
-        "private-learning-rate": 0.1,
         "batch-size": 8,
     }
     own = {"site": "north", "data": str(folder / "own.npz"), "state-dir": str(folder / "state")}
@@ -68,17 +73,20 @@ SLOW = ("prompt", "visual-prompt", "lora")  # they load towers for every message
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
 def twins(request, tmp_path, pictures):
     """Train a private part, copy the site, and change the copy's private part; yields both and the shared arrays."""
-    if request.param in ("text-residual", "adapter"):
+    if request.param not in _IMAGES:
         config, node = feature_site(tmp_path / "one")
     else:
         config = {"dataset": "sites", "classes": ", ".join(NAMES), "batch-size": 4}
         node = {**pictures, "state-dir": str(tmp_path / "one" / "state")}
-    config |= CASES[request.param]
+    config |= (CASES | KEEPERS)[request.param]
     one = Server(config, node)
     arrays = initial(one)
     reply = one.train(arrays, 1)  # with "lora-a" this writes B
     assert not reply.has_error(), reply.error.reason
-    reply = one.personalize(arrays, 2, 1 if config.get("shares") == "lora-a" else 0)
+    if request.param in KEEPERS:
+        reply = one.train(arrays, 2, 1)
+    else:
+        reply = one.personalize(arrays, 2, 1 if config.get("shares") == "lora-a" else 0)
     assert not reply.has_error(), reply.error.reason
     shutil.copytree(tmp_path / "one", tmp_path / "two", dirs_exist_ok=True)
     two = Server(config, {**node, "state-dir": str(tmp_path / "two" / "state")})
@@ -93,9 +101,7 @@ def initial(server: Server) -> dict[str, np.ndarray]:
     """Return the shared parameters that a run of these settings begins with, as its server knows them."""
     from fedpurel_app.config import load_config
     from fedpurel_app.experiment import Experiment
-    from fedpurel_app.models.peft import parameters_of
 
     own = {"dataset-path": server.node["data"]}
     experiment = Experiment(load_config({**server.config, **own}), Path(server.node["state-dir"]) / ".cache", own=True)
-    module = experiment.new_branch("global")
-    return {name: value.numpy() for name, value in parameters_of(module).items() if experiment.is_shared(name)}
+    return experiment.split(experiment.new_shared())[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedpurel_app.records import ARRAYS
-from tests.attacks.conftest import feature_site, initial
+from tests.attacks.conftest import KEEPERS, feature_site, initial
 from tests.attacks.server import EXPERIMENT, Server, metrics, told
 
 ASKED = {  # settings and parameters that a server may choose
@@ -23,6 +23,7 @@ ASKED = {  # settings and parameters that a server may choose
     "many epochs": ({"local-epochs": 3}, lambda value: value),
     "its own loss alone": ({"private-weight": 1.0}, lambda value: value),
     "the sum's loss alone": ({"private-weight": 0.0}, lambda value: value),
+    "the way to the global model alone": ({"ditto-weight": 1e6}, lambda value: value),
 }
 
 
@@ -51,7 +52,8 @@ def all_answers(site, arrays):
     return answers
 
 
-LIGHT = pytest.mark.parametrize("twins", ["text-residual", "lora-a"], indirect=True)
+LIGHT = pytest.mark.parametrize("twins", ["text-residual", "lora-a", "ditto"], indirect=True)
+SCORED = pytest.mark.parametrize("twins", ["text-residual", "lora-a", "ditto", *KEEPERS], indirect=True)
 
 
 @LIGHT
@@ -99,7 +101,7 @@ def test_a_branch_that_diverges_is_undone_and_the_server_hears_nothing_of_it(tmp
     assert all(np.array_equal(value, before[name]) for name, value in after.items())
 
 
-@LIGHT
+@SCORED
 def test_scores_of_a_branch_are_told_once_a_round_and_attempt(twins):
     _name, one, _two, arrays = twins
     others = {name: value + 1 for name, value in arrays.items()}
@@ -120,7 +122,7 @@ def scored(twins, scores):
     return [site.evaluate(arrays, 3, 2) for site in (one, two)]
 
 
-@LIGHT
+@SCORED
 def test_a_site_that_keeps_its_scores_tells_nothing_of_its_branch(twins):
     first, second = map(told, scored(twins, "none"))
     assert first == second == {"metrics/scores-withheld": 1}
@@ -162,12 +164,12 @@ def test_what_stays_open_scores_of_the_personalized_model_tell_of_the_branch(tmp
     assert [site.evaluate(arrays, number, 1).has_error() for number in (30, 31, 32)] == [False, False, True]
 
 
-@LIGHT
+@SCORED
 def test_metrics_of_a_global_round_over_a_private_part_are_not_told(twins):
     name, one, two, arrays = twins
     answers = [metrics(site.train(arrays, 3, 2)) for site in (one, two)]
     assert answers[0] == answers[1]
-    assert (answers[0].keys() == {"num-examples"}) == (name == "lora-a")
+    assert (answers[0].keys() == {"num-examples"}) == (name in ("lora-a", *KEEPERS))
 
 
 @pytest.mark.parametrize("twins", ["lora-a"], indirect=True)

@@ -7,12 +7,13 @@ from fedpurel_app.config.model import key_of
 from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.image import ImageTower
-from fedpurel_app.models.peft import FAMILIES, Host, load_parameters, parameters_of
+from fedpurel_app.models.peft.base import Host, load_parameters, parameters_of
+from fedpurel_app.models.peft.registry import FAMILIES
 
 OPTIONS = {
     key: field.default
     for key, field in ((key_of(name), field) for name, field in RunConfig.model_fields.items())
-    if any(key in family.options for family in FAMILIES.values())
+    if any(key in family.keys for family in FAMILIES.values())
 }
 NAMES = ("red circle", "blue star", "green crescent", "purple_heart")
 PROJECTIONS = [f"vision.blocks.{block}.attention.{part}" for block in range(5) for part in "qkv"]
@@ -59,6 +60,8 @@ def shake(module, scale=1.0, seed=3):
 
 @families
 def test_parameters_have_the_published_shapes(name, host):
+    if name not in SHAPES:
+        pytest.skip(f"no shapes of {name} are published")
     assert {key: tuple(value.shape) for key, value in parameters_of(build(name, host)).items()} == SHAPES[name]
 
 
@@ -93,8 +96,9 @@ def test_a_branch_leaves_the_backbone_and_other_branches_as_they_are(name, host)
 def test_one_seed_gives_one_module(name, host):
     first, again, other = (parameters_of(build(name, host, seed)) for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
-    if name != "text-residual":  # whose residual is zero at first
-        assert not any(torch.equal(first[key], other[key]) for key in first if not key.endswith(".B"))  # zero at first
+    drawn = [key for key, value in first.items() if value.any()]  # a residual, or LoRA's B, is zero at first
+    assert not any(torch.equal(first[key], other[key]) for key in drawn)
+    assert drawn or torch.equal(build(name, host).logits(images()), host.zero_shot_logits(images())), "starts there"
 
 
 @families
@@ -122,7 +126,7 @@ def test_what_a_family_says_of_towers_is_true(name, host):
     module = build(name, host)
     before = module.class_features().detach().clone()
     shake(module)
-    assert torch.equal(before, module.class_features()) == (name in ("adapter", "lora", "visual-prompt"))
+    assert torch.equal(before, module.class_features()) == ("text" not in FAMILIES[name].changed(OPTIONS))
     assert module.takes_pixels == (FAMILIES[name].needs == "image tower")
 
 

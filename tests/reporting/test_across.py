@@ -24,9 +24,9 @@ def runs(tmp_path_factory):
     """Runs of FedPuReL with three lambdas and of FedAvg, two seeds each; all data lie in places of their own."""
     settings = {
         "fedavg": {"algorithm": "fedavg"},
-        **{str(weight): {"private_weight": weight} for weight in (0.0, 0.5, 0.9)},
+        **{str(weight): {"private_weight": weight, "private_learning_rate": 0.5} for weight in (0.0, 0.5, 0.9)},
     }
-    common = {"private_learning_rate": 0.5, "evaluate_every": 1}
+    common = {"evaluate_every": 1}
     return {
         (name, seed): run_tiny(tmp_path_factory.mktemp("run"), seed=seed, **common, **changes)
         for name, changes in settings.items()
@@ -198,10 +198,10 @@ def test_a_sweep_needs_lambdas_private_branches_and_nothing_else(runs, tmp_path)
     with pytest.raises(StateError, match=r"differ in algorithm.*; a sweep needs runs that differ in private-weight"):
         draw_across("sweep", paths_of(runs, "0.9", "fedavg"), tmp_path / "x")
     flat = [
-        run_tiny(tmp_path / str(weight), algorithm="fedavg", private_weight=weight, evaluate_every=1).path
+        run_tiny(tmp_path / str(weight), personal_rounds=0, private_weight=weight, evaluate_every=1).path
         for weight in (0.1, 0.2)
     ]
-    with pytest.raises(StateError, match=r'no "all" of personalized models \(this algorithm has no private part\)'):
+    with pytest.raises(StateError, match=r'no "all" of personalized models \('):
         draw_across("sweep", flat, tmp_path / "x")
 
 

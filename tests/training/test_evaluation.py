@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from fedpurel_app.models.peft import Host
+from fedpurel_app.models.peft.base import Host
 from fedpurel_app.training import inputs
 from fedpurel_app.training.evaluation import evaluate
 from fedpurel_app.training.inputs import LocalData
@@ -23,23 +23,24 @@ INPUTS = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 1.0]])
 LABELS = torch.tensor([0, 1, 2, 2])
 DATA = LocalData(INPUTS, LABELS, HOST.zero_shot_logits(INPUTS))
 GLOBAL = torch.tensor([[2.0, 0, 0], [0, 0, 1.0], [0, 0, 1.0], [1.0, 0, 0]])
+MODEL = Fixed(GLOBAL)
 PRIVATE = torch.tensor([[0.0, 3.0, 0], [0, 2.0, 0], [0, 0, 0], [0, 0, 0]])
 
 
 def test_the_personalized_model_is_the_sum_of_both_branches():
-    scores = evaluate(DATA, Fixed(GLOBAL), Fixed(PRIVATE))
+    scores = evaluate(DATA, (MODEL,), (MODEL, Fixed(PRIVATE)))
     assert scores.global_model.correct.tolist() == [1, 0, 1] and scores.global_model.total.tolist() == [1, 1, 2]
     assert scores.personalized.correct.tolist() == [0, 1, 1]
 
 
 def test_without_a_private_branch_there_is_no_personalized_score():
-    assert evaluate(DATA, Fixed(GLOBAL)).personalized is None
+    assert evaluate(DATA, (Fixed(GLOBAL),)).personalized is None
 
 
 def test_chunks_do_not_matter(monkeypatch):
-    whole = evaluate(DATA, Fixed(GLOBAL), Fixed(PRIVATE))
+    whole = evaluate(DATA, (MODEL,), (MODEL, Fixed(PRIVATE)))
     monkeypatch.setattr(inputs, "_FEATURES_AT_ONCE", 3)
-    parts = evaluate(DATA, Fixed(GLOBAL), Fixed(PRIVATE))
+    parts = evaluate(DATA, (MODEL,), (MODEL, Fixed(PRIVATE)))
     assert whole.personalized.correct.tolist() == parts.personalized.correct.tolist()
     assert abs(whole.tkl - parts.tkl) < 1e-6
 
@@ -49,5 +50,5 @@ def test_tkl_is_zero_for_the_zero_shot_model_itself():
         def frozen(self):
             return lambda inputs: 5 * HOST.zero_shot_logits(inputs)
 
-    assert evaluate(DATA, ZeroShot(GLOBAL)).tkl < 1e-5
-    assert evaluate(DATA, Fixed(GLOBAL)).tkl > 0.01
+    assert evaluate(DATA, (ZeroShot(GLOBAL),)).tkl < 1e-5
+    assert evaluate(DATA, (Fixed(GLOBAL),)).tkl > 0.01

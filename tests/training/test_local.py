@@ -6,10 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedpurel_app.algorithms import ALGORITHMS, Options
+from fedpurel_app.algorithms.fedpurel import global_step, residual_step
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.functional import align, alignment_gradient, alignment_loss, kl_loss, purify, residual_loss
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import Sgd, SgdSettings, global_step, residual_step, train
+from fedpurel_app.training.local import SgdSettings, _step, train
 
 
 class Linear(nn.Module):
@@ -39,9 +41,20 @@ def sgd(**changes):
     )
 
 
-def run(weight, data, step, settings, seed=0):
+def rule_of(name):
+    return METHODS[name].load().visits[Phase.GLOBAL].rule
+
+
+def options_of(name, **changes):
+    return METHODS[name].defaults() | {key.replace("_", "-"): value for key, value in changes.items()}
+
+
+FEDPUREL = options_of("fedpurel")
+
+
+def run(weight, data, step, settings, seed=0, options=FEDPUREL):
     module = Linear(weight)
-    metrics = train(module, data, step, settings, torch.Generator().manual_seed(seed))
+    metrics = train(module, data, step, settings, torch.Generator().manual_seed(seed), options)
     return module.weight.detach(), metrics
 
 
@@ -65,16 +78,16 @@ def plain_step(name, weight, data, options):
         return task
     other = gradient(weight, regulariser)
     if name == "fedavg-kl":
-        return task + options.penalty_weight * other
+        return task + options["penalty-weight"] * other
     return purify([task], [other])[0]
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ["fedpurel", "fedavg", "fedavg-kl", "prograd"])
 @pytest.mark.parametrize("seed", range(4))
 def test_one_step_equals_the_definition(name, seed):
     data, weight = setting(seed=seed)
-    options = Options(penalty_weight=0.7)
-    ours, _ = run(weight, data, global_step(ALGORITHMS[name], options), sgd())
+    options = options_of(name, **({"penalty_weight": 0.7} if name == "fedavg-kl" else {}))
+    ours, _ = run(weight, data, rule_of(name), sgd(), options=options)
     assert torch.allclose(ours, weight - 0.1 * plain_step(name, weight, data, options), atol=1e-6)
 
 
@@ -101,9 +114,9 @@ def steps_of_all_options(seed):
             task = torch.autograd.grad(functional.cross_entropy(logits, data.labels), parameters, retain_graph=True)
             cotangent = alignment_gradient(align(logits.detach(), data.reference_logits), variant)
             expected = purify(task, torch.autograd.grad(logits, parameters, cotangent), scope)
-            step = global_step(ALGORITHMS["fedpurel"], Options(projection_scope=scope, align_gradient=variant))
+            options = options_of("fedpurel", projection_scope=scope, align_gradient=variant)
             before = [value.detach().clone() for value in parameters]
-            train(module, data, step, sgd(), torch.Generator().manual_seed(0))
+            train(module, data, global_step, sgd(), torch.Generator().manual_seed(0), options)
             for value, old, gradient in zip(parameters, before, expected, strict=True):
                 assert torch.allclose(value, old - 0.1 * gradient, atol=1e-6), (scope, variant)
             results[scope, variant] = torch.cat([value.detach().flatten() for value in parameters])
@@ -118,7 +131,7 @@ def test_options_reach_the_step():
 
 def test_residual_step_equals_the_definition():
     data, weight = setting()
-    ours, metrics = run(weight, data, residual_step(Options(private_weight=0.6)), sgd())
+    ours, metrics = run(weight, data, residual_step, sgd(), options=options_of("fedpurel", private_weight=0.6))
 
     def loss(w):
         return residual_loss(data.reference_logits, data.inputs @ w, data.labels, 0.6)
@@ -130,12 +143,10 @@ def test_residual_step_equals_the_definition():
 def test_momentum_and_decay_act_after_purification():
     """Three full-batch steps by hand: v <- 0.9 v + (g + 0.01 w), w <- w - 0.1 v, with g purified before decay."""
     data, weight = setting()
-    ours, _ = run(
-        weight, data, global_step(ALGORITHMS["fedpurel"], Options()), sgd(momentum=0.9, weight_decay=0.01, epochs=3)
-    )
+    ours, _ = run(weight, data, global_step, sgd(momentum=0.9, weight_decay=0.01, epochs=3))
     expected, velocity = weight.clone(), torch.zeros_like(weight)
     for _ in range(3):
-        velocity = 0.9 * velocity + plain_step("fedpurel", expected, data, Options()) + 0.01 * expected
+        velocity = 0.9 * velocity + plain_step("fedpurel", expected, data, FEDPUREL) + 0.01 * expected
         expected = expected - 0.1 * velocity
     assert torch.allclose(ours, expected, atol=1e-5)
 
@@ -144,14 +155,14 @@ def test_sgd_is_torchs():
     generator = torch.Generator().manual_seed(0)
     ours, theirs = ([nn.Parameter(torch.full(shape, 0.5)) for shape in ((3, 4), (5,))] for _ in range(2))
     settings = sgd(momentum=0.9, weight_decay=0.1)
-    optimizer = Sgd(ours, settings)
+    velocity = [None] * len(ours)
     reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(5):
         gradients = [torch.randn(value.shape, generator=generator) for value in ours]
         for value, gradient in zip(theirs, gradients, strict=True):
             value.grad = gradient.clone()
         reference.step()
-        optimizer.step(gradients)
+        _step(ours, gradients, velocity, settings)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -160,20 +171,20 @@ def test_sgd_is_torchs():
 )
 def test_partial_batches_are_dropped_when_there_is_a_full_one(rows, batch, epochs, steps):
     data, weight = setting(rows)
-    _, metrics = run(weight, data, global_step(ALGORITHMS["fedavg"], Options()), sgd(batch_size=batch, epochs=epochs))
+    _, metrics = run(weight, data, rule_of("fedavg"), sgd(batch_size=batch, epochs=epochs))
     assert metrics["steps"] == steps
 
 
 def test_the_generator_orders_the_data():
     data, weight = setting()
-    step, settings = global_step(ALGORITHMS["fedpurel"], Options()), sgd(batch_size=4, momentum=0.9)
+    step, settings = global_step, sgd(batch_size=4, momentum=0.9)
     first, again, other = (run(weight, data, step, settings, seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_what_is_reported():
     data, weight = setting()
-    ours, metrics = run(weight, data, global_step(ALGORITHMS["fedpurel"], Options()), sgd())
+    ours, metrics = run(weight, data, global_step, sgd())
     task = gradient(weight, lambda w: functional.cross_entropy(data.inputs @ w, data.labels))
     align = gradient(weight, lambda w: alignment_loss(data.inputs @ w, data.reference_logits))
     cosine = float((task * align).sum() / task.norm() / align.norm())
@@ -190,6 +201,6 @@ def test_projection_acts_somewhere():
     conflicts = []
     for seed in range(8):
         data, weight = setting(seed=seed)
-        _, metrics = run(weight, data, global_step(ALGORITHMS["fedpurel"], Options()), sgd())
+        _, metrics = run(weight, data, global_step, sgd())
         conflicts.append(metrics["conflict"])
     assert 0 < sum(conflicts) < 8

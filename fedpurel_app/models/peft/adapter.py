@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.models.peft.base import Branch, Family, Host, Role
+from fedpurel_app.models.peft.base import Branch, Host, Role
 
 
 class VisualAdapter(Branch):
@@ -46,15 +46,6 @@ class VisualAdapter(Branch):
         return nn.functional.linear(hidden, self.weight2, self.bias2).softmax(-1) * inputs
 
 
-def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> VisualAdapter:
+def build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> VisualAdapter:
+    """Make a freshly initialised module; see :class:`fedpurel_app.models.peft.registry.Family`."""
     return VisualAdapter(host, generator)
-
-
-FAMILY = Family(
-    name="adapter",
-    build=_build,
-    learning_rate=0.1,
-    private_learning_rate=0.1,
-    needs="features",
-    paper="FedCLIP, Lu et al., IEEE Data Engineering Bulletin 2023",
-)

@@ -88,6 +88,10 @@ class PeftModule(Protocol):
         """Return logits of shape (B, C), with gradients."""
         ...
 
+    def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
+        """Return logits of shape (B, C), with gradients, with other class features in the place of its own."""
+        ...
+
     def frozen(self) -> Logits:
         """Return the function from inputs to logits at the present parameters, for use without gradients.
 
@@ -122,51 +126,17 @@ class Branch(nn.Module):
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute logits, shape (B, C)."""
-        return cosine_logits(self.image_features(inputs), self.class_features(), self._scale)
+        return self.logits_of(inputs, self.class_features())
+
+    def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
+        """Compute logits of other class features, shape (C, D); to (B, C)."""
+        return cosine_logits(self.image_features(inputs), class_features, self._scale)
 
     def frozen(self) -> Logits:
         """Return the function from inputs to logits at the present parameters."""
         with torch.no_grad():
             text = self.class_features()
-        return lambda inputs: cosine_logits(self.image_features(inputs), text, self._scale)
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family of modules as data.
-
-    Attributes
-    ----------
-    name : str
-        Value of the run-config key ``peft``.
-    build : callable
-        From the host, the role, the family's options and a seeded generator to a freshly initialised module.
-    options : tuple of str
-        Keys of the run config that the family reads.
-    learning_rate, private_learning_rate : float
-        What "auto" means for the shared and for the private parameters.
-    needs : {"features", "text tower", "image tower"}
-        What the module runs on beyond image and text features: nothing, or one of the towers.
-    paper : str
-    tower_option : str
-        Key among ``options`` that says which towers are adapted, "vision", "text" or "both"; empty where `needs` does.
-    """
-
-    name: str
-    build: Callable[[Host, Role, Mapping[str, Any], torch.Generator], PeftModule]
-    learning_rate: float
-    private_learning_rate: float
-    needs: Literal["features", "text tower", "image tower"]
-    paper: str
-    options: tuple[str, ...] = ()
-    tower_option: str = ""
-
-    def towers(self, options: Mapping[str, Any]) -> set[str]:
-        """Return which of the towers, "vision" and "text", a module with these options trains through."""
-        if self.tower_option:
-            chosen = str(options[self.tower_option])
-            return {"vision", "text"} if chosen == "both" else {chosen}
-        return {"features": set[str](), "text tower": {"text"}, "image tower": {"vision"}}[self.needs]
+        return lambda inputs: self.logits_of(inputs, text)
 
 
 def cosine_logits(image_features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.image import ImageTower
-from fedpurel_app.models.peft.base import Branch, Family, Host, Logits, Role, cosine_logits
+from fedpurel_app.models.peft.base import Branch, Host, Logits, Role, cosine_logits
 from fedpurel_app.models.text import TextTower
 from fedpurel_app.models.transformer import Attention
 
@@ -211,7 +211,8 @@ def _layers(tower: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in tower.named_modules() if hasattr(module, "lora_A")]
 
 
-def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> Lora:
+def build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> Lora:
+    """Make a freshly initialised module; see :class:`fedpurel_app.models.peft.registry.Family`."""
     return Lora(
         host,
         role,
@@ -223,15 +224,3 @@ def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.
         str(options["lora-projections"]),
         generator,
     )
-
-
-FAMILY = Family(
-    name="lora",
-    build=_build,
-    learning_rate=0.03,
-    private_learning_rate=0.03,
-    needs="image tower",
-    paper="LoRA, Hu et al., ICLR 2022; rsLoRA, Kalajdzievski, 2023",
-    options=("lora-rank", "lora-alpha", "lora-dropout", "lora-tower", "lora-blocks", "lora-projections"),
-    tower_option="lora-tower",
-)

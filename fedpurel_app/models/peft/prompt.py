@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedpurel_app.errors import ConfigError
 from fedpurel_app.models.backbone import Backbone
-from fedpurel_app.models.peft.base import Branch, Family, Host, Role
+from fedpurel_app.models.peft.base import Branch, Host, Role
 from fedpurel_app.models.text import LaidOut, Layout
 
 
@@ -108,7 +108,8 @@ def _initial_context(backbone: Backbone, length: int, words: str, generator: tor
     return backbone.text.embed(tokens).clone()
 
 
-def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> TextPrompt:
+def build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> TextPrompt:
+    """Make a freshly initialised module; see :class:`fedpurel_app.models.peft.registry.Family`."""
     return TextPrompt(
         host,
         int(options["context-length"]),
@@ -117,14 +118,3 @@ def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.
         str(options["context-words"]),
         generator,
     )
-
-
-FAMILY = Family(
-    name="prompt",
-    build=_build,
-    learning_rate=0.1,
-    private_learning_rate=0.1,
-    needs="text tower",
-    paper="CoOp, Zhou et al., IJCV 2022; PromptFL, Guo et al., IEEE TMC 2023",
-    options=("context-length", "context-position", "class-specific-context", "context-words"),
-)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.models.peft.base import Branch, Family, Host, Role
+from fedpurel_app.models.peft.base import Branch, Host, Role
 
 
 class TextResidual(Branch):
@@ -35,16 +35,6 @@ class TextResidual(Branch):
         return nn.functional.normalize(self._text + self._alpha * self.residual, dim=-1)
 
 
-def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> TextResidual:
+def build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> TextResidual:
+    """Make a freshly initialised module; see :class:`fedpurel_app.models.peft.registry.Family`."""
     return TextResidual(host, float(options["residual-scale"]))
-
-
-FAMILY = Family(
-    name="text-residual",
-    build=_build,
-    learning_rate=0.1,
-    private_learning_rate=0.03,
-    needs="features",
-    paper="TaskRes, Yu et al., CVPR 2023",
-    options=("residual-scale",),
-)

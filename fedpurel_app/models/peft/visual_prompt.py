@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.models.peft.base import Branch, Family, Host, Role
+from fedpurel_app.models.peft.base import Branch, Host, Role
 
 
 class VisualPrompt(Branch):
@@ -48,16 +48,6 @@ class VisualPrompt(Branch):
         return backbone.encode_pixels(inputs, partial(backbone.image, prompts=self.tokens))
 
 
-def _build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> VisualPrompt:
+def build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> VisualPrompt:
+    """Make a freshly initialised module; see :class:`fedpurel_app.models.peft.registry.Family`."""
     return VisualPrompt(host, int(options["prompt-tokens"]), options["prompt-depth"] == "deep", generator)
-
-
-FAMILY = Family(
-    name="visual-prompt",
-    build=_build,
-    learning_rate=0.3,
-    private_learning_rate=0.3,
-    needs="image tower",
-    paper="VPT, Jia et al., ECCV 2022",
-    options=("prompt-tokens", "prompt-depth"),
-)

@@ -1,0 +1,26 @@
+"""FedAvg: every site minimises its own cross-entropy, and the server averages.
+
+With ``peft = "prompt"`` it is PromptFL, with ``"adapter"`` FedCLIP's form, with ``"lora"`` CLIP-LoRA under FedAvg.
+
+References
+----------
+B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", AISTATS 2017.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedpurel_app.algorithms.base import Algorithm, Batch, Metrics, Visit
+from fedpurel_app.core.phase import Phase
+from fedpurel_app.functional import cross_entropy, cross_entropy_gradient
+
+
+def task_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
+    """Return the gradient of L_task = CE(l, y), by its closed form (softmax(l) - onehot(y)) / B at the logits."""
+    gradients = batch.pull_back(cross_entropy_gradient(batch.logits, batch.labels))
+    return gradients, {"loss": cross_entropy(batch.logits, batch.labels)}
+
+
+ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(task_step)})

@@ -1,0 +1,215 @@
+"""The methods: names, papers, options and facts. Their mathematics are imported when one is used.
+
+A new method is one file in this folder, with a value ``ALGORITHM``, and one entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedpurel_app.core.options import NotNegative, Option, Part, Settings, Share, unless
+from fedpurel_app.models.peft.registry import FAMILIES, one_tensor
+
+if TYPE_CHECKING:
+    from fedpurel_app.algorithms.base import Algorithm
+
+# Keys of the run config, declared there, that only methods with personal rounds read.
+OF_PERSONAL_ROUNDS = ("schedule", "personal-rounds", "private-learning-rate", "private-init")
+
+
+def _fits(settings: Settings) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as it is listed.
+
+    Attributes
+    ----------
+    name : str
+        Value of the run-config key ``algorithm``. The file beside this one has the same name, with underscores.
+    title : str
+        As printed in tables.
+    paper : str
+    options : tuple of Option
+        The keys that it reads; several methods may read one.
+    personal_rounds : bool
+        Whether sites train a private module in rounds of its own.
+    personalizes : bool
+        Whether a site has another model than the global one: with personal rounds, always.
+    unfit : callable
+        From all settings of a run to the reason why the method cannot work with them; "" where it can.
+    reading : str
+        What is ours where the publication is silent or could not be had; "" = as published.
+    """
+
+    name: str
+    title: str
+    paper: str
+    options: tuple[Option, ...] = ()
+    personal_rounds: bool = False
+    personalizes: bool = False
+    unfit: Callable[[Settings], str] = _fits
+    reading: str = ""
+
+    def load(self) -> Algorithm:
+        """Import the method's value."""
+        found: Algorithm = import_module(f"fedpurel_app.algorithms.{self.name.replace('-', '_')}").ALGORITHM
+        return found
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that it reads, and other methods may not."""
+        return tuple(option.key for option in self.options) + (OF_PERSONAL_ROUNDS if self.personal_rounds else ())
+
+    def defaults(self) -> dict[str, Any]:
+        """Return its options at their defaults."""
+        return {option.key: option.default for option in self.options}
+
+    def chosen(self, settings: Settings) -> dict[str, Any]:
+        """Return its options as settings have them."""
+        return {option.key: settings[option.key] for option in self.options}
+
+
+def _keeps_text(settings: Settings) -> str:
+    """Refuse families that leave the text features as they are."""
+    family = FAMILIES[settings["peft"]]
+    if "text" in family.changed(settings):
+        return ""
+    tower = f', {family.tower_option} = "{settings[family.tower_option]}"' if family.tower_option else ""
+    return f'it works on the text features, which peft = "{settings["peft"]}"{tower} does not change'
+
+
+def _one_part(settings: Settings) -> str:
+    """Refuse families that have nothing to divide."""
+    return f"it divides the parameters, and of {one_tensor(settings)}" if one_tensor(settings) else ""
+
+
+def _prior_unknown(settings: Settings) -> str:
+    """Refuse a prior that nobody knows."""
+    if settings["dataset"] != "sites" or settings["class-prior"] == "local":
+        return ""
+    return 'sites with data of their own tell nobody their class counts; set class-prior = "local"'
+
+
+def _adjusts_by_site(settings: Settings) -> str:
+    if settings["adjust-in"] == "prediction" and settings["class-prior"] == "local":
+        return 'the global model has no site whose classes adjust-in = "prediction" could go by; set "training"'
+    return _prior_unknown(settings)
+
+
+PROJECTION_SCOPE = Option(
+    "projection-scope",
+    "global",
+    Literal["global", "tensor"],
+    "one inner product over all parameters (paper) | one per tensor (reference)",
+    idle=one_tensor,
+)
+
+_ALL = (
+    Method(
+        "fedpurel",
+        "FedPuReL",
+        "FedPuReL, CVPR 2026, arXiv 2605.02247",
+        options=(
+            PROJECTION_SCOPE,
+            Option(
+                "align-loss",
+                "tkl",
+                Literal["tkl", "kl"],
+                "purify with the temperature-aligned KL | the plain one (reference adapter)",
+            ),
+            Option(
+                "align-gradient",
+                "frozen",
+                Literal["frozen", "implicit"],
+                "gradient of the aligned KL: at constant temperatures | without its radial part",
+                idle=unless("align-loss", "tkl"),
+            ),
+            Option("private-weight", 0.9, Share, "lambda, weight of the private branch's own loss, [0, 1]"),
+        ),
+        personal_rounds=True,
+        personalizes=True,
+    ),
+    Method(
+        "fedavg",
+        "FedAvg",
+        "McMahan et al., AISTATS 2017; with peft = prompt it is PromptFL, with peft = adapter FedCLIP's form",
+    ),
+    Method(
+        "fedavg-kl",
+        "FedAvg + KL",
+        "cross-entropy + mu KL(zero-shot || student)",
+        options=(Option("penalty-weight", 1.0, NotNegative, "mu, weight of the KL"),),
+    ),
+    Method(
+        "prograd",
+        "ProGrad",
+        "Zhu et al., ICCV 2023: projection with the plain KL; FedPuReL's phase 1 without temperature alignment",
+        options=(PROJECTION_SCOPE,),
+    ),
+    Method(
+        "fedprox",
+        "FedProx",
+        "Li et al., MLSys 2020",
+        options=(Option("proximal-weight", 0.01, NotNegative, "mu, weight of ||w - w received||^2 / 2"),),
+    ),
+    Method(
+        "ditto",
+        "Ditto",
+        "Li et al., ICML 2021",
+        options=(Option("ditto-weight", 1.0, NotNegative, "lambda, weight of ||v - w||^2 / 2"),),
+        personal_rounds=True,
+        personalizes=True,
+        reading="the penalty is taken implicitly, which is stable for every lambda",
+    ),
+    Method(
+        "promptfolio",
+        "PromptFolio",
+        "Pan et al., NeurIPS 2024",
+        options=(Option("mixing-weight", 0.4, Share, "theta, share of the site's own text features, [0, 1]"),),
+        personalizes=True,
+        unfit=_keeps_text,
+    ),
+    Method(
+        "logit-adjustment",
+        "Logit adjustment",
+        "Menon et al., ICLR 2021",
+        options=(
+            Option("adjustment-strength", 1.0, NotNegative, "tau, factor of log pi"),
+            Option("adjust-in", "training", Literal["training", "prediction"], "CE(l + tau log pi) | l - tau log pi"),
+            Option("class-prior", "global", Literal["global", "local"], "pi: of the whole federation | of the site"),
+        ),
+        unfit=_adjusts_by_site,
+    ),
+    Method(
+        "kgcoop",
+        "KgCoOp",
+        "Yao et al., CVPR 2023",
+        options=(Option("text-weight", 8.0, NotNegative, "weight of 1 - cos of text features and zero-shot's"),),
+        unfit=_keeps_text,
+    ),
+    Method(
+        "fedper",
+        "FedPer",
+        "Arivazhagan et al., 2019, arXiv 1912.00818",
+        options=(Option("personal-share", 0.5, Part, "share of the tensors, from the output, that stay, (0, 1)"),),
+        unfit=_one_part,
+        reading="the paper divides a network's layers; here, the tensors that a family trains",
+    ),
+)
+METHODS = {method.name: method for method in _ALL}
+
+
+def owners(key: str) -> list[str]:
+    """List the methods that read a key; empty for one that is no method's own."""
+    return [method.name for method in METHODS.values() if key in method.keys]
+
+
+def all_options() -> Mapping[str, Option]:
+    """Return the options of all methods by key."""
+    return {option.key: option for method in METHODS.values() for option in method.options}

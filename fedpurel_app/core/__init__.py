@@ -1,0 +1,1 @@
+"""What every other part may import: no models, no Flower, no settings of a run."""

@@ -1,0 +1,227 @@
+"""Each method by hand: one step of its definition, and what it must be equal to at the ends of its options."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch.nn import functional
+
+from fedpurel_app.algorithms.base import Batch, Facts, Models
+from fedpurel_app.algorithms.fedper import base_layers
+from fedpurel_app.algorithms.fedsa_lora import SHARES
+from fedpurel_app.algorithms.promptfolio import Mixture
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.core.phase import Phase
+from fedpurel_app.models.peft.base import Host
+from fedpurel_app.models.peft.registry import FAMILIES
+from tests.support import private_files, run_tiny, tiny_features
+
+TEXT = functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0], [-0.6, 0.5]]), dim=-1)
+HOST = Host(TEXT, 10.0, ("a", "b", "c"), None)
+INPUTS = torch.tensor([[0.9, 0.4], [0.3, 1.0], [-0.2, 0.8], [1.0, 1.0]])
+LABELS = torch.tensor([0, 1, 2, 0])
+KNOWN = Facts(zero_shot_text=TEXT)
+
+
+def text_module(shift=0.0):
+    module = FAMILIES["text-residual"].build(HOST, "global", {"residual-scale": 0.5}, torch.Generator())
+    with torch.no_grad():
+        module.residual.add_(shift * torch.tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2]]))
+    return module
+
+
+def a_batch(module, name, anchor=None, rate=0.1, facts=KNOWN, **options):
+    trained = [value for _, value in module.named_parameters()]
+    start = [value.detach().clone() for value in trained] if anchor is None else anchor
+    chosen = METHODS[name].defaults() | {key.replace("_", "-"): value for key, value in options.items()}
+    reference = HOST.zero_shot_logits(INPUTS)
+    return Batch(INPUTS, LABELS, module.logits(INPUTS), reference, module, trained, start, facts, chosen, rate,
+                 torch.Generator())  # fmt: skip
+
+
+def rule(name, phase=Phase.GLOBAL):
+    return METHODS[name].load().visits[phase].rule
+
+
+def autograd(module, loss):
+    return torch.autograd.grad(loss, [value for _, value in module.named_parameters()])
+
+
+def task_loss(module):
+    return functional.cross_entropy(module.logits(INPUTS), LABELS)
+
+
+def shared(folder):
+    return load_file(folder.path / "checkpoint.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)
+
+
+def test_fedprox_adds_the_way_back_to_what_was_received():
+    module, anchor = text_module(1.0), [torch.full((3, 2), 0.25)]
+    (found,), _ = rule("fedprox")(a_batch(module, "fedprox", anchor, proximal_weight=0.7))
+    loss = task_loss(module) + 0.35 * (module.residual - 0.25).square().sum()
+    assert torch.allclose(found, autograd(module, loss)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["text-residual", "adapter"])
+def test_fedprox_without_weight_is_fedavg_to_the_bit(tmp_path, family):
+    plain = run_tiny(tmp_path / "a", algorithm="fedavg", peft=family)
+    held = run_tiny(tmp_path / "b", algorithm="fedprox", proximal_weight=0.0, peft=family)
+    assert same(shared(plain), shared(held)) and not same(
+        shared(plain), shared(run_tiny(tmp_path / "c", algorithm="fedprox", proximal_weight=1.0, peft=family))
+    )
+
+
+def test_ditto_pulls_towards_the_global_model():
+    """At a small rate it is the paper's explicit step; its fixed point does not depend on the rate."""
+    module, anchor = text_module(1.0), [torch.full((3, 2), 0.25)]
+    loss = task_loss(module) + 0.35 * (module.residual - 0.25).square().sum()
+    (expected,) = autograd(module, loss)
+    for rate, factor in ((1e-6, 1.0), (0.5, 1 / (1 + 0.5 * 0.7))):
+        batch = a_batch(module, "ditto", anchor, rate, ditto_weight=0.7)
+        (found,), _ = rule("ditto", Phase.PERSONAL)(batch)
+        assert torch.allclose(found, factor * expected, atol=1e-5)
+
+
+def test_ditto_with_a_huge_weight_returns_the_global_model(tmp_path):
+    folder = run_tiny(tmp_path, algorithm="ditto", ditto_weight=1e9, private_init="independent", peft="adapter")
+    files = sorted(folder.path.rglob("private-*.safetensors"))
+    assert files
+    for file in files:
+        own = load_file(file)
+        assert all(np.allclose(own[name], value, atol=1e-6) for name, value in shared(folder).items())
+    free = run_tiny(tmp_path / "free", algorithm="ditto", ditto_weight=0.0, peft="adapter")
+    assert not np.allclose(
+        load_file(next(free.path.rglob("private-*.safetensors")))["weight1"], shared(free)["weight1"], atol=1e-6
+    )
+
+
+def test_ditto_predicts_by_the_sites_own_model_alone():
+    algorithm, first, second = METHODS["ditto"].load(), text_module(), text_module(1.0)
+    assert algorithm.personalized(Models(first, second)) == (second,)
+    assert algorithm.global_model(Models(first, second)) == (first,)
+
+
+def test_promptfolio_mixes_features_of_unit_length_and_trains_both():
+    mixed = Mixture(text_module(0.5), text_module(-1.0), 0.4)
+    text = 0.6 * mixed.shared.class_features() + 0.4 * mixed.own.class_features()
+    images = functional.normalize(INPUTS, dim=-1)
+    assert torch.allclose(mixed.logits(INPUTS), 10 * images @ text.T, atol=1e-6)
+    assert torch.equal(mixed.frozen()(INPUTS), mixed.logits(INPUTS))
+    found, _ = rule("promptfolio")(a_batch(mixed, "promptfolio"))
+    loss = functional.cross_entropy(10 * images @ text.T, LABELS)
+    for own, expected in zip(found, autograd(mixed, loss), strict=True):
+        assert torch.allclose(own, expected, atol=1e-6) and own.abs().max() > 1e-3
+
+
+def test_promptfolio_without_its_own_prompt_is_promptfl(tmp_path):
+    plain = shared(run_tiny(tmp_path / "a", algorithm="fedavg"))
+    mixed = shared(run_tiny(tmp_path / "b", algorithm="promptfolio", mixing_weight=0.0))
+    assert same({f"shared.{name}": value for name, value in plain.items()}, mixed)
+
+
+def test_promptfolios_global_model_is_known_to_the_server_and_the_mixture_is_the_sites(tmp_path):
+    folder = run_tiny(tmp_path, algorithm="promptfolio", global_rounds=4, learning_rate=0.5)
+    summary = folder.summary()
+    assert summary["global"]["all"] and summary["personalized"]["all"] != summary["global_at_sites"]["all"]
+    assert all(set(load_file(file)) == {"kept/own.residual"} for file in folder.path.rglob("private-*.safetensors"))
+
+
+COUNTS = torch.tensor([60, 30, 10])
+
+
+def test_logit_adjustment_in_training():
+    """CE(l + tau log pi): relative to the largest, 2 log(1), 2 log(1/2), 2 log(1/6) are added."""
+    module, facts = text_module(1.0), Facts(prior=COUNTS)
+    found, metrics = rule("logit-adjustment")(a_batch(module, "logit-adjustment", facts=facts, adjustment_strength=2.0))
+    shift = torch.tensor([0.0, 2 * math.log(1 / 2), 2 * math.log(1 / 6)])
+    loss = functional.cross_entropy(module.logits(INPUTS) + shift, LABELS)
+    assert torch.allclose(found[0], autograd(module, loss)[0], atol=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_logit_adjustment_in_prediction_lifts_the_tail():
+    bias, options = METHODS["logit-adjustment"].load().bias, METHODS["logit-adjustment"].defaults()
+    assert bias(Facts(prior=COUNTS), options) is None
+    lift = bias(Facts(prior=COUNTS), options | {"adjust-in": "prediction"})
+    assert lift.tolist() == pytest.approx([0.0, math.log(2), math.log(6)])
+    assert (torch.tensor([2.0, 1.0, 0.5]) + lift).argmax() == 2
+
+
+def test_a_site_may_go_by_its_own_counts_and_a_class_without_an_image_counts_as_one():
+    options = METHODS["logit-adjustment"].defaults() | {"class-prior": "local", "adjust-in": "prediction"}
+    bias = METHODS["logit-adjustment"].load().bias(Facts(counts=torch.tensor([4, 0, 1]), prior=COUNTS), options)
+    assert bias.tolist() == pytest.approx([0.0, math.log(4), math.log(4)])
+
+
+@pytest.mark.parametrize("where", ["training", "prediction"])
+def test_logit_adjustment_with_a_uniform_prior_is_fedavg_to_the_bit(tmp_path, where):
+    even = {"imbalance_factor": 1.0, "dataset_path": str(tiny_features(tmp_path / "even.npz"))}
+    plain = run_tiny(tmp_path / "a", algorithm="fedavg", **even)
+    adjusted = run_tiny(tmp_path / "b", algorithm="logit-adjustment", adjust_in=where, **even)
+    assert same(shared(plain), shared(adjusted)) and plain.summary()["global"] == adjusted.summary()["global"]
+
+
+def test_post_hoc_adjustment_trains_as_fedavg_and_predicts_otherwise(tmp_path):
+    plain = run_tiny(tmp_path / "a", algorithm="fedavg")
+    adjusted = run_tiny(tmp_path / "b", algorithm="logit-adjustment", adjust_in="prediction")
+    assert same(shared(plain), shared(adjusted))
+    before, after = plain.summary()["global"], adjusted.summary()["global"]
+    assert after["few"] > before["few"] and after["many"] < before["many"]
+
+
+def test_kgcoop_holds_text_features_near_those_of_zero_shot():
+    module = text_module(1.0)
+    (found,), metrics = rule("kgcoop")(a_batch(module, "kgcoop", text_weight=3.0))
+    distance = 1 - functional.cosine_similarity(module.class_features(), TEXT).mean()
+    assert torch.allclose(found, autograd(module, task_loss(module) + 3 * distance)[0], atol=1e-6)
+    assert float(metrics["align-loss"]) == pytest.approx(distance.item(), abs=1e-6)
+
+
+def test_kgcoop_without_weight_is_fedavg_to_the_bit(tmp_path):
+    plain = run_tiny(tmp_path / "a", algorithm="fedavg")
+    held = run_tiny(tmp_path / "b", algorithm="kgcoop", text_weight=0.0)
+    assert same(shared(plain), shared(held))
+
+
+@pytest.mark.parametrize(("share", "sent"), [(0.01, "abc"), (0.5, "ab"), (0.75, "a"), (0.99, "a")])
+def test_fedper_keeps_the_tensors_next_to_the_output(share, sent):
+    assert base_layers(list("abcd"), {"personal-share": share}) == set(sent)
+
+
+def test_fedper_sends_its_base_and_every_site_has_a_head_of_its_own(tmp_path):
+    folder = run_tiny(tmp_path, algorithm="fedper", peft="adapter", global_rounds=2, fraction_train=1.0)
+    assert set(shared(folder)) == {"weight1", "bias1"}
+    heads = [load_file(file) for file in folder.path.rglob("private-000002.safetensors")]
+    assert len(heads) == 5 and all(set(head) == {"kept/weight2", "kept/bias2"} for head in heads)
+    assert not np.array_equal(heads[0]["kept/weight2"], heads[1]["kept/weight2"])
+    summary = folder.summary()
+    assert summary["global"] is None and summary["global_at_sites"]["all"] > 10
+    assert summary["reasons"]["global"] == "sites keep a part of the global model"
+
+
+def test_any_method_can_share_a_alone():
+    names = ["x.A", "x.B", "shared.y.A", "own.y.A"]
+    fedavg, folio = (SHARES["lora-a"](METHODS[name].load()) for name in ("fedavg", "promptfolio"))
+    assert fedavg.visits[Phase.GLOBAL].sends(names, {}) == {"x.A", "shared.y.A", "own.y.A"}
+    assert folio.visits[Phase.GLOBAL].sends(names, {}) == {"shared.y.A"}, "what its host keeps, it keeps"
+    assert SHARES["all"](METHODS["fedavg"].load()) is METHODS["fedavg"].load()
+
+
+def test_a_resumed_run_of_a_method_that_keeps_parts_is_the_same_run(tmp_path):
+    changes = {"algorithm": "promptfolio", "global_rounds": 3, "fraction_train": 0.7, "experiment_id": "e"}
+    whole = run_tiny(tmp_path / "whole", **changes)
+
+    def stop(message, reply):
+        if message.metadata.message_type == "train" and message.content["config"]["round"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path / "cut", **changes, grid={"spy": stop})
+    cut = run_tiny(tmp_path / "cut", **changes, resume_from=str(tmp_path / "cut" / "run"), out="")
+    assert private_files(cut) == private_files(whole)

@@ -1,0 +1,144 @@
+"""What all methods have in common: they are listed as they are, and no key of theirs is accepted without effect."""
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Literal, get_origin
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from safetensors.numpy import load_file
+
+import fedpurel_app
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config import RunConfig, load_config
+from fedpurel_app.core.phase import Phase
+from fedpurel_app.data import rendered
+from fedpurel_app.errors import ConfigError
+from fedpurel_app.models.peft.registry import FAMILIES
+from tests.support import private_files, run_tiny
+
+ROOT = Path(fedpurel_app.__file__).parent
+DEFAULTS = RunConfig().model_dump(by_alias=True)
+OF_ALL = {"schedule": "interleaved", "personal-rounds": 1, "private-learning-rate": 0.5, "private-init": "independent"}
+
+
+def other_value(option):
+    """Another value than the default that is allowed."""
+    tries = [*getattr(option.kind, "__args__", ())] if get_origin(option.kind) is Literal else [True, 0.2, 3.0, 2, "x"]
+    for value in tries:
+        if value != option.default and type(value) is type(option.default):
+            with contextlib.suppress(ValidationError):
+                return TypeAdapter(option.kind).validate_python(value, strict=True)
+    raise AssertionError(f"no other value of {option.key} is at hand: add one to the tries")
+
+
+OTHER = OF_ALL | {option.key: other_value(option) for method in METHODS.values() for option in method.options}
+FEATURES = [name for name, family in FAMILIES.items() if family.needs == "features"]
+
+
+def fits(method, family):
+    return not METHODS[method].unfit({**DEFAULTS, "algorithm": method, "peft": family})
+
+
+def has_effect(method, family, key):
+    return not {option.key: option for option in METHODS[method].options}[key].idle(
+        {**DEFAULTS, "algorithm": method, "peft": family}
+    )
+
+
+def outcome(folder):
+    """All that a run has to show: what is shared, what is kept, what was scored."""
+    lines = [{key: line.get(key) for key in ("global", "sites", "phase")} for line in folder.rounds()]
+    return (folder.path / "checkpoint.safetensors").read_bytes(), private_files(folder), lines
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_listed_as_it_is(name):
+    method, algorithm = METHODS[name], METHODS[name].load()
+    assert method.personal_rounds == algorithm.has_personal_rounds == (Phase.PERSONAL in algorithm.visits)
+    assert method.personalizes == (algorithm.personalized is not None)
+    assert method.paper and len({option.key for option in method.options}) == len(method.options)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedpurel", "promptfolio"}))
+def test_a_method_of_the_field_is_a_file_of_at_most_sixty_lines(name):
+    path = ROOT / "algorithms" / f"{name.replace('-', '_')}.py"
+    assert len(path.read_text("utf-8").splitlines()) <= 60 and "References\n----------" in path.read_text("utf-8")
+
+
+def test_nothing_but_the_method_knows_which_method_it_is():
+    """No fork on the value of a key that a registry holds."""
+    names = "|".join([*METHODS, *FAMILIES])
+    fork = re.compile(rf"""(?:algorithm|peft)(?:"\])? *(?:==|!=|in|not in) *\(?["'](?:{names})["']""")
+    found = [str(path) for path in ROOT.rglob("*.py") if fork.search(path.read_text("utf-8"))]
+    assert not found
+    assert fork.search('if config.algorithm == "ditto":') and fork.search("if settings[\"peft\"] in ('lora', 'prompt')")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_keys_of_others_are_refused_with_the_methods_that_own_them(method, family):
+    if not fits(method, family):
+        return
+    for key, value in OTHER.items():
+        owners = [name for name, one in METHODS.items() if key in one.keys]
+        settings = {"algorithm": method, "peft": family, key: value}
+        if method in owners:
+            continue
+        with pytest.raises(ConfigError) as caught:
+            load_config(settings)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{key} = ") and all(f'"{name}"' in problem for name in [*owners, method])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_of_other_families_are_refused(family):
+    for other in FAMILIES.values():
+        for option in other.options if other.name != family else ():
+            with pytest.raises(ConfigError, match=f'{option.key} = .*belongs to peft = "{other.name}"'):
+                load_config({"peft": family, option.key: other_value(option)})
+
+
+CASES = [
+    pytest.param(method, family, key, marks=[] if family in FEATURES else pytest.mark.slow)
+    for method in METHODS
+    for family in FAMILIES
+    if fits(method, family)
+    for key in METHODS[method].keys
+]
+
+
+@pytest.mark.parametrize(("method", "family", "key"), CASES)
+def test_a_key_of_a_method_has_an_effect_or_is_refused(tmp_path, monkeypatch, method, family, key):
+    """Its value changes what a run shares, keeps or scores; where it cannot, the settings are refused."""
+    monkeypatch.setattr(rendered, "SHAPES_TEST", 2)
+    images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 8, "imbalance_factor": 4, "num_sites": 3}
+    common = {"peft": family, "algorithm": method, "global_rounds": 2, "fraction_train": 0.7, "learning_rate": 0.5}
+    common |= {} if family in FEATURES else images
+    key_of, other = key.replace("-", "_"), OTHER[key]
+    owned = {option.key for option in METHODS[method].options}
+    if key in owned and not has_effect(method, family, key):
+        with pytest.raises(ConfigError, match=key):
+            run_tiny(tmp_path, **common, **{key_of: other})
+        return
+    plain = outcome(run_tiny(tmp_path / "plain", **common, experiment_id="e"))
+    assert plain != outcome(run_tiny(tmp_path / "other", **common, experiment_id="e", **{key_of: other}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_sent_is_what_the_method_names(tmp_path, name):
+    """And in personal rounds nothing, of any method."""
+    family = next(one for one in ("adapter", "text-residual") if fits(name, one))
+    sent = {"train": set(), "train.personalize": set()}
+
+    def spy(message, reply):
+        if message.metadata.message_type in sent:
+            sent[message.metadata.message_type] |= set(reply.content.get("arrays", {}))
+
+    folder = run_tiny(tmp_path, peft=family, algorithm=name, global_rounds=1, grid={"spy": spy})
+    assert sent["train"] == set(load_file(folder.path / "checkpoint.safetensors"))
+    assert sent["train.personalize"] == set()
+    kept = {key for file in folder.path.rglob("private-*.safetensors") for key in load_file(file)}
+    assert not {key.removeprefix("kept/") for key in kept if key.startswith("kept/")} & sent["train"]
+    assert any(key.startswith("kept/") for key in kept) == METHODS[name].load().keeps_parts
