@@ -67,10 +67,11 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", HF_HUB_OFFLINE="1")
 
+    from benchmarks.synthetic import tiny_features
     from fedpurel_app.client_app import app as client_app
+    from fedpurel_app.local_grid import run_app
     from fedpurel_app.reporting.run_folder import RunFolder
     from fedpurel_app.server_app import app as server_app
-    from tests.support import run_app, tiny_features
 
     given = tomllib.loads("\n".join(options.set))
     common: dict[str, Any] = {"num-sites": SITES, "fraction-train": 1.0, "personal-rounds": 0} | {

@@ -62,24 +62,20 @@ def main() -> None:
 
     import torch
 
+    import fedpurel_app
     from benchmarks.validation import value_of
-    from fedpurel_app.client_app import app as client_app
     from fedpurel_app.files import home
     from fedpurel_app.presets import load_preset
-    from fedpurel_app.reporting.run_folder import RunFolder
-    from fedpurel_app.server_app import app as server_app
-    from tests.support import run_app
 
-    values = load_preset(options.preset).values
-    values |= {key: value_of(text) for key, _, text in (pair.partition("=") for pair in options.set)}
+    values = {key: value_of(text) for key, _, text in (pair.partition("=") for pair in options.set)}
     if options.random_weights:
-        values["pretrained"] = str(random_weights(str(values["backbone"]), home() / "random-weights"))
+        backbone = str({**load_preset(options.preset).values, **values}["backbone"])
+        values["pretrained"] = str(random_weights(backbone, home() / "random-weights"))
     with tempfile.TemporaryDirectory() as scratch:
-        values = {"num-sites": 20, "out": str(Path(scratch) / "run"), **values}
-        run_app(server_app, client_app, int(values["num-sites"]), values)
-        folder = RunFolder(Path(values["out"]))
-        print(table(folder.rounds()))
-        summary = folder.summary() or {}
+        threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        run = fedpurel_app.run(values, preset=options.preset, out=Path(scratch) / "run", threads=threads)
+        print(table(run.rounds))
+        summary = run.summary
     print(", ".join(f"{name} {summary[name]['all']:.1f}" for name in ("zero_shot", "global", "personalized")))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB", end="")
     if torch.cuda.is_available():

@@ -36,17 +36,18 @@ SWEEPS = {"sites": ("text-residual",), "classes": ("prompt", "text-residual"), "
 
 
 def settings(sweep: str, peft: str, size: int, folder: Path) -> dict[str, Any]:
-    """Make the data of one point of a sweep, and give what differs from the tests' tiny run."""
+    """Make the data of one point of a sweep, and give what differs from the default run."""
     if sweep == "sites":
-        from tests.support import tiny_features
+        from benchmarks.synthetic import tiny_features
 
-        tiny_features(folder / "features.npz", classes=20, width=64, per_class=size)
-        return {"num_sites": size, "fraction_train": max(0.1, min(1.0, 8 / size))}
+        data = tiny_features(folder / "features.npz", classes=20, width=64, per_class=size)
+        return {"dataset": "features", "dataset-path": str(data), "peft": peft, "num-sites": size,
+                "fraction-train": max(0.1, min(1.0, 8 / size)), "batch-size": 8}  # fmt: skip
     classes = size if sweep == "classes" else 10
     _images(folder / "images", classes, max(1, IMAGES // classes))
-    common = {"dataset": "imagefolder", "dataset_path": str(folder / "images"), "num_sites": SITES}
-    extra = {"lora_rank": size} if sweep == "ranks" else {}
-    return {**common, **extra, "peft": peft, "fraction_train": 1.0, "batch_size": 32}
+    common = {"dataset": "imagefolder", "dataset-path": str(folder / "images"), "num-sites": SITES}
+    extra = {"lora-rank": size} if sweep == "ranks" else {}
+    return {**common, **extra, "peft": peft, "fraction-train": 1.0, "batch-size": 32}
 
 
 def _images(folder: Path, classes: int, per_class: int) -> None:
@@ -68,20 +69,21 @@ def measure(sweep: str, peft: str, size: int, rounds: int) -> Row:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ |= {"FEDPUREL_HOME": name, "FLWR_TELEMETRY_ENABLED": "0"}
-        from tests.support import run_tiny
+        import fedpurel_app
 
-        changes = settings(sweep, peft, size, folder)
+        chosen = settings(sweep, peft, size, folder)
+        chosen |= {"global-rounds": rounds, "imbalance-factor": 1, "evaluate-every": rounds}
         started = time.process_time()
         with mock.patch("time.monotonic", time.process_time):  # what every part of a run measures its time with
-            run = run_tiny(folder, global_rounds=rounds, imbalance_factor=1, evaluate_every=rounds, **changes)
+            run = fedpurel_app.run(chosen, out=folder / "run")
         spent = time.process_time() - started
-        lines = run.rounds()[1:]
+        lines = run.rounds[1:]
         private = {path: path.stat().st_size for path in (run.path / "private").rglob("*.safetensors")}
 
     def least(phase: str, key: str) -> float:
         return min(line["seconds"][key] for line in lines if line["phase"] == phase)
 
-    visits, sites = len(lines[0]["usable"]), int(changes["num_sites"])
+    visits, sites = len(lines[0]["usable"]), int(chosen["num-sites"])
     if any(line["dropped"] for line in lines):
         raise SystemExit(f"{sweep} = {size}: replies were dropped: {[line['dropped'][:1] for line in lines]}")
     evaluation = lines[-1]["seconds"]["evaluation"]

@@ -59,30 +59,27 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", HF_HUB_OFFLINE="1")
 
-    from fedpurel_app.client_app import app as client_app
+    import fedpurel_app
+    from fedpurel_app.config import without_idle
     from fedpurel_app.data import rendered
     from fedpurel_app.presets import load_preset
     from fedpurel_app.reporting.compare import compare
-    from fedpurel_app.server_app import app as server_app
-    from tests.support import run_app
 
     rendered.SHAPES_EVALUATED = "validation"
-    fixed = load_preset(options.preset).values | {
-        key: value_of(text) for key, _, text in (pair.partition("=") for pair in options.set)
-    }
+    fixed = {key: value_of(text) for key, _, text in (pair.partition("=") for pair in options.set)}
+    source = {**load_preset(options.preset).values, **fixed}
     varied = [(key, text.split(",")) for key, _, text in (pair.partition("=") for pair in options.vary)]
     with tempfile.TemporaryDirectory() as scratch:
-        if "dataset-path" in fixed and fixed.get("dataset") == "features":
-            hold_out(Path(fixed["dataset-path"]), Path(scratch) / "features.npz")
+        if "dataset-path" in source and source.get("dataset") == "features":
+            hold_out(Path(source["dataset-path"]), Path(scratch) / "features.npz")
             fixed["dataset-path"] = str(Path(scratch) / "features.npz")
         folders: list[Path] = []
         for choice in itertools.product(*(values for _, values in varied)):
             chosen = {key: value_of(text) for (key, _), text in zip(varied, choice, strict=True)}
             for seed in options.seeds:
                 path = Path(scratch) / str(len(folders))
-                run_app(
-                    server_app, client_app, 20, {**fixed, **chosen, "seed": seed, "num-sites": 20, "out": str(path)}
-                )
+                asked = without_idle({**fixed, **chosen, "seed": seed})  # of another method than one that varies
+                fedpurel_app.run(asked, preset=options.preset, out=path)
                 folders.append(path)
         for line in compare(folders, options.out or Path(scratch) / "table"):
             print(line)

@@ -87,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         help="GPU share of each (default: 0.25 with a GPU, else 0)",
     )
     run.add_argument(
+        "--in-process",
+        action="store_true",
+        help="run all sites in this process, one after the other: no Ray, breakpoints work, the same bits",
+    )
+    run.add_argument(
         "--superlink",
         metavar="CONNECTION",
         help="run on the SuperLink of this connection of Flower's configuration; DIR is then a path at its ServerApp",

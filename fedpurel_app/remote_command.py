@@ -56,6 +56,8 @@ def remote_settings(options: argparse.Namespace) -> RunConfig:
         for name in ("cpus-per-site", "gpus-per-site")
         if getattr(options, name.replace("-", "_")) is not None
     ]
+    if options.in_process:
+        problems.append("--in-process is for this machine alone, --superlink for others: drop one of them.")
     paths = {"--out": options.out, "--resume": options.resume}
     for pair in options.set:
         key, _, text = pair.partition("=")

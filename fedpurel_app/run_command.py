@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,11 @@ from fedpurel_app.files import names_weights
 from fedpurel_app.presets import PATH_KEYS, Preset, load_preset, preset_names
 from fedpurel_app.processes import count_gpus, ray_address
 from fedpurel_app.reporting.console import counting, show, text_lines
-from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+from fedpurel_app.reporting.run_folder import LAUNCH, RunFolder, new_run_path
 from fedpurel_app.reporting.summary import summarize_run, without_effect
 from fedpurel_app.reporting.terminal import Terminal, complain
 
 DEFAULT_PRESET = "shapes"
-_LAUNCH = "launch.json"  # in the run folder: what a resumed run must have, too
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 
 
@@ -54,7 +53,9 @@ def run(options: argparse.Namespace) -> int:
         if options.resume and (folder := RunFolder(options.resume.absolute())).was_begun:
             claims.enter_context(folder.claim())
         config, path, expect = _resume(options) if options.resume else _new(options)
-        _preflight(config)
+        if options.in_process:
+            return _play(config, path, options.cpus_per_site, expect, claims)
+        preflight(config)
         if not options.resume:
             claims.enter_context(RunFolder(path).claim())
             RunFolder.create(path)
@@ -69,50 +70,82 @@ def settings(preset: str, changes: Sequence[str]) -> RunConfig:
     ConfigError
         Naming all that is wrong with them.
     """
-    return load_config(_merged(load_preset(preset), changes))
+    return load_config(_merged(load_preset(preset), _assignments(changes)))
 
 
-def _merged(preset: Preset, changes: Sequence[str]) -> dict[str, Any]:
+def _merged(preset: Preset, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Put changes over a preset; what another method or family than its own has no use for gives way."""
-    asked = _assignments(changes)
     return without_idle({**preset.values, **asked}, kept=asked)
 
 
-def _new(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
-    """Settle the settings and the folder of a new run."""
-    preset = load_preset(options.preset or DEFAULT_PRESET)
-    values = _merged(preset, options.set)
+def begun(preset: str, asked: Mapping[str, Any], out: Path | None) -> tuple[RunConfig, Path]:
+    """Settle the settings and the folder of a new run, in which all sites are simulated.
+
+    Parameters
+    ----------
+    preset : str
+    asked : mapping
+        Settings over it.
+    out : Path, optional
+        Absolute; else a dated folder is named.
+
+    Raises
+    ------
+    ConfigError
+        Naming all that is wrong with them.
+    """
+    values = _merged(load_preset(preset), asked)
     config = load_config(values)
     _refuse_own_sites(config, "")
-    path = (
-        options.out.absolute()
-        if options.out
-        else new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
-    )
+    path = out or new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
     sites = config.num_sites or config.suggested_sites
-    expect = preset.expect if not options.set else ""
-    return load_config({**values, "out": str(path), "num-sites": sites}), path, expect
+    return load_config({**values, "out": str(path), "num-sites": sites}), path
+
+
+def _new(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
+    """Settle the settings and the folder of a new run, and what its preset says to expect."""
+    preset = options.preset or DEFAULT_PRESET
+    config, path = begun(preset, _assignments(options.set), options.out.absolute() if options.out else None)
+    return config, path, "" if options.set else load_preset(preset).expect
 
 
 def _resume(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
-    """Take the settings of an earlier run; only where and on what it runs may be changed."""
-    path = options.resume.absolute()
+    """Take up an earlier run, with what the command line says anew."""
+    asked = _assignments(options.set)
+    asked = _merged(load_preset(options.preset), asked) if options.preset else asked
+    return resumed(options.resume.absolute(), asked), options.resume.absolute(), ""
+
+
+def resumed(path: Path, asked: Mapping[str, Any]) -> RunConfig:
+    """Take the settings of an earlier run; only where and on what it runs may be changed.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder.
+    asked : mapping
+        Settings of now.
+
+    Raises
+    ------
+    ConfigError, StateError
+        When there is no such run, it is complete, was made elsewhere, or other settings are asked for.
+    """
     folder = RunFolder.open(path)
     stored = stored_config(folder.read_json("config.json")["config"])
     _refuse_own_sites(stored, f" --resume {path}")
-    asked = _merged(load_preset(options.preset), options.set) if options.preset else _assignments(options.set)
     wanted = load_config({**stored.model_dump(by_alias=True), **asked, "resume-from": str(path)})
     require_same(stored, wanted, path)
     if (summary := folder.summary()) and summary["outcome"] == "completed":
         raise StateError(f"{path} is complete; there is nothing to resume.")
     _, state = folder.read_checkpoint()
-    if not (folder.path / _LAUNCH).exists():
+    if not (folder.path / LAUNCH).exists():
         raise StateError(
             f"{path} was not begun by fedpurel run. Resume it where it was: flwr run . --stream "
             f"--federation-config 'num-supernodes={len(state['roster'])}' --run-config '{to_run_config(wanted)}'"
             f"\nOn nodes of a SuperLink: fedpurel run --superlink CONNECTION --resume {path}"
         )
-    return wanted, path, ""
+    return wanted
 
 
 def _refuse_own_sites(config: RunConfig, more: str) -> None:
@@ -161,7 +194,7 @@ def gpus(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: choose a number of at least 0; 0.25 lets four sites share one GPU")
 
 
-def _preflight(config: RunConfig) -> None:
+def preflight(config: RunConfig) -> None:
     """Meet bad data and a missing package here, before Flower starts."""
     from fedpurel_app.data.catalog import DATASETS
     from fedpurel_app.data.inspection import look_at
@@ -191,15 +224,31 @@ def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder
 
     The number of CPUs is the number of threads, which decides the last bits of the result.
     """
-    before = folder.read_json(_LAUNCH) if (folder.path / _LAUNCH).exists() else {}
+    before = folder.read_json(LAUNCH) if (folder.path / LAUNCH).exists() else {}
     number = options.cpus_per_site or before.get("cpus-per-site", 1)
     share = options.gpus_per_site
     if share is None:
         share = before.get("gpus-per-site") if count_gpus() else 0.0
     if share is None:
         share = 0.25 if config.device != "cpu" else 0.0
-    folder.write_json(_LAUNCH, {"cpus-per-site": number, "gpus-per-site": share})
+    folder.write_launch(number, share)
     return number, share
+
+
+def _play(config: RunConfig, path: Path, threads: int | None, expect: str, claims: contextlib.ExitStack) -> int:
+    """Run in this process, and tell how it ended."""
+    from fedpurel_app.api import play  # loads torch and Flower
+
+    claims.close()  # it claims the folder itself
+    folder = RunFolder(path)
+    print(f"fedpurel {__version__}: run folder {path}; all sites in this process", flush=True)
+    try:
+        play(config, path, threads or 1)
+    except KeyboardInterrupt:
+        complain(f"stopped after round {_last_round(folder)}")
+        _say_how_to_go_on(folder)
+        return INTERRUPTED
+    return _outcome(folder, "finished:completed", expect)
 
 
 def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect: str) -> int:

@@ -1,131 +1,25 @@
-"""A Flower Grid inside the test process, and small experiments for it."""
+"""Small experiments inside the test process."""
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.task_identity import TaskIdentity
 
+from benchmarks.synthetic import tiny_features
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.data import shapes
+from fedpurel_app.local_grid import LocalGrid, run_app
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 
+__all__ = ["LocalGrid", "run_app", "tiny_features"]
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-
-
-class LocalGrid(Grid):
-    """Delivers messages to a ClientApp by calling it, through Flower's own serialisation of contents.
-
-    Parameters
-    ----------
-    client_app : ClientApp
-    num_nodes : int
-    run_config : mapping
-    shuffle : int
-        Added to node ids: another value gives the nodes other ids in another order, as every Flower run does.
-    spy : callable, optional
-        Called with every message and reply; may return another reply.
-    nodes : sequence of mapping, optional
-        Settings of the nodes; else those of a simulation.
-    node : mapping, optional
-        More of every node's ``--node-config``.
-    """
-
-    def __init__(
-        self,
-        client_app: ClientApp,
-        num_nodes: int,
-        run_config: Mapping[str, Any],
-        shuffle: int = 0,
-        spy: Callable[[Message, Message], Message | None] | None = None,
-        nodes: Sequence[Mapping[str, Any]] = (),
-        node: Mapping[str, Any] | None = None,
-    ) -> None:
-        simulated = [
-            {"partition-id": site, "num-partitions": num_nodes, "simulation": True} for site in range(num_nodes)
-        ]
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-        self.app, self.spy = client_app, spy
-        self.contexts = {
-            (7919 * (site + 1) * (shuffle + 1)) % 1_000_003: Context(
-                run_id=1,
-                node_id=0,
-                node_config={**own, **(node or {})},
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for site, own in enumerate(nodes or simulated)
-        }
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self.contexts)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        replies = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
-            received = copy.copy(message)  # sites must not share records with each other or with the server
-            received.__dict__["_content"] = copy.deepcopy(message.content)
-            try:
-                reply = self.app(received, self.contexts[message.metadata.dst_node_id])
-            except Exception as error:
-                reply = Message(Error(code=2, reason=f"{type(error).__name__}: {error}"), reply_to=message)
-            if self.spy is not None:
-                reply = self.spy(message, reply) or reply
-            replies.append(reply)
-        return replies
-
-    def set_run(self, run: Any) -> None: ...
-
-    @property
-    def run(self) -> Any:
-        return None
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        raise TypeError("use Message(...)")
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise TypeError("use send_and_receive")
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise TypeError("use send_and_receive")
-
-
-def run_app(
-    server_app: ServerApp, client_app: ClientApp, num_nodes: int, run_config: Mapping[str, Any], **grid: Any
-) -> LocalGrid:
-    """Run a ServerApp against a ClientApp in this process."""
-    local = LocalGrid(client_app, num_nodes, run_config, **grid)
-    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(run_config))
-    server_app(grid=local, context=context)
-    return local
-
-
-def tiny_features(path: Path, classes: int = 6, width: int = 8, per_class: int = 40, seed: int = 0) -> Path:
-    """Write a feature file whose classes overlap a little, so that every number of a run is neither 0 nor 100."""
-    rng = np.random.default_rng(seed)
-    text = rng.normal(size=(classes, width))
-    shift = 0.5 * rng.normal(size=width)  # what zero-shot does not know
-    arrays: dict[str, Any] = {"text_features": text.astype(np.float32), "logit_scale": np.float32(10)}
-    for split in ("train", "test"):
-        labels = np.repeat(np.arange(classes), per_class)
-        features = text[labels] + shift + 1.3 * rng.normal(size=(len(labels), width))
-        arrays |= {f"{split}_features": features.astype(np.float32), f"{split}_labels": labels}
-    np.savez(path, class_names=np.array([f"class {i}" for i in range(classes)]), **arrays)
-    return path
 
 
 def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:

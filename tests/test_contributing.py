@@ -60,7 +60,7 @@ def test_the_family_starts_at_zero_shot_and_trains(tmp_path):
 @pytest.mark.slow
 def test_with_both_added_the_tests_that_look_at_methods_and_families_are_green(tmp_path):
     project = tmp_path / "project"
-    for name in ("fedpurel_app", "fedpurel_demo", "tests"):
+    for name in ("fedpurel_app", "fedpurel_demo", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, project)

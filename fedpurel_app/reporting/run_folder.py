@@ -23,6 +23,7 @@ from fedpurel_app.reporting.run_files import SCHEMA, read_object, read_rounds, r
 from fedpurel_app.tensor_file import dump, read
 
 _KILLED = 10.0  # seconds that a killed command's server may live on
+LAUNCH = "launch.json"  # what a resumed run must have, too, for the same bits
 _STOP = "stop"  # a file that is there when the run is to end after its round
 
 
@@ -192,6 +193,10 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """Return ``summary.json``; None while the run goes on or when it was cut off."""
         return self.read_json("summary.json") if (self.path / "summary.json").is_file() else None
+
+    def write_launch(self, threads: int, gpus: float) -> None:
+        """Write down what each site gets: the number of threads decides the last bits of a result."""
+        self.write_json(LAUNCH, {"cpus-per-site": threads, "gpus-per-site": gpus})
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
