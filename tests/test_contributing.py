@@ -21,8 +21,10 @@ from fedpurel_app.models.peft.base import Host, parameters_of
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (.*?)\n(.*?)```", TEXT, re.DOTALL))
-FILES = {name: content for name, content in BLOCKS.items() if not name.startswith("in ")}
-ENTRIES = {re.search(r"of (\S+\.py)", name)[1]: content for name, content in BLOCKS.items() if name.startswith("in ")}
+FILES = {name: content for name, content in BLOCKS.items() if not name.startswith("one more in ")}
+ENTRIES = {
+    re.search(r"of (\S+\.py)", name)[1]: content for name, content in BLOCKS.items() if name.startswith("one more in ")
+}
 
 
 def example(name, folder):
@@ -68,7 +70,7 @@ def test_with_both_added_the_tests_that_look_at_methods_and_families_are_green(t
         (project / name).write_text(content)
     for name, entry in ENTRIES.items():
         head, listed, rest = (project / name).read_text("utf-8").partition("_ALL = (\n")
-        (project / name).write_text(head + listed + entry + rest)
+        (project / name).write_text(head + listed + entry.rstrip() + ",\n" + rest)
     environment = os.environ | {"PYTHONPATH": str(project)}
     table = [sys.executable, "-m", "fedpurel_app.config"]
     before, after = (
@@ -80,7 +82,11 @@ def test_with_both_added_the_tests_that_look_at_methods_and_families_are_green(t
     (project / "pyproject.toml").write_text(toml)
     tests = ["tests/algorithms", "tests/models/test_peft.py", "tests/test_matrix.py", "tests/test_config.py"]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *tests], cwd=project, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-q", *tests, "-k", "smoothing or scale or pyproject or choices or listed"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout[-5000:]
     listed = subprocess.run(

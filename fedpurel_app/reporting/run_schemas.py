@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+Mean = Annotated[float, Field(ge=-1e39, le=1e39, allow_inf_nan=False)] | None  # of training: a run that diverges, too
 Score = Number | None  # what is NaN where it is computed is null in a file
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Cell = Annotated[str, Field(pattern=r"^(-?[0-9]{1,12}(\.[0-9]{1,12})?)?$")]
@@ -67,7 +68,7 @@ class Round(_Plain):
     dropped: list[tuple[str, str]] | None = None
     kept_old_model: bool | None = None
     private_restarted: list[str] = []
-    train: dict[str, Score] | None = None
+    train: dict[str, Mean] | None = None
     privacy: dict[str, Score] = {}
     bytes_up: Count | None = None
     bytes_down: Count | None = None

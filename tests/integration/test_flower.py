@@ -77,6 +77,15 @@ def test_a_run_from_anywhere_prints_rounds_outcome_and_folder(whole):
     assert (folder.path / "logs" / "flower.log").stat().st_size > 0
 
 
+def test_a_run_in_one_process_has_the_same_bits(tmp_path, whole):
+    code, output = finish(start([*command(tmp_path), "--in-process"], tmp_path))
+    assert code == 0, output
+    folder, (expected, _) = RunFolder(tmp_path / "run"), whole
+    assert timeless(folder) == timeless(expected) and private_files(folder) == private_files(expected)
+    name = "checkpoint.safetensors"
+    assert (folder.path / name).read_bytes() == (expected.path / name).read_bytes()
+
+
 @pytest.mark.parametrize("killed_after", [2, 6])
 def test_a_killed_run_fails_loudly_and_is_resumed_bit_for_bit(tmp_path, whole, killed_after):
     """Kill -9 the process that holds server and sites, once in each phase."""
