@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from flwr.app import Context, Message
 
-from fedpurel_app.records import ARRAYS, to_array_record, to_arrays
+from fedpurel_app.core.records import ARRAYS, to_array_record, to_arrays
 
 SITES = 8
 ATTACKS = [(0, 1), (1, 100), (2, 100), (1, -1), (2, -1), (1, -100), (2, -100)]  # how many liars, factor
@@ -69,7 +69,7 @@ def main() -> None:
 
     from benchmarks.synthetic import tiny_features
     from fedpurel_app.client_app import app as client_app
-    from fedpurel_app.local_grid import run_app
+    from fedpurel_app.launch.local_grid import run_app
     from fedpurel_app.reporting.run_folder import RunFolder
     from fedpurel_app.server_app import app as server_app
 

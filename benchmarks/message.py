@@ -89,10 +89,10 @@ def answer(
     with clock.part("imports"):
         import numpy as np
 
-        from fedpurel_app import site
         from fedpurel_app.client_app import app
+        from fedpurel_app.core.records import ARRAYS, CONFIG, Instruction, to_array_record
         from fedpurel_app.experiment import Experiment
-        from fedpurel_app.records import ARRAYS, CONFIG, Instruction, to_array_record
+        from fedpurel_app.site import site
     from flwr.app import Context, Message, RecordDict
     from flwr.supercore.task_identity import TaskIdentity
 
@@ -142,7 +142,7 @@ def prepare(folder: Path, backbone: str) -> tuple[dict[str, Any], dict[str, Any]
     """Write a site's images and random weights; give the settings of run and node."""
     from PIL import Image
 
-    from fedpurel_app.data import shapes
+    from fedpurel_app.data.shapes import shapes
 
     names = shapes.CLASS_NAMES[:CLASSES]
     for label, name in enumerate(names):

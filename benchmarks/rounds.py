@@ -64,8 +64,8 @@ def main() -> None:
 
     import fedpurel_app
     from benchmarks.validation import value_of
-    from fedpurel_app.files import home
-    from fedpurel_app.presets import load_preset
+    from fedpurel_app.config.presets import load_preset
+    from fedpurel_app.core.files import home
 
     values = {key: value_of(text) for key, _, text in (pair.partition("=") for pair in options.set)}
     if options.random_weights:

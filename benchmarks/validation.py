@@ -61,8 +61,8 @@ def main() -> None:
 
     import fedpurel_app
     from fedpurel_app.config import without_idle
-    from fedpurel_app.data import rendered
-    from fedpurel_app.presets import load_preset
+    from fedpurel_app.config.presets import load_preset
+    from fedpurel_app.data.shapes import rendered
     from fedpurel_app.reporting.compare import compare
 
     rendered.SHAPES_EVALUATED = "validation"

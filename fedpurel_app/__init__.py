@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedpurel_app.api import Run, run
+    from fedpurel_app.inference.trained import load_trained
     from fedpurel_app.strategies import FedPuReL
-    from fedpurel_app.trained import load_trained
 
 __version__ = "0.1.0"
 __all__ = ["FedPuReL", "Run", "__version__", "load_trained", "run"]
 _WHERE = {
     "run": "fedpurel_app.api",
     "Run": "fedpurel_app.api",
-    "load_trained": "fedpurel_app.trained",
+    "load_trained": "fedpurel_app.inference.trained",
     "FedPuReL": "fedpurel_app.strategies",
 }
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpurel_app import run_command
 from fedpurel_app.config import RunConfig
+from fedpurel_app.launch import simulate as run_command
 from fedpurel_app.reporting.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from fedpurel_app.trained import TrainedModel
+    from fedpurel_app.inference.trained import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Run:
         ----------
         site : str, optional
         **options
-            Of :func:`fedpurel_app.trained.load_trained`.
+            Of :func:`fedpurel_app.inference.trained.load_trained`.
         """
-        from fedpurel_app.trained import load_trained
+        from fedpurel_app.inference.trained import load_trained
 
         return load_trained(self.path, site or "", **options)
 
@@ -116,7 +116,7 @@ def run(
 def play(config: RunConfig, path: Path, threads: int = 1) -> None:
     """Run checked settings in this process, in a folder that is new or resumed; see :func:`run`."""
     from fedpurel_app.client_app import app as client_app
-    from fedpurel_app.local_grid import run_app
+    from fedpurel_app.launch.local_grid import run_app
     from fedpurel_app.server_app import app as server_app
 
     folder = RunFolder(path)

@@ -1,4 +1,4 @@
-"""The ClientApp: each message to a :class:`~fedpurel_app.site.Site`, its answer into a reply."""
+"""The ClientApp: each message to a :class:`~fedpurel_app.site.site.Site`, its answer into a reply."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,10 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpurel_app.core.errors import AttemptError, PolicyError
+from fedpurel_app.core.names import clean
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.errors import AttemptError, PolicyError
-from fedpurel_app.naming import clean
-from fedpurel_app.privacy_mod import privacy_mod
-from fedpurel_app.records import (
+from fedpurel_app.core.records import (
     ARRAYS,
     CLIPPING_NORM,
     CONFIG,
@@ -23,7 +22,8 @@ from fedpurel_app.records import (
     to_array_record,
     to_arrays,
 )
-from fedpurel_app.site import Site, is_simulated
+from fedpurel_app.site.privacy_mod import privacy_mod
+from fedpurel_app.site.site import Site, is_simulated
 
 app = ClientApp()
 logger = getLogger("flwr.fedpurel.client")

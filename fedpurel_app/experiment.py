@@ -16,18 +16,18 @@ from fedpurel_app.algorithms.base import Algorithm, Facts
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
+from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.core.metrics import group_by_counts, group_by_terciles
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.data import longtail, partition
-from fedpurel_app.data.catalog import DATASETS
-from fedpurel_app.data.own import load_own
-from fedpurel_app.data.source import FeatureSplit, Source, Split
-from fedpurel_app.errors import ConfigError, DataError
-from fedpurel_app.metrics import group_by_counts, group_by_terciles
+from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.data.dealing import longtail, partition
+from fedpurel_app.data.sources.catalog import DATASETS
+from fedpurel_app.data.sources.own import load_own
+from fedpurel_app.data.sources.source import FeatureSplit, Source, Split
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.registry import FAMILIES
-from fedpurel_app.seeding import derive_seed
-from fedpurel_app.training.cache import count_missing, image_features, image_pixels, text_features
+from fedpurel_app.training.feature_store import count_missing, image_features, image_pixels, text_features
 from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, Pixels, TrainingData
 from fedpurel_app.training.local import SgdSettings
 

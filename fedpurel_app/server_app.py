@@ -8,8 +8,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedpurel_app.config import load_config
-from fedpurel_app.errors import FedPurelError
-from fedpurel_app.server import Server
+from fedpurel_app.core.errors import FedPurelError
+from fedpurel_app.server.run import Server
 
 app = ServerApp()
 logger = getLogger("flwr.fedpurel")

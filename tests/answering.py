@@ -10,10 +10,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedpurel_app.client_app import app
-from fedpurel_app.data import rendered
+from fedpurel_app.core.records import ARRAYS, CONFIG, Instruction, to_array_record
+from fedpurel_app.data.shapes import rendered
 from fedpurel_app.models.peft.base import parameters_of
-from fedpurel_app.records import ARRAYS, CONFIG, Instruction, to_array_record
-from fedpurel_app.site import Site
+from fedpurel_app.site.site import Site
 
 HEAVY = ("datasets", "open_clip", "torchvision", "transformers", "peft", "matplotlib", "flwr_datasets", "pyarrow")
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from fedpurel_app.attempts import Attempt, seen
-from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.sealing import Key
+from fedpurel_app.site.private_store import PrivateStore
+from fedpurel_app.site.run_fence import Attempt, seen
+from fedpurel_app.site.sealing import Key
 from tests.support import a_state
 
 CALLS = ("open", "fchmod", "write", "fsync", "close", "replace", "unlink", "mkdir")

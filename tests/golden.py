@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from fedpurel_app.data import rendered
+from fedpurel_app.data.shapes import rendered
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import private_files, run_tiny, timeless
 

@@ -13,8 +13,8 @@ import psutil
 
 from benchmarks.synthetic import tiny_features
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.data import shapes
-from fedpurel_app.local_grid import LocalGrid, run_app
+from fedpurel_app.data.shapes import shapes
+from fedpurel_app.launch.local_grid import LocalGrid, run_app
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import fedpurel_app
-from fedpurel_app import cli
-from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.cli import main as cli
+from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import private_files, run_tiny, timeless, tiny_config
 
@@ -78,7 +78,7 @@ def test_bad_settings_are_named_all_at_once_and_make_no_folder(tmp_path):
 
 
 def test_an_interrupted_run_goes_on_from_its_last_round(tmp_path, monkeypatch):
-    from fedpurel_app.site import Site
+    from fedpurel_app.site.site import Site
 
     asked, train = settings(tmp_path, experiment_id="e"), Site.train
     whole = fedpurel_app.run(asked, out=tmp_path / "whole")

@@ -20,7 +20,7 @@ def unread(*arguments, both=False):
     os.close(reader)
     try:
         result = subprocess.run(
-            [sys.executable, "-m", "fedpurel_app.cli", *map(str, arguments)],
+            [sys.executable, "-m", "fedpurel_app.cli.main", *map(str, arguments)],
             stdout=writer,
             stderr=writer if both else subprocess.PIPE,
             timeout=100,

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from fedpurel_app import cli, conductor, run_command
+from fedpurel_app.cli import main as cli
 from fedpurel_app.config import load_config
-from fedpurel_app.errors import RunError
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.launch import own_superlink as conductor
+from fedpurel_app.launch import simulate as run_command
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import run_tiny, tiny_config, tiny_features
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fedpurel_app import presets
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
-from fedpurel_app.config import RunConfig, known_keys, load_config, require_same, run_config_table, to_toml
-from fedpurel_app.data.catalog import DATASETS
-from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.config import RunConfig, known_keys, load_config, presets, require_same, run_config_table, to_toml
+from fedpurel_app.config.presets import load_preset, preset_names
+from fedpurel_app.core.errors import ConfigError, StateError
+from fedpurel_app.data.sources.catalog import DATASETS
 from fedpurel_app.models.peft.registry import FAMILIES
-from fedpurel_app.presets import load_preset, preset_names
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 

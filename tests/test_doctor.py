@@ -2,8 +2,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fedpurel_app.cli import main
-from fedpurel_app.data import rendered
+from fedpurel_app.cli.main import main
+from fedpurel_app.data.shapes import rendered
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fedpurel_app import facts
+from fedpurel_app.core import disk_memo as facts
 
 
 @pytest.fixture

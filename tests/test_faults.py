@@ -7,7 +7,7 @@ import time
 import pytest
 from flwr.app import Error, Message
 
-from fedpurel_app.errors import AttemptError, DiskFullError, RunError
+from fedpurel_app.core.errors import AttemptError, DiskFullError, RunError
 from fedpurel_app.reporting.console import show_lines
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.strategies import FedPuReL
@@ -202,7 +202,7 @@ def test_a_fallback_that_does_not_exist_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_whole_run_on_encrypted_branches(tmp_path):
-    from fedpurel_app.sealing import make_key_file
+    from fedpurel_app.site.sealing import make_key_file
 
     make_key_file(tmp_path / "key")
     sealed = run_tiny(tmp_path / "sealed", grid={"node": {"key-file": str(tmp_path / "key")}})

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedpurel_app.errors import DiskFullError
-from fedpurel_app.files import drop_leftovers, make_folders, reserve, write_atomically
+from fedpurel_app.core.errors import DiskFullError
+from fedpurel_app.core.files import drop_leftovers, make_folders, reserve, write_atomically
 
 
 def names(folder):
@@ -54,7 +54,7 @@ def test_leftovers_alone_are_dropped(tmp_path):
 
 def test_folders_are_made_and_their_names_synced(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr("fedpurel_app.files.sync_folder", synced.append)
+    monkeypatch.setattr("fedpurel_app.core.files.sync_folder", synced.append)
     make_folders(tmp_path / "a" / "b", mode=0o700)
     assert synced == [tmp_path, tmp_path / "a"] and (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     make_folders(tmp_path / "a" / "b")

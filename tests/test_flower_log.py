@@ -1,6 +1,6 @@
 import pytest
 
-from fedpurel_app.flower_log import cause
+from fedpurel_app.launch.flower_log import cause
 
 CRASH = """\
 \x1b[92mINFO \x1b[0m:      [start] before training

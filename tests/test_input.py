@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedpurel_app import cli, conductor
-from fedpurel_app.errors import RunError
+from fedpurel_app.cli import main as cli
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.launch import own_superlink as conductor
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import run_tiny, tiny_features, write_images
 
@@ -78,7 +79,7 @@ def test_a_run_in_which_nothing_was_trained_is_failed(tmp_path, monkeypatch):
     def fail(self, *arguments):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("fedpurel_app.site.Site.train", fail)
+    monkeypatch.setattr("fedpurel_app.site.site.Site.train", fail)
     with pytest.raises(
         RunError, match="(?s)the global model is that of before.*no luck.*no private branch was trained.*no luck"
     ):
@@ -93,7 +94,7 @@ def test_a_phase_in_which_nothing_was_trained_is_told_from_the_other(tmp_path, m
     def fail(self, *arguments):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("fedpurel_app.site.Site._train_private", fail)
+    monkeypatch.setattr("fedpurel_app.site.site.Site._train_private", fail)
     with pytest.raises(RunError, match="no private branch was trained"):
         run_tiny(tmp_path, global_rounds=1, personal_rounds=1)
     summary = RunFolder(tmp_path / "run").summary()
@@ -111,7 +112,7 @@ def run(tmp_path_factory):
 
 
 def command(*arguments, **environment):
-    script = "import sys; from fedpurel_app.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from fedpurel_app.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         env={**os.environ, **environment},

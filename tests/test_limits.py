@@ -18,7 +18,7 @@ def limited(gigabytes, *arguments):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30),) * 2)
 
-    command = [sys.executable, "-m", "fedpurel_app.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "fedpurel_app.cli.main", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=100)
     return result.returncode, result.stderr
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import load_config
-from fedpurel_app.data import rendered
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.data.shapes import rendered
 from fedpurel_app.models.peft.registry import FAMILIES
 from tests.support import private_files, run_tiny
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedpurel_app.metrics import (
+from fedpurel_app.core.metrics import (
     ClassCounts,
     balancedness,
     group_by_counts,

@@ -4,9 +4,10 @@ from typing import get_args
 
 import pytest
 
-from fedpurel_app import cli, node_doctor
+from fedpurel_app.cli import main as cli
+from fedpurel_app.cli import node_doctor
 from fedpurel_app.config import NodeConfig
-from fedpurel_app.sealing import make_key_file
+from fedpurel_app.site.sealing import make_key_file
 from tests.support import write_images
 
 

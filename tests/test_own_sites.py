@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedpurel_app import cli
+from fedpurel_app.cli import main as cli
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.data import shapes
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.data.shapes import shapes
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
-from fedpurel_app.site import Site
+from fedpurel_app.site.site import Site
 from tests.support import CLASS_NAMES as NAMES
 from tests.support import HELD, own_sites, run_app, tiny_features, write_images
 

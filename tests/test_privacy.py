@@ -5,8 +5,8 @@ import pytest
 from flwr.clientapp import ClientApp
 
 from fedpurel_app import client_app as client
-from fedpurel_app.errors import RunError
-from fedpurel_app.records import ARRAYS, to_arrays
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.core.records import ARRAYS, to_arrays
 from fedpurel_app.reporting.console import round_line, show_lines
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app

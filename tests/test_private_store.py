@@ -4,11 +4,11 @@ import stat
 import numpy as np
 import pytest
 
-from fedpurel_app import private_store
-from fedpurel_app.attempts import Attempt
-from fedpurel_app.errors import AttemptError, StateError, UnusableBranchError
-from fedpurel_app.private_store import PrivateStore
-from fedpurel_app.sealing import Key
+from fedpurel_app.core.errors import AttemptError, StateError, UnusableBranchError
+from fedpurel_app.site import private_store
+from fedpurel_app.site.private_store import PrivateStore
+from fedpurel_app.site.run_fence import Attempt
+from fedpurel_app.site.sealing import Key
 
 
 def branch(value):

@@ -9,16 +9,16 @@ import time
 import psutil
 import pytest
 
-from fedpurel_app.conductor import _SOCKET, short_folder
-from fedpurel_app.errors import RunError
-from fedpurel_app.flower_run import SCRATCH
-from fedpurel_app.processes import Interrupts
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.launch.flower_run import SCRATCH
+from fedpurel_app.launch.own_superlink import _SOCKET, short_folder
+from fedpurel_app.launch.processes import Interrupts
 
 # Starts a child out of reach of signals to its group, and that a grandchild; writes their ids, and waits.
 FAMILY = """
 import subprocess, sys, time
 from pathlib import Path
-from fedpurel_app.processes import ProcessFamily
+from fedpurel_app.launch.processes import ProcessFamily
 scratch, family = Path(sys.argv[1]), ProcessFamily()
 with family.guarded(scratch):
     code = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read()"
@@ -38,7 +38,7 @@ def family(tmp_path):
     command = [sys.executable, "-c", FAMILY, str(scratch)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     members = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
-    guards = [one for one in psutil.Process(process.pid).children() if "fedpurel_app.guard" in one.cmdline()]
+    guards = [one for one in psutil.Process(process.pid).children() if "fedpurel_app.launch.guard" in one.cmdline()]
     assert len(members) == 2 and len(guards) == 1
     yield process, [*members, *guards], scratch
     for one in members:
@@ -94,7 +94,7 @@ def test_a_signal_with_nothing_to_wait_for_ends_at_once(capfd):
 
 @pytest.mark.parametrize(("number", "waits"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)])
 def test_who_cannot_press_again_is_not_kept_waiting(monkeypatch, number, waits):
-    monkeypatch.setattr("fedpurel_app.processes._GRACE", 0.0)
+    monkeypatch.setattr("fedpurel_app.launch.processes._GRACE", 0.0)
     interrupts, over = Interrupts(lambda: ("stopping", True)), []
     with interrupts.handled():
         os.kill(os.getpid(), number)
@@ -119,8 +119,8 @@ LIMITED = """
 import resource, sys
 hard = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 60), hard))
-from fedpurel_app.errors import RunError
-from fedpurel_app.processes import allow_open_files
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.launch.processes import allow_open_files
 try:
     allow_open_files()
 except RunError as error:

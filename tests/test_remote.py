@@ -10,10 +10,11 @@ import time
 import pytest
 from rich.console import Console
 
-from fedpurel_app import cli, remote
-from fedpurel_app.errors import ConfigError, RunError
-from fedpurel_app.processes import signals_deferred
-from fedpurel_app.remote import RemoteRun, superlink_address
+from fedpurel_app.cli import main as cli
+from fedpurel_app.core.errors import ConfigError, RunError
+from fedpurel_app.launch import other_superlink as remote
+from fedpurel_app.launch.other_superlink import RemoteRun, superlink_address
+from fedpurel_app.launch.processes import signals_deferred
 from fedpurel_app.reporting.log_view import LogView
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import run_tiny
@@ -63,7 +64,7 @@ class FakeRun(RemoteRun):
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr("fedpurel_app.remote_command.RemoteRun", FakeRun)
+    monkeypatch.setattr("fedpurel_app.launch.submit.RemoteRun", FakeRun)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(FakeRun, "calls", [])
 

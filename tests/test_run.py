@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 
-from fedpurel_app import site
 from fedpurel_app.algorithms.fedpurel import residual_step
 from fedpurel_app.client_app import app as client_app
+from fedpurel_app.core.errors import ConfigError, FedPurelError, RunError, StateError
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.errors import ConfigError, FedPurelError, RunError, StateError
-from fedpurel_app.private_store import PrivateStore
 from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
+from fedpurel_app.site import site
+from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.training.local import train
 from tests.support import SHARED, LocalGrid, private_files, run_app, run_tiny, timeless, tiny_config, tiny_features
 
@@ -189,7 +189,7 @@ def test_the_walk_finds_what_is_planted(tmp_path, monkeypatch):
     """The test above can fail: a real private tensor is found in whatever form it is sent."""
     from flwr.app import Error, Message, MetricRecord, RecordDict
 
-    from fedpurel_app.records import to_array_record
+    from fedpurel_app.core.records import to_array_record
 
     replies, stored = walked_run(tmp_path, monkeypatch)
     tensor = next(value for value in stored if np.abs(value[0]).max() > 0)
@@ -211,7 +211,7 @@ def test_the_walk_finds_what_is_planted(tmp_path, monkeypatch):
 
 def test_the_server_refuses_arrays_in_a_personal_round(tmp_path):
     from fedpurel_app.client_app import _unpack
-    from fedpurel_app.records import ARRAYS, to_array_record
+    from fedpurel_app.core.records import ARRAYS, to_array_record
 
     def spy(message, reply):
         if message.metadata.message_type == "train.personalize":
@@ -255,7 +255,7 @@ def test_a_real_site_reads_the_data_that_it_names_itself(tmp_path):
 
 
 def test_a_site_may_keep_its_class_counts(tmp_path):
-    from fedpurel_app.records import Instruction
+    from fedpurel_app.core.records import Instruction
 
     config = tiny_config(tmp_path, share_class_counts=True)
     node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
@@ -275,8 +275,8 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path, index):
 
 @pytest.mark.parametrize("init", ["independent", "global"])
 def test_the_first_private_branch_is_what_was_asked_for(tmp_path, init):
+    from fedpurel_app.core.records import Instruction
     from fedpurel_app.models.peft.base import load_parameters, parameters_of
-    from fedpurel_app.records import Instruction
 
     node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
     one = site.Site(tiny_config(tmp_path, private_init=init, peft="adapter"), node)
@@ -303,8 +303,8 @@ def test_the_optimisers_are_those_of_the_settings(tmp_path):
 
 
 def test_a_real_site_never_obeys_a_path_from_the_server(tmp_path, home):
-    from fedpurel_app.records import Instruction
-    from fedpurel_app.site import Site
+    from fedpurel_app.core.records import Instruction
+    from fedpurel_app.site.site import Site
     from tests.support import tiny_config
 
     node = {"partition-id": 0, "num-partitions": 5}
@@ -330,7 +330,7 @@ def test_a_real_site_never_obeys_a_path_from_the_server(tmp_path, home):
 
 def test_a_simulated_site_on_a_machine_without_the_run_folder_says_so_before_it_works(tmp_path):
     """A Ray cluster of several machines: a private branch written here would not be there in the next round."""
-    from fedpurel_app.records import Instruction
+    from fedpurel_app.core.records import Instruction
 
     node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
     elsewhere = Instruction("global", 1, "e", simulation_dir=str(tmp_path / "absent" / "private"))
@@ -346,7 +346,7 @@ def test_a_simulated_site_on_a_machine_without_the_run_folder_says_so_before_it_
 
 
 def test_processes_of_other_machines_with_the_same_number_are_told_apart(tmp_path, monkeypatch):
-    from fedpurel_app.records import Instruction
+    from fedpurel_app.core.records import Instruction
 
     node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
     folder, workers = run_tiny(tmp_path, global_rounds=1), []
@@ -445,7 +445,7 @@ def test_resuming_on_fewer_nodes_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_tracker_that_fails_costs_no_run(tmp_path, monkeypatch, caplog):
-    from fedpurel_app import server
+    from fedpurel_app.server import run as server
 
     class Broken:
         def log(self, metrics, step):
@@ -494,7 +494,7 @@ def test_dropped_replies_are_counted_and_told(tmp_path):
     """Site 0 sends NaN whenever it trains in a global round, and junk with its scores."""
     from flwr.app import ConfigRecord
 
-    from fedpurel_app.records import ARRAYS, to_array_record, to_arrays
+    from fedpurel_app.core.records import ARRAYS, to_array_record, to_arrays
 
     def spy(message, reply):
         if message.metadata.dst_node_id != first:

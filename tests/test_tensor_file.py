@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedpurel_app.errors import DamagedError, StateError
-from fedpurel_app.tensor_file import dump, facts_of, parse, read
+from fedpurel_app.core.errors import DamagedError, StateError
+from fedpurel_app.core.tensor_file import dump, facts_of, parse, read
 
 ARRAYS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((2, 0)), "c": np.array(3)}
 PATH = Path("file")

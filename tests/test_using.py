@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from fedpurel_app import cli
+from fedpurel_app.cli import main as cli
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.data import rendered
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.data.shapes import rendered
+from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft.registry import FAMILIES
-from fedpurel_app.sealing import make_key_file
 from fedpurel_app.server_app import app as server_app
-from fedpurel_app.trained import load_trained
+from fedpurel_app.site.sealing import make_key_file
 from tests.support import CLASS_NAMES, own_sites, run_app, run_tiny, tiny_features, write_images
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from safetensors.numpy import load_file
 
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.records import to_array_record
+from fedpurel_app.core.records import to_array_record
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from tests.support import CLASS_NAMES, HELD, own_sites, run_app

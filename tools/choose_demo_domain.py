@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fedpurel_app.config import RunConfig
-from fedpurel_app.data import shapes
-from fedpurel_app.data.rendered import load_shapes
-from fedpurel_app.data.shapes import Domain
-from fedpurel_app.metrics import ClassCounts, group_by_terciles, summarize
+from fedpurel_app.core.metrics import ClassCounts, group_by_terciles, summarize
+from fedpurel_app.data.shapes import shapes
+from fedpurel_app.data.shapes.rendered import load_shapes
+from fedpurel_app.data.shapes.shapes import Domain
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule
 from fedpurel_app.models.peft.registry import FAMILIES

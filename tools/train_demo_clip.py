@@ -27,8 +27,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
-from fedpurel_app.data import shapes
-from fedpurel_app.data.outlines import SIZE
+from fedpurel_app.data.shapes import shapes
+from fedpurel_app.data.shapes.outlines import SIZE
 from fedpurel_app.models.tokenizers import WordTokenizer
 
 WORDS = ["a", "of", ".", "picture", "very", "slightly", *shapes.MEDIA, *shapes.NAMED_EFFECTS, *shapes.COLOURS]

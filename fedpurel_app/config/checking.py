@@ -15,7 +15,7 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.rules import broken_rules, idle_keys
 from fedpurel_app.config.text import known_keys, to_toml
-from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.models.peft.registry import FAMILIES
 
 # Keys that say where and on what a run runs, not what it computes: they may differ between a run and its resumption.

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model,
 from pydantic_core import PydanticCustomError
 
 from fedpurel_app.algorithms.registry import METHODS, owners
+from fedpurel_app.core.names import SAFE_NAME, is_printable, split_names
 from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Positive
 from fedpurel_app.models.peft.registry import FAMILIES
-from fedpurel_app.naming import SAFE_NAME, is_printable, split_names
 
 Auto = Literal["auto"]
 _TEXT, _LONG_TEXT = 4096, 1_000_000  # characters of a value, and of the one that names all classes

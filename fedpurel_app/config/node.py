@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fedpurel_app.config.model import RunConfig, key_of
 from fedpurel_app.config.text import known_keys
-from fedpurel_app.errors import ConfigError
-from fedpurel_app.naming import SAFE_NAME, split_names
+from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.core.names import SAFE_NAME, split_names
 
 
 def _absolute(path: str) -> str:

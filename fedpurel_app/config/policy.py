@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.node import NodeConfig
 from fedpurel_app.config.text import to_toml
-from fedpurel_app.errors import PolicyError
-from fedpurel_app.naming import split_names
+from fedpurel_app.core.errors import PolicyError
+from fedpurel_app.core.names import split_names
 
 # Keys of a run that ask for work or room, and the node's key that bounds each.
 _BOUNDED = {

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.text import to_toml
-from fedpurel_app.files import names_weights
+from fedpurel_app.core.files import names_weights
+from fedpurel_app.core.names import plain_name
 from fedpurel_app.models.peft.registry import FAMILIES
-from fedpurel_app.naming import plain_name
 
 
 class Rule(NamedTuple):

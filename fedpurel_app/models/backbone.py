@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedpurel_app.errors import ConfigError
-from fedpurel_app.facts import sha256_of
+from fedpurel_app.core.disk_memo import sha256_of
+from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint, read_shapes
 from fedpurel_app.models.fitting import misfits
 from fedpurel_app.models.image import ImageTower

@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedpurel_app.errors import ConfigError, StateError
-from fedpurel_app.facts import remembered
-from fedpurel_app.files import names_weights
+from fedpurel_app.core.disk_memo import remembered
+from fedpurel_app.core.errors import ConfigError, StateError
+from fedpurel_app.core.files import names_weights
 from fedpurel_app.models.tokenizers import ClipTokenizer, Tokenizer, WordTokenizer
 
 # Of OpenAI's CLIP and of nearly all that came after it.

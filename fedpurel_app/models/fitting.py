@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedpurel_app.naming import listed
+from fedpurel_app.core.names import listed
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

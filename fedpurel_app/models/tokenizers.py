@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Protocol
 
-from fedpurel_app.facts import remembered
+from fedpurel_app.core.disk_memo import remembered
 
 
 class Tokenizer(Protocol):

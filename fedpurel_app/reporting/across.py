@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpurel_app.errors import StateError
-from fedpurel_app.files import write_csv
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import write_csv
 from fedpurel_app.reporting.diagnostics import Table
 from fedpurel_app.reporting.methods import Method, Run, mean_sd, read_methods
 from fedpurel_app.reporting.plots import COLOURS, label, pyplot, save

@@ -19,9 +19,9 @@ from types import TracebackType
 import psutil
 from filelock import FileLock, Timeout
 
-from fedpurel_app.errors import StateError
-from fedpurel_app.files import write_atomically
-from fedpurel_app.naming import clean
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import write_atomically
+from fedpurel_app.core.names import clean
 
 _LOOK = 0.5  # seconds: others may hold a lock for an instant, to see whether it is held
 

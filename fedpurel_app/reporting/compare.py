@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from fedpurel_app.errors import StateError
-from fedpurel_app.files import csv_text, write_atomically
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import csv_text, write_atomically
 from fedpurel_app.reporting.console import COLUMNS, number
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import names, setting, settings

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from fedpurel_app.naming import clean
+from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import data_in_words
 

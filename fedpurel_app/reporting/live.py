@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fedpurel_app.naming import as_printed
+from fedpurel_app.core.names import as_printed
 from fedpurel_app.reporting.console import round_line
 from fedpurel_app.reporting.log_lines import LogLines, encoding, is_over, outlook
 from fedpurel_app.reporting.run_folder import RunFolder

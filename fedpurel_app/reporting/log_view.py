@@ -8,7 +8,7 @@ from types import TracebackType
 
 from rich.console import Console
 
-from fedpurel_app.naming import as_printed
+from fedpurel_app.core.names import as_printed
 from fedpurel_app.reporting.live import LiveView
 from fedpurel_app.reporting.log_lines import LogLines
 from fedpurel_app.reporting.run_folder import RunFolder

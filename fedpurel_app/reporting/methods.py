@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from fedpurel_app.errors import StateError
+from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import differing, names, setting, settings
 

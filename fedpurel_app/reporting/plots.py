@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpurel_app.errors import StateError
-from fedpurel_app.files import write_atomically
-from fedpurel_app.naming import clean
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import write_atomically
+from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.diagnostics import balance, contribution, gradients, head_to_tail
 from fedpurel_app.reporting.run_folder import RunFolder
 

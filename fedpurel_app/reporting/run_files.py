@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedpurel_app.errors import StateError
-from fedpurel_app.files import unquoted
-from fedpurel_app.naming import clean
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import unquoted
+from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.run_schemas import (
     ClassRow,
     Config,

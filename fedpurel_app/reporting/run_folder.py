@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fedpurel_app.errors import DiskFullError, StateError
-from fedpurel_app.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
-from fedpurel_app.naming import FLOWER_LOG
+from fedpurel_app.core.errors import DiskFullError, StateError
+from fedpurel_app.core.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
+from fedpurel_app.core.names import FLOWER_LOG
+from fedpurel_app.core.tensor_file import dump, read
 from fedpurel_app.reporting.claim import Claim, going_on, is_own
 from fedpurel_app.reporting.run_files import SCHEMA, read_object, read_rounds, read_table
-from fedpurel_app.tensor_file import dump, read
 
 _KILLED = 10.0  # seconds that a killed command's server may live on
 LAUNCH = "launch.json"  # what a resumed run must have, too, for the same bits

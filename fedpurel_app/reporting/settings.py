@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedpurel_app.config import without_idle
-from fedpurel_app.naming import clean, split_names
+from fedpurel_app.core.names import clean, split_names
 from fedpurel_app.reporting.run_folder import RunFolder
 
 # Keys in which runs of one setting may differ.

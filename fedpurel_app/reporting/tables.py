@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedpurel_app.metrics import ClassCounts, pool
-from fedpurel_app.strategies import SiteScores, class_counts
+from fedpurel_app.core.metrics import ClassCounts, pool
+from fedpurel_app.core.site_scores import SiteScores, class_counts
 
 SITE_COLUMNS = ["site", "test_images", "zero_shot", "global", "personalized", "gain", "has_private_branch"]
 CLASS_COLUMNS = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]

@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-from fedpurel_app.naming import as_printed
+from fedpurel_app.core.names import as_printed
 
 _MOST = 4000  # characters of a line
 

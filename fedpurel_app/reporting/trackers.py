@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
 
 
 class Tracker(Protocol):

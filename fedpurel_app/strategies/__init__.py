@@ -5,13 +5,12 @@
 """
 
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.site_scores import SiteScores, class_counts, pool_sites
 from fedpurel_app.strategies.aggregation import Aggregation
 from fedpurel_app.strategies.fedpurel import FedPuReL
-from fedpurel_app.strategies.pooling import class_counts, pool_sites
-from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import Roster
+from fedpurel_app.strategies.round_report import RoundReport
 from fedpurel_app.strategies.schedule import Schedule
-from fedpurel_app.strategies.scores import SiteScores
 
 __all__ = [
     "Aggregation",

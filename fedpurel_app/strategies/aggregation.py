@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from fedpurel_app.errors import RunError
+from fedpurel_app.core.errors import RunError
 
 NEEDS_MOD = ("client-fixed", "client-adaptive", "local")  # kinds of privacy that need a mod at the client
 _POPULATION = 1_000_000  # the account is kept without amplification by sampling: it only must not be below a cohort

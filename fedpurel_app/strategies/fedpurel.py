@@ -12,11 +12,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.core.metrics import pool
+from fedpurel_app.core.names import listed
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.errors import RunError
-from fedpurel_app.metrics import pool
-from fedpurel_app.naming import listed
-from fedpurel_app.records import (
+from fedpurel_app.core.records import (
     ARRAYS,
     CONFIG,
     FEATURE_SECONDS,
@@ -30,16 +30,15 @@ from fedpurel_app.records import (
     Description,
     Instruction,
 )
-from fedpurel_app.strategies.connecting import refuse_other_parts, wait_for_sites
-from fedpurel_app.strategies.inner import refuse_idle, refuse_sampling, refuse_waiting
-from fedpurel_app.strategies.plain import Abilities, sends_no_counts
+from fedpurel_app.core.site_scores import SiteScores
+from fedpurel_app.strategies.inner_checks import refuse_idle, refuse_sampling, refuse_waiting
+from fedpurel_app.strategies.legacy_clients import Abilities, sends_no_counts
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.replies import Screened, as_sent, screen, size_of, uniform
-from fedpurel_app.strategies.report import RoundReport
 from fedpurel_app.strategies.roster import CohortGrid, Roster
+from fedpurel_app.strategies.round_report import RoundReport
 from fedpurel_app.strategies.schedule import Schedule
-from fedpurel_app.strategies.scores import SiteScores
 from fedpurel_app.strategies.screening import (
     BadReplyError,
     check_arrays,
@@ -48,6 +47,7 @@ from fedpurel_app.strategies.screening import (
     the_metrics,
     withholds,
 )
+from fedpurel_app.strategies.sites import refuse_other_parts, wait_for_sites
 
 logger = getLogger("flwr.fedpurel.strategy")
 _details = getLogger("flwr")  # where Flower's own strategies log; an app that prints a line a round mutes it
@@ -112,7 +112,7 @@ class FedPuReL(Strategy):
     - ConfigRecord ``config``: what the user gave to ``start`` as ``train_config`` or ``evaluate_config``, Flower's
       ``server-round``, and ``phase`` ("global" or "personal"), ``round`` (of the schedule, from 1), ``experiment-id``,
       ``private-round``, ``simulation-dir``, ``attempt``, ``token`` and ``secret`` (see
-      :class:`fedpurel_app.records.Instruction`), which take precedence.
+      :class:`fedpurel_app.core.records.Instruction`), which take precedence.
 
     ============================ =======================================================================================
     message                      reply

@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fedpurel_app.naming import clean
+from fedpurel_app.core.names import clean
 from fedpurel_app.strategies.screening import BadReplyError
 
 logger = getLogger("flwr.fedpurel.strategy")

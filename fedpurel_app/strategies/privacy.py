@@ -16,9 +16,9 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from fedpurel_app.errors import RunError, StateError
-from fedpurel_app.records import to_arrays
-from fedpurel_app.strategies.inner import layers
+from fedpurel_app.core.errors import RunError, StateError
+from fedpurel_app.core.records import to_arrays
+from fedpurel_app.strategies.inner_checks import layers
 from fedpurel_app.strategies.screening import BadReplyError
 
 AT_CLIENT = (DifferentialPrivacyClientSideFixedClipping, DifferentialPrivacyClientSideAdaptiveClipping)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from fedpurel_app.records import ARRAYS, METRICS, to_array_record, to_arrays
+from fedpurel_app.core.records import ARRAYS, METRICS, to_array_record, to_arrays
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.screening import BadReplyError, brief, check_size
 

@@ -10,9 +10,9 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedpurel_app.naming import listed
-from fedpurel_app.records import CONFIG, DESCRIBE, Description, Instruction, Refusal
-from fedpurel_app.seeding import derive_seed
+from fedpurel_app.core.names import listed
+from fedpurel_app.core.records import CONFIG, DESCRIBE, Description, Instruction, Refusal
+from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.strategies.identity import Identities
 from fedpurel_app.strategies.screening import BadReplyError, brief, check_size
 

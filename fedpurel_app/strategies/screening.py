@@ -7,8 +7,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
-from fedpurel_app.naming import clean
-from fedpurel_app.records import (
+from fedpurel_app.core.names import clean
+from fedpurel_app.core.records import (
     FEATURE_SECONDS,
     MODELS,
     MOST_EXAMPLES,
@@ -19,7 +19,7 @@ from fedpurel_app.records import (
     counts_from_metrics,
     to_arrays,
 )
-from fedpurel_app.strategies.scores import SiteScores
+from fedpurel_app.core.site_scores import SiteScores
 
 _ROOM = 4096  # bytes a serialised array may be longer than its values
 _MOST_BESIDE_ARRAYS = 8 * 2**20  # bytes of a reply's other records: counts of many thousand classes, with room

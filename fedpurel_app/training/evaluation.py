@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fedpurel_app.algorithms.base import Model
+from fedpurel_app.core.metrics import ClassCounts
 from fedpurel_app.functional import tkl
-from fedpurel_app.metrics import ClassCounts
 from fedpurel_app.training.inputs import LocalData, all_logits
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedpurel_app.files import full_disk_named, sync_folder, write_atomically
+from fedpurel_app.core.files import full_disk_named, sync_folder, write_atomically
 
 logger = logging.getLogger("flwr.fedpurel")
 

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 import fedpurel_app
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, load_config
+from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.data import rendered
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.data.shapes import rendered
 from fedpurel_app.models.peft.registry import FAMILIES
 from tests.support import private_files, run_tiny
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedpurel_app.data import shapes
+from fedpurel_app.data.shapes import shapes
 from tests.attacks.server import Server
 
 CLASSES = 4

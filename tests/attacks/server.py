@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedpurel_app.attempts import Attempt
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.private_store import PrivateStore
-from fedpurel_app.records import (
+from fedpurel_app.core.records import (
     ARRAYS,
     CONFIG,
     FEATURE_SECONDS,
@@ -23,6 +21,8 @@ from fedpurel_app.records import (
     Instruction,
     to_array_record,
 )
+from fedpurel_app.site.private_store import PrivateStore
+from fedpurel_app.site.run_fence import Attempt
 from tests.support import LocalGrid
 
 EXPERIMENT = "e"

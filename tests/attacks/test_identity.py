@@ -6,8 +6,8 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 
-from fedpurel_app.errors import AttemptError, RunError
-from fedpurel_app.records import CONFIG, Refusal
+from fedpurel_app.core.errors import AttemptError, RunError
+from fedpurel_app.core.records import CONFIG, Refusal
 from fedpurel_app.strategies import FedPuReL, Roster, Schedule
 from tests.attacks.test_replies import honest
 from tests.support import LocalGrid

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedpurel_app.config import NodeConfig, load_config, load_node_config, refusals
-from fedpurel_app.presets import load_preset, preset_names
+from fedpurel_app.config.presets import load_preset, preset_names
 from tests.attacks.conftest import feature_site, initial
 from tests.attacks.server import EXPERIMENT, Server, metrics
 
@@ -258,7 +258,7 @@ def test_names_of_arrays_reach_no_log(site, name, caplog, capfd):
 
 
 def test_a_range_of_a_billion_blocks_is_refused_at_once():
-    from fedpurel_app.errors import ConfigError
+    from fedpurel_app.core.errors import ConfigError
     from fedpurel_app.models.peft.lora import block_numbers
 
     with pytest.raises(ConfigError, match="this tower has blocks 0 to 11"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.errors import ConfigError, RunError
+from fedpurel_app.core.errors import ConfigError, RunError
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from tests.attacks.conftest import feature_site, initial

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fedpurel_app.records import ARRAYS
+from fedpurel_app.core.records import ARRAYS
 from tests.attacks.conftest import KEEPERS, feature_site, initial
 from tests.attacks.server import EXPERIMENT, Server, metrics, told
 
@@ -92,7 +92,7 @@ def test_a_branch_that_diverges_is_undone_and_the_server_hears_nothing_of_it(tmp
             parameter.data.fill_(np.nan)
         return {"loss": np.nan}
 
-    monkeypatch.setattr("fedpurel_app.site.train", diverge)
+    monkeypatch.setattr("fedpurel_app.site.site.train", diverge)
     with caplog.at_level("WARNING", "flwr.fedpurel.client"):
         reply = site.personalize(arrays, 2, 1)
     assert metrics(reply) == {"num-examples": 45}

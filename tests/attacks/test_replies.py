@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from fedpurel_app.records import ARRAYS, CONFIG, METRICS, Description, to_array_record
+from fedpurel_app.core.records import ARRAYS, CONFIG, METRICS, Description, to_array_record
 from fedpurel_app.reporting.console import show_lines
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app

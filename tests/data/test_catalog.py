@@ -5,9 +5,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
-from fedpurel_app.data import catalog
-from fedpurel_app.data.catalog import DATASETS, IMAGENET_LT, PLACES_LT
-from fedpurel_app.errors import DataError
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.data.sources import catalog
+from fedpurel_app.data.sources.catalog import DATASETS, IMAGENET_LT, PLACES_LT
 
 # Columns, class names, splits, and what a class is called in prompts: as the hub has them.
 HUB = {

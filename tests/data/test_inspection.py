@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedpurel_app.data import inspection
-from fedpurel_app.data.catalog import DATASETS
-from fedpurel_app.data.folders import load_imagefolder
-from fedpurel_app.data.inspection import look_at
-from fedpurel_app.data.own import load_own
-from fedpurel_app.errors import DataError
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.data.sources import inspection
+from fedpurel_app.data.sources.catalog import DATASETS
+from fedpurel_app.data.sources.folders import load_imagefolder
+from fedpurel_app.data.sources.inspection import look_at
+from fedpurel_app.data.sources.own import load_own
 from tests.support import write_images
 
 
@@ -49,7 +49,7 @@ def test_of_very_many_faults_some_are_named_and_all_counted(folder):
 
 def test_what_was_sound_is_not_looked_at_again_until_it_changes(folder, monkeypatch):
     looked = []
-    monkeypatch.setattr("fedpurel_app.data.inspection.fault_of", lambda path: looked.append(path) or "")
+    monkeypatch.setattr("fedpurel_app.data.sources.inspection.fault_of", lambda path: looked.append(path) or "")
     for expected in (40, 40):  # the second time by memory
         look_at(load_imagefolder(str(folder), 0))
         assert len(looked) == expected
@@ -67,7 +67,7 @@ def test_what_was_not_sound_is_looked_at_again(folder):
 
 def test_progress_is_told(folder, monkeypatch):
     seconds = iter(range(0, 1000, 5))
-    monkeypatch.setattr("fedpurel_app.data.inspection.time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("fedpurel_app.data.sources.inspection.time.monotonic", lambda: next(seconds))
     told = []
     look_at(load_imagefolder(str(folder), 0), lambda number, total: told.append((number, total)))
     assert told and told == sorted(told) and {total for _, total in told} == {40}

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from fedpurel_app.config import load_config
-from fedpurel_app.data.feature_file import load_features
-from fedpurel_app.data.folders import load_imagefolder
-from fedpurel_app.data.inspection import look_at
-from fedpurel_app.data.own import load_own
-from fedpurel_app.errors import ConfigError, DataError
+from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.data.sources.feature_file import load_features
+from fedpurel_app.data.sources.folders import load_imagefolder
+from fedpurel_app.data.sources.inspection import look_at
+from fedpurel_app.data.sources.own import load_own
 from tests.support import tiny_features, write_images
 
 CAFE = "caf\u00e9"

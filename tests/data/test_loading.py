@@ -3,9 +3,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Pillow
 
-from fedpurel_app.data.catalog import CIFAR100
-from fedpurel_app.data.feature_file import load_features
-from fedpurel_app.errors import DataError
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.data.sources.catalog import CIFAR100
+from fedpurel_app.data.sources.feature_file import load_features
 from tests.support import SHARED
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpurel_app.data.longtail import profile, select
+from fedpurel_app.data.dealing.longtail import profile, select
 
 
 def test_cifar100_at_100_has_the_published_counts():

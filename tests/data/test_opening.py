@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fedpurel_app.data.opening import fault_of, open_image
-from fedpurel_app.errors import DataError
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.data.sources.opening import fault_of, open_image
 
 
 def picture(size=(60, 40)):

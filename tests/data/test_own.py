@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedpurel_app.data.own import hold_out, load_own
-from fedpurel_app.errors import DataError
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.data.sources.own import hold_out, load_own
 from tests.support import write_images
 
 NAMES = ("cat", "polar bear", "dog")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fedpurel_app.data.partition import _deal, dirichlet, expected_empty, iid, pachinko
-from fedpurel_app.errors import DataError
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.data.dealing.partition import _deal, dirichlet, expected_empty, iid, pachinko
 
 CLASSES, SITES = 10, 8
 

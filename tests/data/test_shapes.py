@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fedpurel_app.data import painting, shapes
-from fedpurel_app.data.rendered import load_shapes
+from fedpurel_app.data.shapes import painting, shapes
+from fedpurel_app.data.shapes.rendered import load_shapes
 
 
 def test_every_colour_meets_every_shape_once():

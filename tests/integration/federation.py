@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from fedpurel_app.processes import ProcessFamily
+from fedpurel_app.launch.processes import ProcessFamily
 
 PROJECT = Path(__file__).parent.parent.parent
 CONNECTION = "loopback"
@@ -94,7 +94,7 @@ class Federation:
     def fedpurel(self, *arguments: str) -> subprocess.Popen[str]:
         """Start ``fedpurel`` as a user who knows this SuperLink."""
         return subprocess.Popen(
-            [sys.executable, "-m", "fedpurel_app.cli", *arguments],
+            [sys.executable, "-m", "fedpurel_app.cli.main", *arguments],
             cwd=self.home("user"),
             env=self.environment("user") | self._family.mark,
             stdout=subprocess.PIPE,

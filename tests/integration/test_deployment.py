@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedpurel_app.records import to_array_record
+from fedpurel_app.core.records import to_array_record
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.integration.certificates import make_authority, make_key
 from tests.integration.deployment import HOST, Federation, free_ports

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 ROUNDS = ("--set", "global-rounds=4", "--set", "experiment-id=same")
 
 
-COMMAND = (sys.executable, "-m", "fedpurel_app.cli", "run")
+COMMAND = (sys.executable, "-m", "fedpurel_app.cli.main", "run")
 
 
 def command(folder, *more):

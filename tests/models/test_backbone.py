@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fedpurel_app.data import shapes
-from fedpurel_app.errors import StateError
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.data.shapes import shapes
 from fedpurel_app.models import checkpoints as module
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.tokenizers import WordTokenizer

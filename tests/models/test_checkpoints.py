@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fedpurel_app.errors import ConfigError, StateError
+from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.checkpoints import _configs, find_checkpoint, model_names, read_tensors
 from fedpurel_app.models.fitting import misfits

@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from fedpurel_app.config import RunConfig
 from fedpurel_app.config.model import key_of
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.peft.base import Host, load_parameters, parameters_of

@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 
 import pytest
 
-from fedpurel_app import cli
-from fedpurel_app.errors import StateError
+from fedpurel_app.cli import main as cli
+from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.across import PICTURES, draw_across
 from fedpurel_app.reporting.methods import read_methods
 from fedpurel_app.reporting.run_folder import RunFolder

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from fedpurel_app import cli
-from fedpurel_app.errors import StateError
+from fedpurel_app.cli import main as cli
+from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.claim import Claim
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import run_tiny

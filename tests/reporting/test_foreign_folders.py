@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 
-from fedpurel_app import cli, conductor
-from fedpurel_app.errors import FedPurelError, StateError
+from fedpurel_app.cli import main as cli
+from fedpurel_app.core.errors import FedPurelError, StateError
+from fedpurel_app.core.tensor_file import dump, read
+from fedpurel_app.launch import own_superlink as conductor
 from fedpurel_app.reporting.run_files import read_object, read_rounds, read_table
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.tensor_file import dump, read
 from tests.support import run_tiny
 
 JSON = ("config.json", "state.json", "summary.json", "partition.json", "launch.json", "classes.json", "rounds.jsonl")

@@ -7,7 +7,7 @@ import xml.dom.minidom
 import pytest
 from rich.console import Console
 
-from fedpurel_app.errors import StateError
+from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.compare import compare
 from fedpurel_app.reporting.console import duration, number, round_line, show_lines
 from fedpurel_app.reporting.live import LiveView

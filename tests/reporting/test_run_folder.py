@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from fedpurel_app.errors import StateError
+from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from tests.support import a_round, a_state

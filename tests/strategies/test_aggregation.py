@@ -7,10 +7,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 
-from fedpurel_app.errors import RunError, StateError
-from fedpurel_app.records import ARRAYS, METRICS, PRIVACY, PRIVACY_MOD, to_array_record
+from fedpurel_app.core.errors import RunError, StateError
+from fedpurel_app.core.records import ARRAYS, METRICS, PRIVACY, PRIVACY_MOD, to_array_record
 from fedpurel_app.strategies import Aggregation, Schedule
-from fedpurel_app.strategies.inner import layers
+from fedpurel_app.strategies.inner_checks import layers
 from tests.strategies.test_fedpurel import START, client, run, strategy
 
 KINDS = ("server-fixed", "server-adaptive", "client-fixed", "client-adaptive")

@@ -16,9 +16,9 @@ from flwr.serverapp.strategy import (
     FedYogi,
 )
 
-from fedpurel_app.errors import RunError
-from fedpurel_app.metrics import ClassCounts
-from fedpurel_app.records import (
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.core.metrics import ClassCounts
+from fedpurel_app.core.records import (
     ARRAYS,
     CONFIG,
     METRICS,

@@ -9,8 +9,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from fedpurel_app.errors import RunError
-from fedpurel_app.records import CONFIG, Description
+from fedpurel_app.core.errors import RunError
+from fedpurel_app.core.records import CONFIG, Description
 from fedpurel_app.strategies import FedPuReL, Schedule
 from fedpurel_app.strategies.replies import as_sent
 from tests.support import LocalGrid

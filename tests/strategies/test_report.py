@@ -3,7 +3,7 @@
 import pytest
 from flwr.app import MetricRecord
 
-from fedpurel_app.strategies.report import RoundReport
+from fedpurel_app.strategies.round_report import RoundReport
 
 
 @pytest.mark.parametrize("workers, busiest", [((), 5.0), ((7, 7), 8.0), ((7, 8), 5.0)])

@@ -1,7 +1,7 @@
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedpurel_app.records import CONFIG, Description
+from fedpurel_app.core.records import CONFIG, Description
 from fedpurel_app.strategies import Roster
 from tests.support import LocalGrid
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.training.augment import random_crop
-from fedpurel_app.training.cache import image_features, image_pixels
+from fedpurel_app.training.feature_store import image_features, image_pixels
 from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews
 
 

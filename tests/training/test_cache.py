@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from fedpurel_app.config import load_config
-from fedpurel_app.errors import DiskFullError
+from fedpurel_app.core.errors import DiskFullError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.reporting.log_lines import encoding, is_over
-from fedpurel_app.training import cache as module
-from fedpurel_app.training.cache import image_features
+from fedpurel_app.training import feature_store as module
+from fedpurel_app.training.feature_store import image_features
 
 
 class Numbers:

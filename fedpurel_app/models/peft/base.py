@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import Backbone
 
 Role = Literal["global", "private"]

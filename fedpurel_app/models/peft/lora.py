@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.peft.base import Branch, Host, Logits, Role, cosine_logits
 from fedpurel_app.models.text import TextTower

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpurel_app.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.models.peft.base import Branch, Host, Role
 from fedpurel_app.models.text import LaidOut, Layout

@@ -1,0 +1,82 @@
+"""Presets: TOML files that list only what differs from the defaults."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.core.files import names_weights
+
+PATH_KEYS = frozenset({"dataset-path", "state-dir"})
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset.
+
+    Attributes
+    ----------
+    name : str
+        File name without ending, with its folder: ``shapes``, ``paper/cifar100-prompt``.
+    title : str
+        First line of the comment at its top.
+    expect : str
+        What its comment says to expect; empty when it says nothing.
+    values : dict
+        Settings by key.
+    """
+
+    name: str
+    title: str
+    expect: str
+    values: dict[str, Any]
+
+
+def load_preset(name: str) -> Preset:
+    """Load a preset by name, or any TOML file by path.
+
+    Raises
+    ------
+    ConfigError
+        When there is none of that name, or it is not valid TOML, or names a run folder.
+
+    Notes
+    -----
+    Relative paths in a preset are relative to its file.
+    """
+    path = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
+    if not path.is_file():
+        known = preset_names()
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ConfigError(f'no preset "{name}": choose one of {", ".join(known)}, or the path of a TOML file.{hint}')
+    try:
+        text = path.read_text("utf-8")
+        values = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
+    misplaced = sorted({"out", "resume-from"} & set(values))
+    if misplaced:
+        raise ConfigError(f"{path}: {', '.join(misplaced)} belong on the command line (--out, --resume), not here.")
+    weights = {"pretrained"} if names_weights(str(values.get("pretrained", ""))) else set()
+    for key in (PATH_KEYS | weights) & set(values):
+        if isinstance(values[key], str) and values[key]:
+            values[key] = str(path.absolute().parent / Path(values[key]).expanduser())
+    comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    expect = " ".join(line.removeprefix("expect:").strip() for line in comment if line.startswith("expect:"))
+    return Preset(name, comment[0] if comment else "", expect, values)
+
+
+def preset_names() -> list[str]:
+    """List the presets that come with the package."""
+    folder = _folder()
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.toml"))
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("fedpurel_app.config.presets")))

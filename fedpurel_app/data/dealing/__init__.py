@@ -1,0 +1,1 @@
+"""The long tail, and how it is dealt out to sites."""

@@ -1,0 +1,244 @@
+"""Deal a data set out to sites: each site gets training rows and a test part drawn the same way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpurel_app.core.errors import DataError
+
+Ints = npt.NDArray[np.int64]
+_DRAWS = 200  # attempts to give every site a training and a test image
+# Sites that a draw is expected to leave without an image: that it leaves none has a chance of about exp(-40).
+_HOPELESS = 40.0
+_SAMPLES = 20_000  # of a site's share, to estimate that number
+_FINE_CONCENTRATION = 10.0  # Dirichlet parameter over the classes within a superclass, as the reference code
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Rows of every site.
+
+    Attributes
+    ----------
+    train, test : tuple of ndarray of int64
+        Row numbers of the training and of the test split, one array for each site; no row is given twice.
+    """
+
+    train: tuple[Ints, ...]
+    test: tuple[Ints, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of all index lists."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            for rows in part:
+                digest.update(np.int64(len(rows)).tobytes() + np.asarray(rows, np.int64).tobytes())
+        return digest.hexdigest()
+
+
+def dirichlet(
+    train: tuple[Ints, Ints],
+    test: tuple[Ints, Ints],
+    sites: int,
+    alpha: float,
+    rng: np.random.Generator,
+    uniform_test: bool = False,
+) -> Partition:
+    """Draw for each class how its images spread over the sites, once for training and test parts alike.
+
+    Parameters
+    ----------
+    train, test : (ndarray of int, ndarray of int), each of shape (N,)
+        Row numbers and their labels.
+    sites : int
+    alpha : float
+        Concentration of Dir(alpha) over the sites; small = each class lives at few sites.
+    rng : numpy.random.Generator
+    uniform_test : bool
+        Give every site an equal share of every class's test images instead of the matched one.
+
+    Returns
+    -------
+    Partition
+        Drawn anew until every site has a training and a test image.
+
+    Raises
+    ------
+    DataError
+        When no draw could be expected to give every site an image, or 200 did not.
+    """
+    classes = int(max(train[1].max(), test[1].max())) + 1
+    advice = 'Use fewer sites (num-sites), a larger alpha, more data (max-per-class), or partition = "iid".'
+    for what, (_, labels) in (("training", train), ("test", test)):
+        even = uniform_test and what == "test"
+        empty = expected_empty(np.bincount(labels, minlength=classes), sites, alpha, even)
+        if empty > _HOPELESS:
+            raise DataError(
+                f"a Dirichlet draw with alpha = {alpha:g} would leave about {empty:,.0f} of {sites:,} sites without a "
+                f"{what} image: there are {len(labels):,}, {len(labels) / sites:.1f} for each site. {advice}"
+            )
+    train_rows, test_rows = (_by_class(*split, classes, rng) for split in (train, test))
+    for _ in range(_DRAWS):
+        shares = rng.dirichlet(np.full(sites, alpha), classes)
+        local = np.full_like(shares, 1 / sites) if uniform_test else shares
+        train_parts, test_parts = _deal(train_rows, shares, rng), _deal(test_rows, local, rng)
+        if all(len(rows) for part in (train_parts, test_parts) for rows in part):
+            return Partition(train_parts, test_parts)
+    raise DataError(
+        f"{_DRAWS} Dirichlet draws with alpha = {alpha:g} left some of the {sites} sites without a training or a test "
+        f"image ({len(train[0])} training, {len(test[0])} test images). {advice}"
+    )
+
+
+def expected_empty(counts: Ints, sites: int, alpha: float, even: bool = False) -> float:
+    """Estimate how many sites a Dirichlet draw leaves without any image.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape (C,)
+        Images of each class.
+    sites : int
+    alpha : float
+    even : bool
+        Every site has an equal share of each class.
+
+    Returns
+    -------
+    float
+        A site has none of a class of n images with probability max(0, 1 - n s), s its share, which is distributed as
+        Beta(alpha, alpha (sites - 1)), and classes are drawn independently.
+    """
+    share = np.full(1, 1 / sites)
+    if not even and sites > 1:
+        share = np.random.default_rng(0).beta(alpha, alpha * (sites - 1), _SAMPLES)
+    sizes, times = np.unique(counts, return_counts=True)
+    without = [float(np.maximum(0.0, 1.0 - size * share).mean()) for size in sizes]
+    return float(sites * np.prod(np.power(without, times)))
+
+
+def iid(train: tuple[Ints, Ints], test: tuple[Ints, Ints], sites: int, rng: np.random.Generator) -> Partition:
+    """Shuffle, then deal out equal parts.
+
+    Parameters
+    ----------
+    train, test, sites, rng
+        As in :func:`dirichlet`.
+
+    Returns
+    -------
+    Partition
+
+    Raises
+    ------
+    DataError
+        When there are fewer images than sites.
+    """
+    parts = []
+    for rows, _ in (train, test):
+        if len(rows) < sites:
+            raise DataError(f"{len(rows)} images cannot be dealt out to {sites} sites: lower num-sites.")
+        parts.append(tuple(np.sort(part) for part in np.array_split(rng.permutation(rows), sites)))
+    return Partition(parts[0], parts[1])
+
+
+def pachinko(
+    train: tuple[Ints, Ints],
+    test: tuple[Ints, Ints],
+    sites: int,
+    alpha: float,
+    superclass: Sequence[int],
+    rng: np.random.Generator,
+) -> Partition:
+    """Draw each site's taste for superclasses and classes, then let the sites draw images from one urn.
+
+    Parameters
+    ----------
+    train, test, sites, rng
+        As in :func:`dirichlet`.
+    alpha : float
+        Concentration of each site's Dir(alpha) over superclasses; within a superclass it is Dir(10).
+    superclass : sequence of int, length C
+        Superclass of each class.
+
+    Returns
+    -------
+    Partition
+        Every site draws equally many images (up to one) without replacement from the union of training and test rows,
+        classes by its taste among those that are left. An image keeps its split.
+
+    Raises
+    ------
+    DataError
+        When a site ends up without a training or a test image.
+
+    References
+    ----------
+    Li and McCallum, "Pachinko allocation", ICML 2006; used on CIFAR-100 by Reddi et al., ICLR 2021, and in FedPuReL's
+    reference code.
+    """
+    coarse = np.asarray(superclass)
+    classes = len(coarse)
+    urn = _urn(train, test, classes, rng)
+    left = np.array([len(items) for items in urn])
+    quota = np.diff(np.linspace(0, left.sum(), sites + 1).astype(int))
+    parts: tuple[list[Ints], list[Ints]] = ([], [])
+    for site in range(sites):
+        taste = rng.dirichlet(np.full(coarse.max() + 1, alpha))[coarse]
+        for group in range(coarse.max() + 1):
+            members = np.flatnonzero(coarse == group)
+            taste[members] *= rng.dirichlet(np.full(len(members), _FINE_CONCENTRATION))
+        drawn: list[tuple[int, int]] = []
+        for _ in range(quota[site]):
+            # The floor keeps a site drawing when the classes it likes have run out.
+            weight = np.where(left > 0, taste + 1e-12, 0.0)
+            label = rng.choice(classes, p=weight / weight.sum())
+            left[label] -= 1
+            drawn.append(urn[label][left[label]])
+        for split, part in enumerate(parts):
+            part.append(np.sort(np.array([row for kind, row in drawn if kind == split], np.int64)))
+    empty = [site for site in range(sites) if not (len(parts[0][site]) and len(parts[1][site]))]
+    if empty:
+        raise DataError(
+            f"Pachinko allocation left sites {empty} without a training or a test image: lower num-sites, or use "
+            'partition = "dirichlet".'
+        )
+    return Partition(tuple(parts[0]), tuple(parts[1]))
+
+
+def _by_class(rows: Ints, labels: Ints, classes: int, rng: np.random.Generator) -> list[Ints]:
+    return [rng.permutation(rows[labels == label]) for label in range(classes)]
+
+
+def _deal(rows_by_class: Sequence[Ints], shares: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[Ints, ...]:
+    """Deal every class's rows out by shares, shape (C, sites); every row is given to one site.
+
+    Systematic sampling with a random start: a site gets its share of n rows rounded down or up, and n times its share
+    in expectation. Cutting at the rounded-down cumulated shares instead would give the last row of every class, and so
+    every class of one image, to the last site.
+    """
+    sites = shares.shape[1]
+    owners = []
+    for rows, share in zip(rows_by_class, shares, strict=True):
+        position = (np.arange(len(rows)) + rng.random()) / max(1, len(rows))
+        owners.append(np.minimum(np.searchsorted(np.cumsum(share), position, side="right"), sites - 1))
+    owner, dealt = np.concatenate(owners), np.concatenate(rows_by_class)
+    order = np.lexsort((dealt, owner))  # one sort for all sites: a search through all rows for each would be quadratic
+    ends = np.cumsum(np.bincount(owner, minlength=sites))[:-1]
+    return tuple(np.split(dealt[order].astype(np.int64), ends))
+
+
+def _urn(
+    train: tuple[Ints, Ints], test: tuple[Ints, Ints], classes: int, rng: np.random.Generator
+) -> list[list[tuple[int, int]]]:
+    """Mix training rows (0, row) and test rows (1, row) of every class."""
+    urn = []
+    for label in range(classes):
+        items = [(kind, int(row)) for kind, (rows, labels) in enumerate((train, test)) for row in rows[labels == label]]
+        urn.append([items[i] for i in rng.permutation(len(items))])
+    return urn

@@ -1,0 +1,1 @@
+"""Where images, features and labels come from."""

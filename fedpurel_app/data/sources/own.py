@@ -1,0 +1,217 @@
+"""Data that a site brings of its own, under the class names of the federation.
+
+A folder of images, a folder or file of parquet, or an ``.npz`` of image features; any subset of the classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.core.names import listed, plain_name
+from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.data.sources.class_names import usable_names
+from fedpurel_app.data.sources.feature_file import read_features
+from fedpurel_app.data.sources.folders import FileSplit, labelled_files
+from fedpurel_app.data.sources.inspection import Lookable
+from fedpurel_app.data.sources.listing import Listing, find_parts, folders_in, is_part_name, list_images
+from fedpurel_app.data.sources.parquet import read_parquet
+from fedpurel_app.data.sources.source import NO_ROWS, PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TEST_SHARE = 0.2  # of every class, where data come without a test part
+_FORMS = (
+    "a folder with one folder of images per class (or train/CLASS and test/CLASS), parquet files with a column of "
+    "images and one of labels, or an .npz of features"
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a split, with labels of their own.
+
+    Attributes
+    ----------
+    whole : Split
+    rows : ndarray of int64, shape (N,)
+    labels : ndarray of int64, shape (N,)
+    """
+
+    whole: Split
+    rows: Ints
+    labels: Ints
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name of the content."""
+        return _fingerprint(self.whole, self.rows, self.labels)
+
+    @property
+    def state(self) -> str:
+        """What changes when an image of the whole split does."""
+        return self.whole.state if isinstance(self.whole, Lookable) else ""
+
+    def faults(self) -> Iterator[str]:
+        """Yield, for every image of the whole split, what is wrong with it by its header."""
+        return self.whole.faults() if isinstance(self.whole, Lookable) else iter(())
+
+    def images(self, rows: Ints) -> list[Image]:
+        """Load images by row number, as RGB."""
+        return self.whole.images(self.rows[rows])
+
+
+def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
+    """Load a site's own data.
+
+    Parameters
+    ----------
+    path : str
+        A folder with ``CLASS/*.jpg``, or with ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg``; parquet (one file, or a
+        folder of ``train*.parquet`` and ``test*.parquet``) with a column of images and a column of labels that have
+        names; or an ``.npz`` as :func:`~fedpurel_app.data.sources.feature_file.read_features` reads it. Empty: no data
+        at all, as a server may have it.
+    class_names : sequence of str
+        Those of the federation, in its order. The data may have any of them, and no other; case, and underscores for
+        spaces, do not matter. Empty: the data's own, for a node that looks at itself.
+    seed : int
+        Deals every class out to training and test, four to one, where there is no test part; by names of files, or
+        numbers of rows.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    DataError
+        When there is nothing of that form, or a class is unknown.
+    """
+    names = tuple(class_names)
+    if not path:
+        return Source("sites", names, PLAIN_TEMPLATE, NO_ROWS, NO_ROWS)
+    parts, own_names, notes = _read(Path(path))
+    names = names or tuple(own_names)
+    label_of = _labels_of(path, own_names, names)
+    train = _renamed(parts["train"], label_of)
+    test = _renamed(parts["test"], label_of) if "test" in parts else None
+    if test is None:
+        kept, held_out = hold_out(train.labels, _identities(parts["train"]), seed)
+        train, test = _some(train, kept), _some(train, held_out)
+    if not len(train.labels):
+        raise DataError(f'data = "{path}" holds no training image.')
+    if not len(test.labels):
+        raise DataError(f'data = "{path}" holds no image to test on: add a test part, or a second image of a class.')
+    return Source("sites", names, PLAIN_TEMPLATE, train, test, notes=tuple(notes))
+
+
+def hold_out(labels: Ints, identities: Sequence[str], seed: int) -> tuple[Ints, Ints]:
+    """Deal rows out to training and test, class by class.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (N,)
+    identities : sequence of str, length N
+        What is dealt out by: as few rows as possible change sides when others come or go.
+    seed : int
+
+    Returns
+    -------
+    (ndarray, ndarray) of int64
+        Ascending row numbers. Of a class with n rows, ``n // 5`` are tested on; but one as soon as there are two.
+    """
+    lots = np.array([derive_seed(seed, name) for name in identities], np.int64)
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = max(int(TEST_SHARE * len(rows)), int(len(rows) > 1))
+        test[rows[np.argsort(lots[rows], kind="stable")[:count]]] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def _identities(split: Split) -> Sequence[str]:
+    return split.files if isinstance(split, FileSplit) else [str(row) for row in range(len(split.labels))]
+
+
+def _read(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]:
+    """Read parts "train" and, if there is one, "test", the names that their labels stand for, and what is left out."""
+    if path.suffix == ".npz":
+        return *read_features(path), []
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    if not path.is_dir():
+        raise DataError(f'data = "{path}" does not exist. It should be {_FORMS}.')
+    listings, notes = _list_parts(path)
+    if any(listing.files for listing in listings.values()):
+        if any(path.glob("*.parquet")):
+            raise DataError(
+                f'data = "{path}" holds parquet files and folders of images: give one of them a folder of its own.'
+            )
+        if "train" not in listings:
+            raise DataError(f'data = "{path}" has a test part and no folder "train". It should be {_FORMS}.')
+        folders = sorted({folder for listing in listings.values() for folder in listing.files})
+        written = {plain_name(folder): folder for folder in folders}  # each class as one part writes it
+        for part, listing in listings.items():
+            usable_names(list(listing.files), f'data = "{path}", {part} part')
+        names = usable_names(sorted(written.values()), f'data = "{path}"')
+        return {part: labelled_files(listing, names) for part, listing in listings.items()}, list(names), notes
+    if any(path.rglob("*.parquet")):  # after the images: of those there may be very many
+        return read_parquet(path)
+    held = [f"{name}{one.why_empty(name)}" for one in listings.values() for name in one.empty]
+    what = f"holds no training image: {listed(held)}" if held else "has no folders in it"
+    raise DataError(f'data = "{path}" {what}. It should be {_FORMS}.')
+
+
+def _list_parts(path: Path) -> tuple[dict[str, Listing], list[str]]:
+    """List the images by part; all are training where folders of classes lie at the top."""
+    whole = list_images(path)
+    # A class may be called "train": parts are only what has folders in it, beside nothing else that holds an image.
+    in_parts = all(map(is_part_name, whole.files)) and any(folders_in(path / folder) for folder in whole.files)
+    if not in_parts:
+        return {"train": whole}, whole.notes()
+    parts, others = find_parts(list(whole.files), f'data = "{path}"')
+    listings = {part: list_images(path / folder) for part, folder in parts.items()}
+    notes = [line for part, listing in listings.items() for line in listing.notes(parts[part])]
+    if odd := [*others, *whole.empty]:
+        notes.insert(0, f"folders beside train and test are left out: {listed(odd, 5)}")
+    return listings, notes
+
+
+def _labels_of(path: str, own: Sequence[str], names: Sequence[str]) -> Ints:
+    """Return the federation's label of each of a site's own classes."""
+    label_of = {plain_name(name): label for label, name in enumerate(names)}
+    unknown = [name for name in own if plain_name(name) not in label_of]
+    if unknown:
+        hint = ""
+        if any(map(is_part_name, unknown)):
+            hint = ' Folders "train" and "test" (or "val") are parts only where there is no other.'
+        raise DataError(
+            f'data = "{path}" has classes that the federation does not know: {listed(unknown, 10)}. Its classes are '
+            f"{listed(names, 10)}: rename yours, or have the run's `classes` name them.{hint}"
+        )
+    return np.array([label_of[plain_name(name)] for name in own], np.int64)
+
+
+def _renamed(split: Split, label_of: Ints) -> Split:
+    labels = label_of[split.labels]
+    if isinstance(split, FeatureSplit):
+        return FeatureSplit(split.features, labels, _fingerprint(split, labels))
+    return Rows(split, np.arange(len(labels)), labels)
+
+
+def _some(split: Split, rows: Ints) -> Split:
+    if isinstance(split, FeatureSplit):
+        return FeatureSplit(split.features[rows], split.labels[rows], _fingerprint(split, rows))
+    return Rows(split, rows, split.labels[rows])
+
+
+def _fingerprint(split: Split, *arrays: Ints) -> str:
+    return hashlib.sha256(split.fingerprint.encode() + b"".join(array.tobytes() for array in arrays)).hexdigest()

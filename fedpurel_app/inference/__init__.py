@@ -1,0 +1,1 @@
+"""What a run trained, in use: loaded models, predictions, exports."""

@@ -1,0 +1,147 @@
+"""``fedpurel export``: what a run trained, as files that need nothing of this package to be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fedpurel_app import __version__
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import write_atomically
+from fedpurel_app.inference.trained import TrainedModel
+from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.models.peft.base import PeftModule, parameters_of
+from fedpurel_app.models.peft.lora import Lora
+
+SCHEMA = 1
+_FUSED = {"q": 0, "k": 1, "v": 2}  # their order in open_clip's one matrix
+_USE = {
+    "plain": "f: image features of the frozen backbone, shape (B, D)",
+    "adapter": "f = softmax(tanh(x @ weight1.T + bias1) @ weight2.T + bias2) * x, with the tensors of "
+    "parameters.safetensors and x the image features of the frozen backbone, shape (B, D), not normalised",
+    "visual-prompt": "f: image features of the frozen backbone, shape (B, D), with the tokens of "
+    "parameters.safetensors behind the class token; row i goes in before block i, in the place of the row before",
+    "lora": "f: open_clip.create_model('local-dir:THIS_FOLDER').encode_image(...), shape (B, D)",
+}
+
+
+def export(model: TrainedModel, out: Path) -> list[Path]:
+    """Write a model's files into a new folder.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        Two branches, as most sites have them, go into ``global/`` and ``private/``.
+    out : Path
+        Absent, or empty.
+
+    Returns
+    -------
+    list of Path
+        What was written: ``parameters.safetensors``, the trained tensors; ``classifier.safetensors`` with
+        ``text_features`` (C, D), ``logit_scale`` and ``weights`` = their product, so that ``normalise(f) @ weights.T``
+        are the logits, plus ``bias`` where the method has one; ``export.json`` with class names and how to get f; for
+        LoRA also ``open_clip_model.safetensors`` and ``open_clip_config.json``, the backbone with the updates merged.
+
+    Raises
+    ------
+    StateError
+        When the folder is not empty, or cannot be written.
+    """
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise StateError(f"{out} is not an empty folder, and nothing is overwritten: choose another one.")
+        written: list[Path] = []
+        for role, branch in model.branches.items():
+            folder = out / role if len(model.branches) > 1 else out
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700 if model.site else 0o755)
+            for name, content in _files(model, branch).items():
+                # A private branch stays its owner's: whoever exports it decides who may read it.
+                write_atomically(folder / name, content, mode=0o600 if model.site else 0o644)
+                written.append(folder / name)
+        return written
+    except OSError as error:
+        raise StateError(f"{out} cannot be written ({error.strerror}). Choose another folder.") from error
+
+
+def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
+    """Return name and content of a branch's files."""
+    host, config = model.experiment.host, model.experiment.config
+    with torch.no_grad():
+        text = branch.class_features().cpu().contiguous()
+    classifier = {
+        "text_features": text,
+        "logit_scale": torch.tensor(host.logit_scale),
+        "weights": text * host.logit_scale,
+    }
+    if model.bias is not None:
+        classifier["bias"] = model.bias.cpu().contiguous()
+    files = {
+        "parameters.safetensors": save(
+            {name: value.cpu().contiguous() for name, value in parameters_of(branch).items()}
+        ),
+        "classifier.safetensors": save(classifier),
+    }
+    image_side = _image_side(branch, config.peft)
+    if isinstance(branch, Lora) and host.backbone is not None:
+        files |= _merged_clip(host.backbone, branch.deltas())
+    settings = config.model_dump(by_alias=True)
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "fedpurel": __version__,
+        "experiment": model.experiment_id,
+        "round": model.round,
+        "site": model.site or None,
+        "algorithm": config.algorithm,
+        "peft": config.peft,
+        "options": {name: settings[name] for name in model.experiment.family.keys},
+        "backbone": None if host.backbone is None else config.backbone,
+        "class_names": list(host.class_names),
+        "logit_scale": host.logit_scale,
+        "logits": "normalise(f) @ weights.T"
+        + (", summed over the folders global and private" if len(model.branches) > 1 else "")
+        + (" + bias" if model.bias is not None else ""),
+        "image_features": _USE[image_side],
+    }
+    files["export.json"] = (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
+    return files
+
+
+def _image_side(branch: PeftModule, peft: str) -> str:
+    """Tell how a branch changes image features."""
+    if isinstance(branch, Lora):
+        return "lora" if branch.takes_pixels else "plain"
+    return peft if peft in _USE else "plain"
+
+
+def _merged_clip(backbone: Backbone, deltas: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Return weights and config of an open_clip model folder: the backbone plus updates of its projections.
+
+    open_clip keeps q, k and v in one matrix, to which no adapter of peft's can be attached for each by itself: so the
+    updates are merged, and the folder is a whole model.
+    """
+    checkpoint = backbone.checkpoint
+    weights = {name: value.clone() for name, value in checkpoint.load("").items()}  # may be mapped from the file
+    nested = "text." if "text.positional_embedding" in weights else ""
+    towers = {"vision": "visual.", "text": nested}
+    for name, delta in deltas.items():
+        tower, _, block, _, part = name.split(".")
+        stem = f"{towers[tower]}transformer.resblocks.{block}.attn."
+        fused = part in _FUSED
+        target = weights[stem + ("in_proj_weight" if fused else "out_proj.weight")]
+        rows = slice(_FUSED[part] * len(delta), (_FUSED[part] + 1) * len(delta)) if fused else slice(None)
+        target[rows] += delta.cpu()
+    config = {
+        "model_cfg": dict(checkpoint.architecture),
+        "preprocess_cfg": dict(checkpoint.preprocessing),
+    }
+    return {
+        "open_clip_model.safetensors": save(weights),
+        "open_clip_config.json": (json.dumps(config, indent=1) + "\n").encode(),
+    }

@@ -1,0 +1,217 @@
+"""The models that a run left behind: the global one of its checkpoint, and a site's personalized one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedpurel_app.algorithms.base import Facts, Models
+from fedpurel_app.config import RunConfig, stored_config
+from fedpurel_app.core.errors import ConfigError, LockedError, StateError, UnusableBranchError
+from fedpurel_app.core.files import home, names_weights
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.inference.class_file import kept_classes
+from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, to_tensors
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.site.private_store import PrivateState, PrivateStore
+from fedpurel_app.site.sealing import read_key
+
+_WHY = {  # by the reason of an UnusableBranchError; a folder follows
+    "absent": "is not in",
+    "damaged": "is damaged, in",
+    "older-version": "was written by an older version of this app, in",
+    "newer-version": "was written by a newer version of this app, in",
+    "foreign": "is of another experiment, site or round, in",
+}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The global model, or a site's personalized one.
+
+    Attributes
+    ----------
+    experiment : Experiment
+        What the run's settings determine.
+    branches : dict of {"global", "private"} to PeftModule
+        Modules whose logits add up: which, the method says.
+    experiment_id : str
+    round : int
+        Of the checkpoint.
+    site : str
+        Empty for the global model.
+    bias : Tensor, shape (C,), or None
+        What the method adds to the logits.
+    """
+
+    experiment: Experiment
+    branches: dict[Role, PeftModule]
+    experiment_id: str
+    round: int
+    site: str = ""
+    bias: Tensor | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, length C."""
+        return self.experiment.host.class_names
+
+    @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Compute logits, shape (B, C), from what the branches take: features or uint8 pixels."""
+        total = torch.stack([function(inputs) for function in self._functions]).sum(0)
+        return total if self.bias is None else total + self.bias
+
+    @cached_property
+    def _functions(self) -> list[Logits]:
+        return [branch.frozen() for branch in self.branches.values()]
+
+
+def load_trained(
+    run: Path,
+    site: str = "",
+    state_dir: Path | None = None,
+    key_file: Path | None = None,
+    pretrained: Path | None = None,
+) -> TrainedModel:
+    """Load what a run trained.
+
+    Parameters
+    ----------
+    run : Path
+        A run folder.
+    site : str
+        Name of a site, for its personalized model; empty for the global one.
+    state_dir : Path, optional
+        Folder of private branches: at a real site its ``state-dir``. In a simulation it is found by itself.
+    key_file : Path, optional
+        The key that the site encrypts its private branch with.
+    pretrained : Path, optional
+        The backbone's weights on this machine, where they are not at the run's own path.
+
+    Returns
+    -------
+    TrainedModel
+
+    Raises
+    ------
+    StateError
+        When the folder holds no run or no checkpoint, the data set now has other classes, there is no such site or
+        private branch, it is encrypted with another key, or no place but the sites has the whole global model.
+    ConfigError, DataError
+        When arguments are at odds, or the backbone is not to be had any more; nor the data set, of a run that is older
+        than ``classes.json``.
+    """
+    if (state_dir or key_file) and not site:
+        raise ConfigError("--state-dir and --key-file are for a site's private branch: name the site, --site NAME.")
+    folder = RunFolder.open(run)
+    config = _settings(folder, pretrained)
+    arrays, state = folder.read_checkpoint()
+    kept_source = kept_classes(folder)
+    experiment = Experiment(config, home() / "cache", source=kept_source)
+    stored = PrivateState()
+    if site:
+        root = state_dir or (Path(config.state_dir) if config.state_dir else folder.path / "private")
+        stored = _private_state(state, site, root, key_file, experiment)
+    if kept_source is None:  # a run of before classes were kept: its data set is asked
+        _refuse_other_classes(folder, experiment)
+    try:
+        shared = experiment.shared_module(arrays, stored.kept)
+        private = None
+        if stored.branch:
+            private = experiment.new_module("private")
+            load_parameters(private, to_tensors(stored.branch))
+    except ValueError as error:
+        raise StateError(f"{run}: what was trained does not fit the run's own settings ({error}).") from error
+    algorithm, models = experiment.algorithm, Models(shared, private)
+    if not site and not algorithm.is_known(shared, experiment.options):
+        raise StateError(
+            f"{run}: every site keeps a part of the global model to itself, and no place has the whole of it. Use a "
+            f"site's model: --site NAME, of {_listed(state['private_rounds'])}."
+        )
+    model = algorithm.personalized(models) if site and algorithm.personalized else algorithm.global_model(models)
+    branches: dict[Role, PeftModule] = {"private" if part is private else "global": part for part in model}
+    return TrainedModel(
+        experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment)
+    )
+
+
+def _bias(folder: RunFolder, experiment: Experiment) -> Tensor | None:
+    """Return what the method adds to logits, by the counts of classes that the run wrote down."""
+    if experiment.algorithm.bias is None:
+        return None
+    counts = torch.tensor(folder.read_json("partition.json")["train_counts"], device=experiment.device)
+    return experiment.bias(Facts(prior=counts))
+
+
+def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
+    """Read a run's settings, with what another machine than the run's needs."""
+    # Where the run's GPU is not, a CPU will do.
+    settings = {**folder.read_json("config.json")["config"], "device": "auto"}
+    if settings["dataset"] == "sites":
+        settings["dataset-path"] = ""  # the server's own, if any; the names of the classes are in the settings
+    if pretrained is not None:
+        if not (pretrained.is_file() and names_weights(pretrained.name)):
+            raise ConfigError(f"--pretrained {pretrained}: no such file of weights (.safetensors, .pt, .pth or .bin).")
+        settings["pretrained"] = str(pretrained)
+    config = stored_config(settings)
+    if config.dataset != "features" and names_weights(config.pretrained) and not Path(config.pretrained).is_file():
+        raise ConfigError(
+            f"the run's backbone comes from {config.pretrained}, which is not here: name your copy, --pretrained FILE."
+        )
+    return config
+
+
+def _private_state(
+    state: Mapping[str, Any], site: str, root: Path, key_file: Path | None, experiment: Experiment
+) -> PrivateState:
+    """Read the private state that the checkpoint knows of; errors speak of the command line, not of a node."""
+    known, trained = state["roster"], state["private_rounds"]
+    keeps_parts = experiment.algorithm.keeps_parts
+    if site not in known:
+        raise StateError(f'the run has no site "{site}"; its sites: {_listed(known)}.')
+    if site not in trained:
+        instead = "it has no model yet" if keeps_parts else "its model is the global one, without --site"
+        raise StateError(
+            f"{site} trained no private {'part' if keeps_parts else 'branch'} up to round {state['round']}: {instead}. "
+            f"Sites with one: {_listed(trained)}."
+        )
+    stamp, experiment_id = int(trained[site]), str(state["experiment_id"])
+    key = read_key(key_file, "--key-file") if key_file else None
+    store = PrivateStore(root, experiment_id, site, key=key)
+    branch = f"The private branch of round {stamp} of {site}"
+    try:
+        return PrivateState.of(store.load(stamp))
+    except LockedError as error:
+        given = f"which is not that of {key_file}" if key_file else "and none was given"
+        raise StateError(
+            f"{branch} is encrypted with key {error.key}, {given}. Give the site's own: --key-file FILE."
+        ) from error
+    except UnusableBranchError as error:
+        there = f" (there: {store.stamps() or 'none'})" if error.reason == "absent" else ""
+        advice = "Name the folder where the site keeps its branches, or a restored backup of it: --state-dir DIR."
+        if error.reason.endswith("version"):
+            advice = "Use that version."
+        place = root / experiment_id / site
+        raise StateError(f"{branch} {_WHY[error.reason]} {place}{there}. {advice}") from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _refuse_other_classes(folder: RunFolder, experiment: Experiment) -> None:
+    """Refuse a data set that has changed since: a prediction would bear the wrong name."""
+    then = [row["name"] for row in folder.read_csv("classes.csv")]
+    now = list(experiment.source.class_names)
+    if then and then != now:
+        odd = sorted(set(then) ^ set(now))[:3] or "their order"
+        raise StateError(
+            f"{experiment.source.name} now has other classes than in the run ({odd}): bring the old data back."
+        )

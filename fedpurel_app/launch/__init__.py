@@ -1,0 +1,1 @@
+"""Start, follow and stop runs: here, in one process, or elsewhere."""

@@ -1,0 +1,341 @@
+"""``fedpurel run``: settle settings and folder, hand over to the conductor, tell how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedpurel_app import __version__
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config import (
+    RunConfig,
+    describe_keys,
+    load_config,
+    require_same,
+    stored_config,
+    to_run_config,
+    without_idle,
+)
+from fedpurel_app.config.presets import PATH_KEYS, Preset, load_preset, preset_names
+from fedpurel_app.core.errors import ConfigError, DiskFullError, StateError
+from fedpurel_app.core.files import names_weights
+from fedpurel_app.launch.processes import count_gpus, ray_address
+from fedpurel_app.reporting.console import counting, show, text_lines
+from fedpurel_app.reporting.run_folder import LAUNCH, RunFolder, new_run_path
+from fedpurel_app.reporting.summary import summarize_run, without_effect
+from fedpurel_app.reporting.terminal import Terminal, complain
+
+DEFAULT_PRESET = "shapes"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+
+
+InProcess = Callable[[RunConfig, Path, int], None]  # of checked settings, a folder, and threads
+
+
+def run(options: argparse.Namespace, in_process: InProcess) -> int:
+    """Run in a simulation here, resume, or list what there is.
+
+    Parameters
+    ----------
+    options : Namespace
+        Of the command line.
+    in_process : callable
+        Runs all sites in this process.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    if options.list_presets:
+        for name in preset_names():
+            print(f"{name:<24} {load_preset(name).title}")
+        return 0
+    if options.list_keys:
+        section = ""
+        for heading, key, default, meaning in describe_keys():
+            if heading != section:
+                print(f"\n{heading}")
+                section = heading
+            print(f"  {key:<24} {default:<12} {meaning}")
+        return 0
+    with contextlib.ExitStack() as claims:
+        if options.resume and (folder := RunFolder(options.resume.absolute())).was_begun:
+            claims.enter_context(folder.claim())
+        config, path, expect = _resume(options) if options.resume else _new(options)
+        if options.in_process:
+            claims.close()  # it claims the folder itself
+            return _play(in_process, config, path, options.cpus_per_site or 1, expect)
+        preflight(config)
+        if not options.resume:
+            claims.enter_context(RunFolder(path).claim())
+            RunFolder.create(path)
+        return _conduct(options, config, path, expect)
+
+
+def settings(preset: str, changes: Sequence[str]) -> RunConfig:
+    """Settle settings from a preset and changes to it, as KEY=VALUE.
+
+    Raises
+    ------
+    ConfigError
+        Naming all that is wrong with them.
+    """
+    return load_config(_merged(load_preset(preset), _assignments(changes)))
+
+
+def _merged(preset: Preset, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Put changes over a preset; what another method or family than its own has no use for gives way."""
+    return without_idle({**preset.values, **asked}, kept=asked)
+
+
+def begun(preset: str, asked: Mapping[str, Any], out: Path | None) -> tuple[RunConfig, Path]:
+    """Settle the settings and the folder of a new run, in which all sites are simulated.
+
+    Parameters
+    ----------
+    preset : str
+    asked : mapping
+        Settings over it.
+    out : Path, optional
+        Absolute; else a dated folder is named.
+
+    Raises
+    ------
+    ConfigError
+        Naming all that is wrong with them.
+    """
+    values = _merged(load_preset(preset), asked)
+    config = load_config(values)
+    _refuse_own_sites(config, "")
+    path = out or new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
+    sites = config.num_sites or config.suggested_sites
+    return load_config({**values, "out": str(path), "num-sites": sites}), path
+
+
+def _new(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
+    """Settle the settings and the folder of a new run, and what its preset says to expect."""
+    preset = options.preset or DEFAULT_PRESET
+    config, path = begun(preset, _assignments(options.set), options.out.absolute() if options.out else None)
+    return config, path, "" if options.set else load_preset(preset).expect
+
+
+def _resume(options: argparse.Namespace) -> tuple[RunConfig, Path, str]:
+    """Take up an earlier run, with what the command line says anew."""
+    asked = _assignments(options.set)
+    asked = _merged(load_preset(options.preset), asked) if options.preset else asked
+    return resumed(options.resume.absolute(), asked), options.resume.absolute(), ""
+
+
+def resumed(path: Path, asked: Mapping[str, Any]) -> RunConfig:
+    """Take the settings of an earlier run; only where and on what it runs may be changed.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder.
+    asked : mapping
+        Settings of now.
+
+    Raises
+    ------
+    ConfigError, StateError
+        When there is no such run, it is complete, was made elsewhere, or other settings are asked for.
+    """
+    folder = RunFolder.open(path)
+    stored = stored_config(folder.read_json("config.json")["config"])
+    _refuse_own_sites(stored, f" --resume {path}")
+    wanted = load_config({**stored.model_dump(by_alias=True), **asked, "resume-from": str(path)})
+    require_same(stored, wanted, path)
+    if (summary := folder.summary()) and summary["outcome"] == "completed":
+        raise StateError(f"{path} is complete; there is nothing to resume.")
+    _, state = folder.read_checkpoint()
+    if not (folder.path / LAUNCH).exists():
+        raise StateError(
+            f"{path} was not begun by fedpurel run. Resume it where it was: flwr run . --stream "
+            f"--federation-config 'num-supernodes={len(state['roster'])}' --run-config '{to_run_config(wanted)}'"
+            f"\nOn nodes of a SuperLink: fedpurel run --superlink CONNECTION --resume {path}"
+        )
+    return wanted
+
+
+def _refuse_own_sites(config: RunConfig, more: str) -> None:
+    """Refuse a simulation of sites that bring their own data; ``more`` is added to the command that has them."""
+    if config.dataset == "sites":
+        raise ConfigError(
+            'dataset = "sites": every site brings its own data, which a simulation has not: submit to real nodes with '
+            f"`fedpurel run --superlink CONNECTION{more}`, or choose another data set."
+        )
+
+
+def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs; what is not TOML is text. Relative paths become absolute here, where the user is."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign:
+            raise ConfigError(f'--set "{pair}": write KEY=VALUE, for example --set seed=1.')
+        if key in ("out", "resume-from"):
+            raise ConfigError(f"--set {pair}: use {'--out DIR' if key == 'out' else '--resume DIR'} instead.")
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+        if (key in PATH_KEYS and values[key]) or (key == "pretrained" and names_weights(str(values[key]))):
+            values[key] = str(Path(str(values[key])).expanduser().absolute())
+    return values
+
+
+def cpus(text: str) -> int:
+    """Read ``--cpus-per-site``."""
+    most = os.cpu_count() or 1
+    if ray_address() and text.isdigit() and int(text) > most:
+        return int(text)  # a cluster's machines may have more than this one
+    if not text.isdigit() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text}: choose 1 to {most}, what this machine has")
+    return int(text)
+
+
+def gpus(text: str) -> float:
+    """Read ``--gpus-per-site``."""
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 <= value < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: choose a number of at least 0; 0.25 lets four sites share one GPU")
+
+
+def preflight(config: RunConfig) -> None:
+    """Meet bad data and a missing package here, before Flower starts."""
+    from fedpurel_app.data.sources.catalog import DATASETS
+    from fedpurel_app.data.sources.inspection import look_at
+    from fedpurel_app.reporting.trackers import require_tracker
+
+    require_tracker(config.tracker)
+    # Not a rule of the settings: those are checked at sites as well, which tell a server nothing of its paths.
+    if Path(config.state_dir or os.sep).is_file():
+        raise ConfigError(
+            f'state-dir = "{config.state_dir}" is a file: give a folder, or a path where one can be made.'
+        )
+    source = DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+    for note in source.notes:
+        complain(f"data: {note}")
+    with counting("Looking at images") as report:
+        look_at(source, report)
+    if config.backbone != "demo":
+        import torch  # which the demo does without here
+
+        from fedpurel_app.models.backbone import load_backbone
+
+        load_backbone(config.backbone, torch.device("cpu"), config.pretrained).check()
+
+
+def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder) -> tuple[int, float]:
+    """Settle what a site takes: as asked, else as in the run that is resumed, else the default.
+
+    The number of CPUs is the number of threads, which decides the last bits of the result.
+    """
+    before = folder.read_json(LAUNCH) if (folder.path / LAUNCH).exists() else {}
+    number = options.cpus_per_site or before.get("cpus-per-site", 1)
+    share = options.gpus_per_site
+    if share is None:
+        share = before.get("gpus-per-site") if count_gpus() else 0.0
+    if share is None:
+        share = 0.25 if config.device != "cpu" else 0.0
+    folder.write_launch(number, share)
+    return number, share
+
+
+def _play(in_process: InProcess, config: RunConfig, path: Path, threads: int, expect: str) -> int:
+    """Run in this process, and tell how it ended."""
+    folder = RunFolder(path)
+    print(f"fedpurel {__version__}: run folder {path}; all sites in this process", flush=True)
+    try:
+        in_process(config, path, threads)
+    except KeyboardInterrupt:
+        complain(f"stopped after round {_last_round(folder)}")
+        _say_how_to_go_on(folder)
+        return INTERRUPTED
+    return _outcome(folder, "finished:completed", expect)
+
+
+def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect: str) -> int:
+    from fedpurel_app.launch.own_superlink import Conductor
+    from fedpurel_app.reporting.live import LiveView
+
+    folder = RunFolder(path)
+    number, share = _resources(options, config, folder)
+    terminal = Terminal(f"nobody reads the output any more; the run goes on. Follow it: fedpurel watch {path}")
+    terminal.say(f"fedpurel {__version__}: run folder {path}")
+    where = f" on the Ray cluster at {address}" if (address := ray_address()) else ""
+    takes = f"{config.num_sites} sites; each takes {number} CPU, {share:g} GPU"
+    terminal.say(f"Flower is starting{where} with {takes} ...")
+    folder.forget_outcome()
+    status = why = "it did not start"
+    try:
+        conductor = Conductor(config.model_dump(by_alias=True), path, config.num_sites, number, share)
+        with LiveView(terminal) as view:
+            status = conductor.run(view.update)
+        why = ": ".join(filter(None, [status, conductor.cause]))
+    except KeyboardInterrupt:
+        outcome = (folder.summary() or {}).get("outcome", "stopped")
+        if outcome != "stopped":  # it was quicker
+            return _outcome(folder, f"finished:{outcome}", expect)
+        complain(f"stopped after round {_last_round(folder)}")
+        _say_how_to_go_on(folder)
+        mark(folder, config, "stopped", "interrupted by the user")
+        return INTERRUPTED
+    except Exception as error:
+        why = str(error)
+        raise
+    finally:
+        mark(folder, config, "failed", f"Flower ended the run: {why}")
+    return _outcome(folder, status, expect)
+
+
+def mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
+    """Write an outcome where the server could not."""
+    if folder.summary() is not None:
+        return
+    rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
+    spent = sum(line["seconds"]["total"] or 0.0 for line in rounds)
+    has_private_part = METHODS[config.algorithm].personalizes
+    summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
+    try:
+        folder.write_json("summary.json", summary)
+    except DiskFullError as full:  # without an outcome in the folder the run can be resumed all the same
+        complain(f"error: {full}")
+
+
+def _last_round(folder: RunFolder) -> int:
+    """Return the number of the last round that is saved."""
+    return int(folder.read_json("state.json")["round"]) if (folder.path / "state.json").exists() else 0
+
+
+def _say_how_to_go_on(folder: RunFolder) -> None:
+    rounds = folder.rounds()
+    if without_effect(rounds) and rounds[-1]["round"] == rounds[-1]["total_rounds"]:
+        complain("All rounds were played: mend the cause and start it anew.")
+    elif (folder.path / "state.json").exists():
+        complain(f"Continue with: {folder.how_to_resume}")
+    else:
+        complain("No round was finished: start it anew.")
+
+
+def _outcome(folder: RunFolder, status: str, expect: str) -> int:
+    summary = folder.summary() or {}
+    if status == "finished:completed" and summary.get("outcome") == "completed":
+        show(folder)
+        if expect:
+            print(f"expect: {expect}")
+        return 0
+    complain(f"error: the run {summary.get('outcome', 'failed')}: {text_lines(summary.get('error') or status)}")
+    complain(f"logs: {folder.log}")
+    _say_how_to_go_on(folder)
+    return FAILED

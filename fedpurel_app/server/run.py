@@ -1,0 +1,323 @@
+"""One run at the server: what comes before, after and between the rounds of Flower's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+import uuid
+from logging import INFO, WARNING, getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
+
+from fedpurel_app.config import RunConfig, require_same, stored_config
+from fedpurel_app.core.errors import RunError, RunStopped, StateError
+from fedpurel_app.core.files import home
+from fedpurel_app.core.records import to_array_record, to_arrays
+from fedpurel_app.data.sources.inspection import meet
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.inference.class_file import CLASSES, keep_classes
+from fedpurel_app.reporting.console import summary_lines
+from fedpurel_app.reporting.provenance import process_start, provenance
+from fedpurel_app.reporting.recorder import Recorder
+from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+from fedpurel_app.reporting.settings import data_in_words
+from fedpurel_app.reporting.summary import summarize_run, without_effect
+from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, site_rows
+from fedpurel_app.reporting.trackers import open_trackers
+from fedpurel_app.server.scoring import Scoring
+from fedpurel_app.strategies import Aggregation, FedPuReL, RoundReport, Schedule
+
+logger = getLogger("flwr.fedpurel")
+
+
+class Server:
+    """A run at the server, new or resumed.
+
+    Parameters
+    ----------
+    config : RunConfig
+
+    Raises
+    ------
+    StateError
+        When the run folder cannot be made, or the run to resume has other settings.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._process_started = process_start()
+        resume = Path(config.resume_from) if config.resume_from else None
+        if resume is not None:
+            self.folder = RunFolder.open(resume)
+            require_same(stored_config(self.folder.read_json("config.json")["config"]), config, resume)
+            self._lock = self.folder.lock()
+            try:
+                self._arrays, self._state = self.folder.read_checkpoint()
+                self.folder.drop_leftovers()
+                self.folder.forget_outcome()
+            except BaseException:
+                self._lock.release()
+                raise
+        else:
+            path = new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
+            self.folder = RunFolder.create(Path(config.out) if config.out else path)
+            self._lock = self.folder.lock()
+        self.config = config
+        self.experiment = Experiment(config, home() / "cache")
+        self._resumed = resume is not None
+        self._clock = time.monotonic()
+
+    def run(self, grid: Grid) -> None:
+        """Run all rounds that are left, and write down how it ended.
+
+        Parameters
+        ----------
+        grid : Grid
+        """
+        self._recorder: Recorder | None = None
+        try:
+            meet(self.experiment.source)
+            strategy = self._strategy()
+            self._recorder = self._open_recorder()
+            self._begin(strategy, grid)
+            self._heed_stop()
+            left = strategy.schedule.total - strategy.round_offset
+            strategy.start(
+                grid,
+                to_array_record(self._arrays),
+                num_rounds=left,
+                timeout=self.config.round_timeout,
+                evaluate_fn=lambda number, arrays: self._after_round(strategy, number, arrays),
+            )
+            if problem := without_effect(self.folder.rounds()):
+                raise RunError(problem)
+            self._finish("completed", None)
+        except RunStopped:
+            self.folder.forget_wish_to_stop()
+            self._finish("stopped", "interrupted by the user")
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            self._lock.release()
+
+    # --- before -----------------------------------------------------------------------------------------------------
+
+    def _strategy(self) -> FedPuReL:
+        config = self.config
+        schedule = Schedule(*config.total_rounds, config.schedule)
+        aggregation = Aggregation(
+            config.aggregation,
+            config.trim_share,
+            config.privacy,
+            config.clipping_norm,
+            config.noise_multiplier,
+            config.delta,
+        )
+        strategy = FedPuReL(
+            schedule,
+            aggregation.strategy(),
+            required_mod=config.privacy if aggregation.needs_mod else "",
+            fraction_train=config.fraction_train,
+            seed=config.seed,
+            full_first_round=config.full_first_round,
+            min_replies=config.min_replies,
+            max_failed_rounds=config.max_failed_rounds,
+            keeps_parts=self.experiment.algorithm.keeps_parts,
+            evaluate_every=config.evaluate_every,
+            num_sites=config.num_sites,
+            num_classes=len(self.experiment.source.class_names),
+            experiment_id=config.experiment_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
+            simulation_dir=str(self.folder.path / "private"),
+        )
+        if self._resumed:
+            strategy.restore(self._state)
+        roster = strategy.roster
+        self._scoring = Scoring(self.experiment, lambda: [d.class_counts for d in roster.descriptions.values() if d])
+        return strategy
+
+    def _open_recorder(self) -> Recorder:
+        settings = self.config.model_dump(by_alias=True)
+        data = f"{self.experiment.source.train.fingerprint}+{self.experiment.source.test.fingerprint}"
+        if self._resumed:
+            if self.folder.read_json("config.json")["data"] != data:
+                raise StateError(
+                    f"{self.folder.path} was made with other data than those that dataset = "
+                    f'"{self.config.dataset}", dataset-path = "{self.config.dataset_path}" give now. Bring the old '
+                    "data back, or start a new run."
+                )
+        else:
+            self.folder.write_json("config.json", {"config": settings, "data": data, **provenance()})
+        if not (self.folder.path / CLASSES).exists():
+            keep_classes(self.folder, self.experiment.source)
+        trackers = open_trackers(self.config.tracker, self.folder.path, settings)
+        earlier = float(self._state["seconds"] or 0.0) if self._resumed else 0.0
+        return Recorder(self.folder, trackers, self._process_started, earlier)
+
+    def _begin(self, strategy: FedPuReL, grid: Grid) -> None:
+        """Meet the sites, make or take up the parameters, and say what will happen."""
+        if self._resumed:
+            self.folder.drop_rounds_after(strategy.round_offset)
+            # Before any site hears of this attempt: the next one must have a higher number, and what a lost round may
+            # have spent of the privacy is on disk before it is spent again.
+            self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
+        else:
+            self._arrays, _ = self.experiment.split(self.experiment.new_shared())
+        try:
+            strategy.connect(grid)
+        except RunError as error:
+            hint = self._federation_hint(strategy, self.config.num_sites or self.config.suggested_sites)
+            raise RunError(f"{error} {hint}".rstrip()) from None
+        self._announce(strategy)
+        self._write_partition(strategy)
+        self._clock = time.monotonic()
+
+    def _announce(self, strategy: FedPuReL) -> None:
+        config, sites = self.config, strategy.roster.present
+        cohort = len(strategy.roster.draw(config.seed, 1, config.fraction_train))
+        size = sum(value.nbytes for value in self._arrays.values())
+        data = data_in_words(config.model_dump(by_alias=True))
+        logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.method.title,
+                   config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
+        logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
+        if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
+            logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
+                       config.dataset)  # fmt: skip
+        if short := self.experiment.short_classes:
+            logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
+        logger.log(INFO, "run folder: %s", self.folder.path)
+        if sum((counts := self.experiment.to_encode()).values()):
+            parts = " and ".join(f"{count} {name}" for name, count in counts.items())
+            logger.log(INFO, "%s images will be encoded, once: later runs find them", parts)
+        if self._resumed:
+            logger.log(INFO, "resumed after round %d of %d, attempt %d", strategy.round_offset, strategy.schedule.total,
+                       strategy.attempt)  # fmt: skip
+        if config.privacy != "none":
+            logger.log(INFO, "privacy of global rounds: %s, %s", config.privacy, strategy.privacy_outlook())
+        described = [one for one in strategy.roster.descriptions.values() if one is not None]
+        few = len(sites) < config.suggested_sites and not config.num_sites
+        hint = self._federation_hint(strategy, config.suggested_sites if few else len(sites))
+        idle_gpu = torch.cuda.is_available() and config.device != "cpu" and all(d.device == "cpu" for d in described)
+        if hint and few:
+            logger.log(WARNING, "%d sites are connected; this setting is made for %d. %s", len(sites),
+                       config.suggested_sites, hint)  # fmt: skip
+        elif hint and idle_gpu:
+            logger.log(WARNING, "there is a GPU here that the sites do not use. %s", hint)
+
+    def _federation_hint(self, strategy: FedPuReL, sites: int) -> str:
+        """Return the command that makes a simulation with enough sites; nothing where sites have data of their own."""
+        described = [one for one in strategy.roster.descriptions.values() if one is not None]
+        if self.config.dataset == "sites" or any(not one.partitions for one in described):
+            return ""
+        return _simulation_command(sites)
+
+    def _write_partition(self, strategy: FedPuReL) -> None:
+        """Record which rows every site has, where the server can know."""
+        parts = {one.partitions for one in strategy.roster.descriptions.values() if one is not None}
+        if len(parts) != 1 or not (count := parts.pop()):
+            return
+        split = self.experiment.partition(count)
+        self.folder.write_json(
+            "partition.json",
+            {
+                "sha256": split.sha256,
+                "train_counts": self.experiment.train_counts.tolist(),
+                "train": [rows.tolist() for rows in split.train],
+                "test": [rows.tolist() for rows in split.test],
+            },
+        )
+
+    # --- between ----------------------------------------------------------------------------------------------------
+
+    def _after_round(self, strategy: FedPuReL, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Score the global model, write the round's line and its checkpoint."""
+        if server_round == 0 and self._resumed:
+            return None
+        report, scoring = strategy.report if server_round else None, self._scoring
+        named = to_arrays(arrays)
+        line: dict[str, Any] = {"round": 0, "phase": "start"} if report is None else _round_facts(report)
+        line["total_rounds"] = strategy.schedule.total
+        seconds: dict[str, float] = {} if report is None else dict(report.seconds)
+        if report is None or report.scores is not None:
+            seconds |= scoring.score(named)
+            line |= {"global": scoring.global_model, "tkl": scoring.tkl}
+        if report is None:
+            line["zero_shot"] = scoring.zero_shot
+            seconds["start_up"] = max(0.0, time.time() - self._process_started - sum(seconds.values()))
+        elif report.scores:
+            line["sites"] = scoring.pooled(report.scores)
+            self.folder.write_csv("sites.csv", SITE_COLUMNS, site_rows(report.scores))
+            self.folder.write_csv("classes.csv", CLASS_COLUMNS, scoring.class_rows(report.scores))
+        now = time.monotonic()
+        line["seconds"] = {**seconds, "total": now - self._clock}
+        self._clock = now
+        if (recorder := self._recorder) is not None:
+            recorder.record(line, lambda: self._checkpoint(strategy, named, recorder.seconds))
+        if line["round"] < strategy.schedule.total:
+            self._heed_stop()
+        return MetricRecord({"accuracy": line["global"]["all"]}) if line.get("global") else None
+
+    def _heed_stop(self) -> None:
+        """Raise RunStopped when the user wishes the run to end here, where all is saved."""
+        if self.folder.is_to_stop:
+            raise RunStopped
+
+    def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray], seconds: float) -> None:
+        self._arrays = arrays
+        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": seconds})
+
+    # --- after ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, outcome: str, error: str | None) -> None:
+        settings = self.config.model_dump(by_alias=True)
+        has_private_part = self.experiment.method.personalizes
+        recorder = self._recorder
+        seconds = recorder.seconds if recorder else 0.0
+        rounds, spent = self.folder.rounds(), self.folder.spent()
+        summary = summarize_run(rounds, settings, outcome, error, has_private_part, seconds, spent)
+        if recorder:
+            recorder.finish(summary)
+        else:
+            self.folder.write_json("summary.json", summary)
+        if outcome == "completed":
+            for line in summary_lines(summary):
+                logger.log(INFO, line)
+
+    def _fail(self, error: Exception) -> None:
+        """Write down why the run ended; what was reached stays on disk and can be resumed."""
+        text = str(error) or type(error).__name__
+        logger.error("the run failed: %s", text)
+        with contextlib.suppress(OSError):  # where the disk is full, the line above has to do
+            (self.folder.path / "error.txt").write_text("".join(traceback.format_exception(error)), "utf-8")
+            self._finish("failed", text)
+
+
+def _round_facts(report: RoundReport) -> dict[str, Any]:
+    return {
+        "round": report.round,
+        "phase": report.phase.value,
+        "cohort": report.cohort,
+        "usable": report.usable,
+        "dropped": report.dropped,
+        "kept_old_model": report.kept_old_model,
+        "private_restarted": report.restarted,
+        **({"scores_withheld": report.withheld} if report.withheld else {}),
+        "train": report.train,
+        **({"privacy": report.privacy} if report.privacy else {}),
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+    }
+
+
+def _simulation_command(sites: int) -> str:
+    """Return the command that makes a simulation with enough sites, with the GPU where there is one."""
+    gpus = 0.25 if torch.cuda.is_available() else 0
+    return (
+        f"In a simulation: flwr run . --stream --federation-config 'num-supernodes={sites} "
+        f"client-resources-num-cpus=1 client-resources-num-gpus={gpus:g}'"
+    )

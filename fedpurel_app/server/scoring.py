@@ -1,0 +1,108 @@
+"""Scores of a run, at the server: its own balanced test set, and what the sites sent of theirs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpurel_app.algorithms.base import Models
+from fedpurel_app.core.metrics import ClassCounts, summarize
+from fedpurel_app.core.records import Arrays
+from fedpurel_app.core.site_scores import SiteScores, pool_sites
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.reporting.tables import class_rows
+from fedpurel_app.training.evaluation import Scores, evaluate
+
+
+class Scoring:
+    """Turns global parameters and the scores of sites into what is reported.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    told : callable
+        Gives, for every site, its training images by class: empty lists from sites that keep them to themselves. Asked
+        where sites have data of their own; otherwise the server knows.
+    """
+
+    def __init__(self, experiment: Experiment, told: Callable[[], list[list[int]]]) -> None:
+        self._experiment, self._told = experiment, told
+        self._here: Scores | None = None  # of the last evaluation here,
+        self._scored: Arrays | None = None  # the parameters it was of,
+        self._is_known = False  # and whether they are all of the global model
+
+    def score(self, arrays: Arrays) -> dict[str, float]:
+        """Score zero-shot and the global model on the server's test set.
+
+        Skipped when there is no test data or the parameters have not changed.
+
+        Returns
+        -------
+        dict of str to float
+            Seconds spent: ``server``, and ``server_features`` on encoding images.
+        """
+        before, experiment = self._scored, self._experiment
+        unchanged = before is not None and all(np.array_equal(value, before[name]) for name, value in arrays.items())
+        rows = np.arange(len(experiment.source.test.labels))
+        if unchanged or not len(rows):
+            return {"server": 0.0, "server_features": 0.0}
+        started, encoding = time.monotonic(), experiment.feature_seconds
+        module = experiment.shared_module(arrays)
+        data, bias = experiment.data("test", rows, module.takes_pixels), experiment.bias(experiment.facts())
+        self._here = evaluate(data, experiment.algorithm.global_model(Models(module)), bias=bias)
+        self._scored, self._is_known = arrays, experiment.algorithm.is_known(module, experiment.options)
+        features = experiment.feature_seconds - encoding
+        return {"server": time.monotonic() - started - features, "server_features": features}
+
+    @property
+    def zero_shot(self) -> dict[str, float | None] | None:
+        """Zero-shot CLIP on the server's test set; None where it has none."""
+        return None if self._here is None else self._summarize(self._here.zero_shot)
+
+    @property
+    def global_model(self) -> dict[str, float | None] | None:
+        """The global model on the server's test set; None without one, or where only the sites have all of it."""
+        counts = self._global_counts
+        return None if counts is None else self._summarize(counts)
+
+    @property
+    def tkl(self) -> float | None:
+        """TKL of the global model against zero-shot [nats]; None where there is no score of it."""
+        return self._here.tkl if self._here is not None and self._is_known else None
+
+    def pooled(self, scores: Mapping[str, SiteScores]) -> dict[str, Any]:
+        """Pool the scores of the sites on their own test parts."""
+        config, classes = self._experiment.config, len(self._experiment.source.class_names)
+        return pool_sites(scores, self._groups, config.balancedness_power, config.balancedness_sigma, classes)
+
+    def class_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
+        """Make the table of classes."""
+        here = (self._here.zero_shot if self._here else None, self._global_counts)
+        return class_rows(self._experiment.source.class_names, self._train_counts, self._groups, here, scores)
+
+    @property
+    def _global_counts(self) -> ClassCounts | None:
+        # Where sites keep parts, what is here is no model of anybody: its parts are as they were at first.
+        return self._here.global_model if self._here is not None and self._is_known else None
+
+    def _summarize(self, counts: ClassCounts) -> dict[str, float | None]:
+        config = self._experiment.config
+        return summarize(counts, self._groups, config.balancedness_power, config.balancedness_sigma)
+
+    @property
+    def _train_counts(self) -> npt.NDArray[np.int64] | None:
+        """Training images of every class, at the sites that tell; None where most do not."""
+        if self._experiment.config.dataset != "sites":
+            return self._experiment.train_counts
+        told, classes = self._told(), len(self._experiment.source.class_names)
+        known = [counts for counts in told if len(counts) == classes]
+        return np.array(known, np.int64).sum(0) if known and 2 * len(known) >= len(told) else None
+
+    @property
+    def _groups(self) -> dict[str, npt.NDArray[np.int64]] | None:
+        counts = self._train_counts
+        return None if counts is None else self._experiment.group(counts)

@@ -1,0 +1,1 @@
+"""A site: what it answers, keeps and refuses."""

@@ -1,0 +1,343 @@
+"""One site: its data, its private branch, and what it answers to each kind of message."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedpurel_app.algorithms.base import Facts, Models, Visit
+from fedpurel_app.config import (
+    RunConfig,
+    load_config,
+    load_node_config,
+    require_clipping,
+    require_few_steps,
+    require_served,
+)
+from fedpurel_app.core import disk_memo as facts
+from fedpurel_app.core.errors import PolicyError, RunError, StateError, UnusableBranchError
+from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
+from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.data.sources.inspection import meet
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
+from fedpurel_app.site.data_paths import cache_folder, private_folder, with_own_paths
+from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
+from fedpurel_app.site.private_quota import Quota
+from fedpurel_app.site.private_store import Named, PrivateState, PrivateStore
+from fedpurel_app.site.run_fence import Attempt, Work
+from fedpurel_app.site.sealing import read_key
+from fedpurel_app.training.evaluation import evaluate
+from fedpurel_app.training.inputs import TrainingData
+from fedpurel_app.training.local import train
+
+logger = getLogger("flwr.fedpurel.client")
+
+Metrics = dict[str, Any]
+
+
+@lru_cache(maxsize=1)
+def _experiment(config: RunConfig, cache: Path, own: bool, together: bool) -> Experiment:
+    """Keep frozen and shared things for the life of the process; sites that share a process share them."""
+    return Experiment(config, cache, own, together=together)
+
+
+class Site:
+    """A site as one message meets it.
+
+    Parameters
+    ----------
+    run_config : mapping
+        Settings of the run.
+    node_config : mapping
+        Settings of this node: see :class:`~fedpurel_app.config.NodeConfig`.
+
+    Raises
+    ------
+    ConfigError
+        When the settings are wrong.
+    PolicyError
+        When the run asks for what this node refuses.
+    DataError
+        When the node has no part in the data.
+    """
+
+    _restarted = False  # whether the private branch was lost, and begun afresh
+    _stored: PrivateState | None = None  # once it is read
+
+    def __init__(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
+        # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+        self._started = time.monotonic()
+        self.node = load_node_config(node_config)
+        self.simulated = is_simulated(node_config)
+        asked = load_config(run_config)
+        if not self.simulated:
+            require_served(asked, self.node)
+        self.config = with_own_paths(asked, self.node, self.simulated)
+        by_class = shares_class_counts(self.node, asked.share_class_counts, self.simulated)
+        self.discloses = Disclosure(self.node, self.simulated, by_class)
+        # A site with data of its own is the only one that its data are dealt out to.
+        self.index, self.sites = (0, 1) if self._own else (self.node.partition_id, self.node.num_partitions)
+        self.sites = self.sites if self._own else self.config.num_sites or self.sites
+        self.name = self.node.site or f"site-{self.index:0{len(str(self.sites - 1))}d}"
+        cache = cache_folder(self.node, self.simulated)
+        facts.keep_in(cache)
+        self.experiment = _experiment(self.config, cache, self._own, self.simulated)
+        self._features_before = self.experiment.feature_seconds
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def describe(self, instruction: Instruction | None = None) -> Description:
+        """Say who this site is; ``num_examples`` is 0 for a node beyond the number of sites asked for."""
+        # A first attempt binds this site with its first work only: one that dies before may be begun anew.
+        if instruction is not None and (self._has_private_part or not self.simulated):
+            self._require_attempt(instruction)
+            self._store(instruction).admit(bind=instruction.attempt > 1)
+        spare = self.index >= self.sites
+        if not self.simulated:  # a simulation's server meets the same data
+            meet(self.experiment.source)
+        count, test = (0, 0) if spare else (len(self._rows("train")), len(self._rows("test")))
+        counts = self.experiment.train_counts.tolist() if self._own and self.discloses.by_class else []
+        told = 0 if self.discloses.tells_no_scores else test
+        return Description(self.name, count, 0 if self._own else self.sites, self.experiment.device.type, counts, told)
+
+    def require_clipping(self, norms: Sequence[object]) -> None:
+        """Raise PolicyError unless a message names the one norm that this run may ask a site to clip to.
+
+        Parameters
+        ----------
+        norms : sequence
+            What the message names; of no use where the site itself does not clip by what the server says.
+        """
+        if not self.simulated and self.config.privacy in ("client-fixed", "client-adaptive"):
+            require_clipping(self.config, self.node, norms[0] if len(norms) == 1 else None)
+
+    def train(self, phase: Phase, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+        """Do a phase's visit on this site's data; return what is sent, in personal rounds nothing.
+
+        Raises
+        ------
+        RunError
+            When the method has no such rounds, or what it trained here diverged.
+        """
+        visit = self.experiment.algorithm.visits.get(phase)
+        if visit is None:
+            raise RunError(f'algorithm = "{self.experiment.method.name}" has no {phase} rounds.')
+        self._begin("train", arrays, instruction)
+        return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
+
+    def _train_shared(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+        """Train the shared module; return what of it is sent."""
+        experiment = self.experiment
+        module = self._shared_module(arrays, instruction)
+        data = self._training_data(module, visit, module)
+        metrics = self._visit(module, data, Phase.GLOBAL, instruction)
+        sent, kept = experiment.split(module)
+        if experiment.algorithm.keeps_parts:
+            self._keep(replace(self._state(instruction), kept=kept), instruction)
+        told = self.discloses.training(metrics, is_private=experiment.algorithm.keeps_parts)
+        return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
+
+    def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+        """Train this site's private module beside the frozen global one, and keep it here."""
+        shared = self._shared_module(arrays, instruction)
+        private = self._private_module(shared, instruction)
+        data = self._training_data(private, visit, shared)
+        start = parameters_of(shared)
+        metrics = self._visit(private, data, Phase.PERSONAL, instruction, start)
+        tensors = _numpy(private)
+        squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
+        metrics["private-distance"] = float(np.sqrt(sum(squares)))
+        if not self.simulated and not _is_finite(tensors):
+            # An error would tell the server something of the branch, whose message it was that made it diverge.
+            logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
+            tensors = _numpy(self._private_module(shared, instruction))
+        self._keep(replace(self._state(instruction), branch=tensors), instruction)
+        told = self.discloses.training(metrics, is_private=True)
+        return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
+
+    def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
+        """Score zero-shot, the global and the personalized model on this site's test part."""
+        experiment, algorithm = self.experiment, self.experiment.algorithm
+        self._begin("evaluate", arrays, instruction)
+        if self.discloses.tells_no_scores:
+            return self._reply(self.discloses.scores({}))
+        shared = self._shared_module(arrays, instruction)
+        state = self._state(instruction)
+        # What nobody trained here is no model to score: without it, this site has the global model alone.
+        private = self._private_module(shared, instruction) if state.branch else None
+        models, is_own = Models(shared, private), bool(state.branch if algorithm.has_personal_rounds else state.kept)
+        personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
+        data = experiment.data("test", self._rows("test"), shared.takes_pixels)
+        bias = experiment.bias(self._facts()) if algorithm.bias is not None else None
+        scores = evaluate(data, algorithm.global_model(models), personalized, bias)
+        counts = {"zero-shot": scores.zero_shot, "global": scores.global_model}
+        counts |= {} if scores.personalized is None else {"personalized": scores.personalized}
+        return self._reply(self.discloses.scores(counts))
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _own(self) -> bool:
+        """Whether the data are this site's own, not its part of a data set that all sites hold."""
+        return not self.node.has_part
+
+    def _rows(self, split: str) -> npt.NDArray[np.int64]:
+        partition = self.experiment.partition(self.sites)
+        rows: npt.NDArray[np.int64] = (partition.train if split == "train" else partition.test)[self.index]
+        return rows
+
+    def _facts(self) -> Facts:
+        """Return what the method may know here."""
+        return self.experiment.facts(self.experiment.labels("train", self._rows("train")))
+
+    def _training_data(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
+        """Return this site's images for a module, with the logits that the visit refers to."""
+        data = self.experiment.training_data(self._rows("train"), module.takes_pixels)
+        return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
+
+    def _visit(
+        self,
+        module: PeftModule,
+        data: TrainingData,
+        phase: Phase,
+        instruction: Instruction,
+        anchor: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[str, float]:
+        experiment, rule = self.experiment, self.experiment.algorithm.visits[phase].rule
+        seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
+        order = torch.Generator().manual_seed(seed)  # of the batches
+        return train(module, data, rule, experiment.sgd(phase), order, experiment.options, self._facts(), anchor)
+
+    def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
+        """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
+        return self.experiment.shared_module(arrays, self._state(instruction).kept)
+
+    def _private_module(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
+        """Return the private module that the server's message names: one on disk, or the common initial one."""
+        module = self.experiment.new_module("private")
+        if stored := self._state(instruction).branch:
+            load_parameters(module, to_tensors(stored))
+        elif self.config.private_init == "global":
+            load_parameters(module, parameters_of(shared))
+        return module
+
+    def _state(self, instruction: Instruction) -> PrivateState:
+        """Return what this site keeps; empty before its first visit, or where it is lost and this node goes on so."""
+        if self._stored is None:
+            self._stored = PrivateState()
+            if instruction.private_round:
+                try:
+                    self._stored = PrivateState.of(self._store(instruction).take(instruction.private_round))
+                except UnusableBranchError as error:
+                    if self.node.private_fallback != "fresh":
+                        raise
+                    logger.warning('%s Here, private-fallback = "fresh": this site begins a fresh one.', error)
+                    self._restarted = True
+        return self._stored
+
+    def _keep(self, state: PrivateState, instruction: Instruction) -> None:
+        """Write this site's private state, unless training diverged."""
+        tensors = state.tensors()
+        if not _is_finite(tensors):
+            raise RunError("the private part diverged (NaN or Inf) and was not kept: lower the learning rates.")
+        self._store(instruction).save(tensors, instruction.round, instruction.private_round)
+
+    @property
+    def _has_private_part(self) -> bool:
+        return self.experiment.method.personal_rounds or self.experiment.algorithm.keeps_parts
+
+    def _begin(self, work: Work, arrays: Arrays, instruction: Instruction) -> None:
+        """Refuse what this site does not work for.
+
+        In a simulation that is a second run of the experiment, where there is a private part to protect. A real site
+        also answers each question once, and bounds what it is asked for, whatever the method.
+        """
+        if self.simulated:
+            if self._has_private_part:
+                self._store(instruction).admit(bind=True)
+            return
+        instruction.require_work(self.node.max_rounds)
+        self._require_attempt(instruction)
+        if work == "train":
+            require_few_steps(self.config, self.node, len(self._rows("train")))
+        config = self.config
+        method = f"{config.algorithm}, {config.peft}, {self.experiment.settings['shares']}"
+        self._store(instruction).begin(work, instruction.round, _digest(arrays, instruction, config), method)
+
+    def _require_attempt(self, instruction: Instruction) -> None:
+        if not self.simulated and instruction.attempt > self.node.max_attempts:
+            raise PolicyError(f"attempt {instruction.attempt}: this site allows at most {self.node.max_attempts}.")
+
+    def _store(self, instruction: Instruction) -> PrivateStore:
+        """Open the private store: where the node says, else, in a simulation, where the run says."""
+        of_run = ""
+        if self.simulated and not self.node.state_dir:
+            of_run = self.config.state_dir or _shared(instruction.simulation_dir)
+        root = private_folder(self.node, of_run)
+        key = read_key(Path(self.node.key_file)) if self.node.key_file else None
+        attempt = Attempt(instruction.attempt, instruction.token, instruction.secret)
+        node = self.node
+        bounds = (node.max_experiments, node.max_private_bytes, node.max_evaluations)
+        quota = None if self.simulated else Quota(*bounds)
+        return PrivateStore(root, instruction.experiment_id, self.name, attempt, key, quota)
+
+    def _reply(self, metrics: Mapping[str, Any]) -> Metrics:
+        encoding = self.experiment.feature_seconds - self._features_before
+        reply = {**metrics, **self.discloses.times(time.monotonic() - self._started, encoding)}
+        if self._restarted:
+            reply[RESTARTED] = 1
+        if self.simulated:
+            reply[WORKER] = derive_seed(platform.node(), os.getpid())  # process ids repeat on other machines
+        return reply
+
+
+def is_simulated(node_config: Mapping[str, Any]) -> bool:
+    """Tell whether a node exists inside a simulation on its user's own machine.
+
+    True in one of Ray's processes, or where the node itself says so; never because a server says so.
+    """
+    ray = sys.modules.get("ray")
+    return bool(node_config.get("simulation")) or (ray is not None and ray.is_initialized())
+
+
+def _shared(simulation_dir: str) -> str:
+    """Return the folder of a simulation's private branches, which a server elsewhere may have named in vain."""
+    run = Path(simulation_dir).parent
+    if simulation_dir and not run.is_dir():
+        raise StateError(
+            f"{platform.node()} does not see the run folder {run}: on a Ray cluster choose --out on a disk that all "
+            "machines share, at the same path. Private branches are kept there."
+        )
+    return simulation_dir
+
+
+def _digest(arrays: Arrays, instruction: Instruction, config: RunConfig) -> str:
+    """Return the SHA-256 of all that a message asks of a site."""
+    digest = hashlib.sha256(f"{instruction!r}|{config!r}".encode())
+    for name, value in sorted(arrays.items()):
+        digest.update(f"|{name}|{value.dtype.str}|{value.shape}|".encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def _is_finite(arrays: Arrays) -> bool:
+    return all(np.isfinite(value).all() for value in arrays.values())
+
+
+def _numpy(module: PeftModule) -> Named:
+    return {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
