@@ -122,7 +122,7 @@ def answer(
         pass
     if not arrays.exists():
         experiment = site.Site(settings, node).experiment
-        np.savez(arrays, **experiment.split(experiment.new_shared())[0])  # type: ignore[arg-type]
+        np.savez(arrays, **experiment.kit.split(experiment.kit.new_shared())[0])  # type: ignore[arg-type]
     heavy = ("open_clip", "peft", "datasets", "torchvision", "transformers", "PIL", "matplotlib")
     return {"seconds": clock.seconds, "imported": [name for name in heavy if name in sys.modules]}
 

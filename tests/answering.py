@@ -35,7 +35,7 @@ def answer_all(experiment, settings, node):
         loaded[kind] = [name for name in HEAVY if name in sys.modules]
 
     ask("query.describe", "global", 1)
-    branch = Site(settings, node).experiment.new_shared()
+    branch = Site(settings, node).experiment.kit.new_shared()
     arrays = to_array_record({name: value.numpy() for name, value in parameters_of(branch).items()})
     ask("train", "global", 1, arrays)
     ask("train.personalize", "personal", 2, arrays)

@@ -23,7 +23,10 @@ RULES = {
     "data": (set(), {"datasets", "pyarrow", "PIL", "open_clip", "torchvision"}),
     "strategies": (set(), {"flwr"}),
     "reporting": ({"config"}, {"rich", "matplotlib", "psutil", "filelock", "pydantic"}),
-    "experiment": ({"algorithms", "config", "data", "models", "training"}, {"torch"}),
+    "federation": ({"config", "data"}, set()),
+    "model_kit": ({"algorithms", "config", "federation", "models", "training"}, {"torch"}),
+    "images": ({"data", "federation", "model_kit", "training"}, {"torch"}),
+    "experiment": ({"config", "data", "federation", "images", "model_kit"}, set()),
     "site": (
         {"algorithms", "config", "data", "experiment", "models", "training"},
         {"cryptography", "filelock", "flwr", "torch"},

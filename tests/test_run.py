@@ -280,11 +280,11 @@ def test_the_first_private_branch_is_what_was_asked_for(tmp_path, init):
 
     node = {"partition-id": 0, "num-partitions": 5, "simulation": True}
     one = site.Site(tiny_config(tmp_path, private_init=init, peft="adapter"), node)
-    frozen = one.experiment.new_module("global")
+    frozen = one.experiment.kit.new_module("global")
     shared = {name: value + 1 for name, value in parameters_of(frozen).items()}
     load_parameters(frozen, shared)
     branch = parameters_of(one._private_module(frozen, Instruction("personal", 1, "e")))
-    own = parameters_of(one.experiment.new_module("private"))
+    own = parameters_of(one.experiment.kit.new_module("private"))
     assert any(not np.array_equal(own[name], shared[name]) for name in own)
     for name, value in branch.items():
         assert np.array_equal(value, shared[name] if init == "global" else own[name])
@@ -296,7 +296,7 @@ def test_the_optimisers_are_those_of_the_settings(tmp_path):
     from fedpurel_app.models.peft.registry import FAMILIES
 
     config = load_config(tiny_config(tmp_path, momentum=0.5, weight_decay=0.1, learning_rate=0.7))
-    shared, private = (Experiment(config, tmp_path).sgd(phase) for phase in (Phase.GLOBAL, Phase.PERSONAL))
+    shared, private = (Experiment(config, tmp_path).kit.sgd(phase) for phase in (Phase.GLOBAL, Phase.PERSONAL))
     assert (shared.learning_rate, shared.momentum, shared.weight_decay) == (0.7, 0.5, 0.1)
     family = FAMILIES["text-residual"]
     assert (private.learning_rate, private.momentum, private.weight_decay) == (family.private_learning_rate, 0.0, 0.0)

@@ -348,7 +348,7 @@ def test_the_files_give_the_logits_of_the_global_and_of_the_personalized_model(r
             assert facts["peft"] == family and facts["site"] == (site or None) and facts["round"] == 4
             assert facts["class_names"] == list(model.class_names) and len(weights) == len(facts["class_names"])
         assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
-        zero_shot = model.experiment.host.zero_shot_logits(load_backbone("demo", CPU).encode_pixels(pixels()))
+        zero_shot = model.experiment.kit.host.zero_shot_logits(load_backbone("demo", CPU).encode_pixels(pixels()))
         assert float((found - zero_shot).abs().max()) > 0.01, "nothing was trained"
 
 
@@ -361,7 +361,7 @@ def test_merged_lora_is_loaded_by_name_and_file_and_in_both_towers(run, capsys, 
     weights = str(tmp_path / "out" / "open_clip_model.safetensors")
     clip = open_clip.create_model("demo-with-lora", pretrained=weights).eval()
     model = load_trained(run("lora").path)
-    backbone, prompts = load_backbone("demo", CPU), model.experiment.host.prompts
+    backbone, prompts = load_backbone("demo", CPU), model.experiment.kit.host.prompts
     tokenizer = backbone.tokenizer
     rows = [[tokenizer.start, *ids, tokenizer.end] for ids in tokenizer.encode_all(prompts)]
     tokens = torch.tensor([row + [0] * (24 - len(row)) for row in rows])

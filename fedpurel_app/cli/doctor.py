@@ -19,7 +19,8 @@ from fedpurel_app.core.errors import FedPurelError
 from fedpurel_app.core.files import home
 from fedpurel_app.data.sources.inspection import look_at
 from fedpurel_app.data.sources.source import Split
-from fedpurel_app.experiment import Experiment, SplitName
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.federation import SplitName
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.reporting.console import counting
 from fedpurel_app.reporting.console import size_in_words as _size
@@ -65,8 +66,8 @@ def examine(config: RunConfig) -> Iterator[Finding]:
         (yield from _part("data", _data(experiment), online)),
         (yield from _part("weights", _weights(experiment), online)),
     ]
-    if all(there) and experiment.backbone is not None:
-        yield from map(Finding, _costs(experiment, experiment.backbone))
+    if all(there) and experiment.kit.backbone is not None:
+        yield from map(Finding, _costs(experiment, experiment.kit.backbone))
 
 
 def _part(name: str, lines: Iterator[str], online: bool) -> Generator[Finding, None, bool]:
@@ -84,7 +85,7 @@ def _part(name: str, lines: Iterator[str], online: bool) -> Generator[Finding, N
 
 
 def _data(experiment: Experiment) -> Iterator[str]:
-    source, config = experiment.source, experiment.config
+    source, config = experiment.federation.source, experiment.config
     with counting("Looking at images") as report:
         look_at(source, report)
     if config.dataset == "sites":
@@ -93,17 +94,17 @@ def _data(experiment: Experiment) -> Iterator[str]:
         sizes = f"{len(source.train.labels):,} training and {len(source.test.labels):,} test images"
         yield f"{source.name}: {sizes}, {len(source.class_names)} classes"
     yield from source.notes
-    if short := experiment.short_classes:
+    if short := experiment.federation.short_classes:
         yield f"{short} classes have fewer images than the long-tail profile asks for, and give all"
 
 
 def _weights(experiment: Experiment) -> Iterator[str]:
-    backbone = experiment.backbone
+    backbone = experiment.kit.backbone
     if backbone is None:
         yield "none needed: features are precomputed"
         return
     backbone.check()
-    if experiment.family.needs == "image tower":
+    if experiment.kit.family.needs == "image tower":
         _ = backbone.image
     path = backbone.checkpoint.path
     yield f"{path} ({_size(path.stat().st_size)})"
@@ -116,8 +117,8 @@ def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
         what = f"{config.views} random views of every image" if config.augment == "views" else "a fresh crop every time"
         yield f"  augment   {what}: what is said of train below is for augment = none"
     parts: tuple[tuple[SplitName, Split], ...] = (
-        ("train", experiment.source.train),
-        ("test", experiment.source.test),
+        ("train", experiment.federation.source.train),
+        ("test", experiment.federation.source.test),
     )
     for name, split in parts:
         if not len(split.labels):  # it is at the sites
@@ -125,7 +126,7 @@ def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
         kinds: tuple[Kind, ...] = ("features", "pixels") if takes_pixels else ("features",)
         for kind in kinds:
             wide = int(backbone.checkpoint.architecture["embed_dim"])
-            rows = experiment.used(name)
+            rows = experiment.federation.used(name)
             size = len(rows) * (4 * wide if kind == "features" else 3 * backbone.image_size**2)
             lacking = count_missing(kind, split, backbone, home() / "cache", rows=rows)
             state = f"to be made of {lacking:,} images, once" if lacking else "there"
@@ -173,7 +174,7 @@ def _memory(experiment: Experiment, backbone: Backbone) -> tuple[float, float]:
     weights = activations = 0.0
     if "text" in _towers(experiment):
         weights += _weight_bytes(backbone.checkpoint.path, "visual.", inside=False)
-        activations += _activations(len(experiment.source.class_names) * _TOKENS_OF_A_NAME, text)
+        activations += _activations(len(experiment.federation.source.class_names) * _TOKENS_OF_A_NAME, text)
     if "vision" in _towers(experiment):
         patch = vision["patch_size"]
         tokens = 1 + (backbone.image_size // patch) ** 2
@@ -183,7 +184,7 @@ def _memory(experiment: Experiment, backbone: Backbone) -> tuple[float, float]:
 
 
 def _towers(experiment: Experiment) -> set[str]:
-    return {str(tower) for tower in experiment.family.towers(experiment.settings)}
+    return {str(tower) for tower in experiment.kit.family.towers(experiment.kit.settings)}
 
 
 def _activations(tokens: int, tower: dict[str, int]) -> float:

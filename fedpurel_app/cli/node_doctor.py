@@ -84,7 +84,7 @@ def _data(node: NodeConfig, config: RunConfig | None) -> Iterator[Finding]:
         if config is not None:
             own = with_own_paths(config, node, simulated=False)
             experiment = Experiment(own, cache_folder(node, simulated=False), own=not node.has_part)
-            source, classes = experiment.source, experiment.source.class_names
+            source, classes = experiment.federation.source, experiment.federation.source.class_names
         elif node.has_part:
             yield Finding("  data      a part of the run's data set: name the run's settings with --preset and --set")
             return

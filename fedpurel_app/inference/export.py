@@ -72,7 +72,7 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
 
 def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
     """Return name and content of a branch's files."""
-    host, config = model.experiment.host, model.experiment.config
+    host, config = model.experiment.kit.host, model.experiment.config
     with torch.no_grad():
         text = branch.class_features().cpu().contiguous()
     classifier = {
@@ -100,7 +100,7 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         "site": model.site or None,
         "algorithm": config.algorithm,
         "peft": config.peft,
-        "options": {name: settings[name] for name in model.experiment.family.keys},
+        "options": {name: settings[name] for name in model.experiment.kit.family.keys},
         "backbone": None if host.backbone is None else config.backbone,
         "class_names": list(host.class_names),
         "logit_scale": host.logit_scale,

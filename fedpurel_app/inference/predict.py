@@ -54,11 +54,12 @@ def predict(model: TrainedModel, paths: Sequence[Path], top: int = 5) -> list[Pr
     DataError
         When a file cannot be read as an image, or the run was made with precomputed features.
     """
-    backbone = model.experiment.backbone
+    backbone = model.experiment.kit.backbone
     if backbone is None:
+        name = model.experiment.federation.source.name
         raise DataError(
-            f"the run was made with precomputed features ({model.experiment.source.name}), which name no image tower: "
-            "encode the images as the features were, and multiply with the weights of fedpurel export."
+            f"the run was made with precomputed features ({name}), which name no image tower: encode the images as the "
+            "features were, and multiply with the weights of fedpurel export."
         )
     takes_pixels = next(iter(model.branches.values())).takes_pixels  # all of one family
     found: list[Prediction] = []

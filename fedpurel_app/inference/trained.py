@@ -60,7 +60,7 @@ class TrainedModel:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, length C."""
-        return self.experiment.host.class_names
+        return self.experiment.kit.host.class_names
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
@@ -122,15 +122,15 @@ def load_trained(
     if kept_source is None:  # a run of before classes were kept: its data set is asked
         _refuse_other_classes(folder, experiment)
     try:
-        shared = experiment.shared_module(arrays, stored.kept)
+        shared = experiment.kit.shared_module(arrays, stored.kept)
         private = None
         if stored.branch:
-            private = experiment.new_module("private")
+            private = experiment.kit.new_module("private")
             load_parameters(private, to_tensors(stored.branch))
     except ValueError as error:
         raise StateError(f"{run}: what was trained does not fit the run's own settings ({error}).") from error
-    algorithm, models = experiment.algorithm, Models(shared, private)
-    if not site and not algorithm.is_known(shared, experiment.options):
+    algorithm, models = experiment.kit.algorithm, Models(shared, private)
+    if not site and not algorithm.is_known(shared, experiment.kit.options):
         raise StateError(
             f"{run}: every site keeps a part of the global model to itself, and no place has the whole of it. Use a "
             f"site's model: --site NAME, of {_listed(state['private_rounds'])}."
@@ -144,10 +144,10 @@ def load_trained(
 
 def _bias(folder: RunFolder, experiment: Experiment) -> Tensor | None:
     """Return what the method adds to logits, by the counts of classes that the run wrote down."""
-    if experiment.algorithm.bias is None:
+    if experiment.kit.algorithm.bias is None:
         return None
-    counts = torch.tensor(folder.read_json("partition.json")["train_counts"], device=experiment.device)
-    return experiment.bias(Facts(prior=counts))
+    counts = torch.tensor(folder.read_json("partition.json")["train_counts"], device=experiment.kit.device)
+    return experiment.kit.bias(Facts(prior=counts))
 
 
 def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
@@ -173,7 +173,7 @@ def _private_state(
 ) -> PrivateState:
     """Read the private state that the checkpoint knows of; errors speak of the command line, not of a node."""
     known, trained = state["roster"], state["private_rounds"]
-    keeps_parts = experiment.algorithm.keeps_parts
+    keeps_parts = experiment.kit.algorithm.keeps_parts
     if site not in known:
         raise StateError(f'the run has no site "{site}"; its sites: {_listed(known)}.')
     if site not in trained:
@@ -209,9 +209,8 @@ def _listed(names: Iterable[str]) -> str:
 def _refuse_other_classes(folder: RunFolder, experiment: Experiment) -> None:
     """Refuse a data set that has changed since: a prediction would bear the wrong name."""
     then = [row["name"] for row in folder.read_csv("classes.csv")]
-    now = list(experiment.source.class_names)
+    now = list(experiment.federation.source.class_names)
     if then and then != now:
         odd = sorted(set(then) ^ set(now))[:3] or "their order"
-        raise StateError(
-            f"{experiment.source.name} now has other classes than in the run ({odd}): bring the old data back."
-        )
+        name = experiment.federation.source.name
+        raise StateError(f"{name} now has other classes than in the run ({odd}): bring the old data back.")

@@ -81,7 +81,7 @@ class Server:
         """
         self._recorder: Recorder | None = None
         try:
-            meet(self.experiment.source)
+            meet(self.experiment.federation.source)
             strategy = self._strategy()
             self._recorder = self._open_recorder()
             self._begin(strategy, grid)
@@ -128,10 +128,10 @@ class Server:
             full_first_round=config.full_first_round,
             min_replies=config.min_replies,
             max_failed_rounds=config.max_failed_rounds,
-            keeps_parts=self.experiment.algorithm.keeps_parts,
+            keeps_parts=self.experiment.kit.algorithm.keeps_parts,
             evaluate_every=config.evaluate_every,
             num_sites=config.num_sites,
-            num_classes=len(self.experiment.source.class_names),
+            num_classes=len(self.experiment.federation.source.class_names),
             experiment_id=config.experiment_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
             simulation_dir=str(self.folder.path / "private"),
         )
@@ -143,7 +143,8 @@ class Server:
 
     def _open_recorder(self) -> Recorder:
         settings = self.config.model_dump(by_alias=True)
-        data = f"{self.experiment.source.train.fingerprint}+{self.experiment.source.test.fingerprint}"
+        source = self.experiment.federation.source
+        data = f"{source.train.fingerprint}+{source.test.fingerprint}"
         if self._resumed:
             if self.folder.read_json("config.json")["data"] != data:
                 raise StateError(
@@ -154,7 +155,7 @@ class Server:
         else:
             self.folder.write_json("config.json", {"config": settings, "data": data, **provenance()})
         if not (self.folder.path / CLASSES).exists():
-            keep_classes(self.folder, self.experiment.source)
+            keep_classes(self.folder, self.experiment.federation.source)
         trackers = open_trackers(self.config.tracker, self.folder.path, settings)
         earlier = float(self._state["seconds"] or 0.0) if self._resumed else 0.0
         return Recorder(self.folder, trackers, self._process_started, earlier)
@@ -167,7 +168,7 @@ class Server:
             # have spent of the privacy is on disk before it is spent again.
             self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
         else:
-            self._arrays, _ = self.experiment.split(self.experiment.new_shared())
+            self._arrays, _ = self.experiment.kit.split(self.experiment.kit.new_shared())
         try:
             strategy.connect(grid)
         except RunError as error:
@@ -182,16 +183,16 @@ class Server:
         cohort = len(strategy.roster.draw(config.seed, 1, config.fraction_train))
         size = sum(value.nbytes for value in self._arrays.values())
         data = data_in_words(config.model_dump(by_alias=True))
-        logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.method.title,
+        logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.kit.method.title,
                    config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
         logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
         if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
             logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
                        config.dataset)  # fmt: skip
-        if short := self.experiment.short_classes:
+        if short := self.experiment.federation.short_classes:
             logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
         logger.log(INFO, "run folder: %s", self.folder.path)
-        if sum((counts := self.experiment.to_encode()).values()):
+        if sum((counts := self.experiment.images.to_encode()).values()):
             parts = " and ".join(f"{count} {name}" for name, count in counts.items())
             logger.log(INFO, "%s images will be encoded, once: later runs find them", parts)
         if self._resumed:
@@ -221,12 +222,12 @@ class Server:
         parts = {one.partitions for one in strategy.roster.descriptions.values() if one is not None}
         if len(parts) != 1 or not (count := parts.pop()):
             return
-        split = self.experiment.partition(count)
+        split = self.experiment.federation.partition(count)
         self.folder.write_json(
             "partition.json",
             {
                 "sha256": split.sha256,
-                "train_counts": self.experiment.train_counts.tolist(),
+                "train_counts": self.experiment.federation.train_counts.tolist(),
                 "train": [rows.tolist() for rows in split.train],
                 "test": [rows.tolist() for rows in split.test],
             },
@@ -275,7 +276,7 @@ class Server:
 
     def _finish(self, outcome: str, error: str | None) -> None:
         settings = self.config.model_dump(by_alias=True)
-        has_private_part = self.experiment.method.personalizes
+        has_private_part = self.experiment.kit.method.personalizes
         recorder = self._recorder
         seconds = recorder.seconds if recorder else 0.0
         rounds, spent = self.folder.rounds(), self.folder.spent()

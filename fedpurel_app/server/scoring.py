@@ -47,15 +47,18 @@ class Scoring:
         """
         before, experiment = self._scored, self._experiment
         unchanged = before is not None and all(np.array_equal(value, before[name]) for name, value in arrays.items())
-        rows = np.arange(len(experiment.source.test.labels))
+        rows = np.arange(len(experiment.federation.source.test.labels))
         if unchanged or not len(rows):
             return {"server": 0.0, "server_features": 0.0}
-        started, encoding = time.monotonic(), experiment.feature_seconds
-        module = experiment.shared_module(arrays)
-        data, bias = experiment.data("test", rows, module.takes_pixels), experiment.bias(experiment.facts())
-        self._here = evaluate(data, experiment.algorithm.global_model(Models(module)), bias=bias)
-        self._scored, self._is_known = arrays, experiment.algorithm.is_known(module, experiment.options)
-        features = experiment.feature_seconds - encoding
+        started, encoding = time.monotonic(), experiment.images.seconds
+        module = experiment.kit.shared_module(arrays)
+        data, bias = (
+            experiment.images.data("test", rows, module.takes_pixels),
+            experiment.kit.bias(experiment.kit.facts()),
+        )
+        self._here = evaluate(data, experiment.kit.algorithm.global_model(Models(module)), bias=bias)
+        self._scored, self._is_known = arrays, experiment.kit.algorithm.is_known(module, experiment.kit.options)
+        features = experiment.images.seconds - encoding
         return {"server": time.monotonic() - started - features, "server_features": features}
 
     @property
@@ -76,13 +79,15 @@ class Scoring:
 
     def pooled(self, scores: Mapping[str, SiteScores]) -> dict[str, Any]:
         """Pool the scores of the sites on their own test parts."""
-        config, classes = self._experiment.config, len(self._experiment.source.class_names)
+        config, classes = self._experiment.config, len(self._experiment.federation.source.class_names)
         return pool_sites(scores, self._groups, config.balancedness_power, config.balancedness_sigma, classes)
 
     def class_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
         """Make the table of classes."""
         here = (self._here.zero_shot if self._here else None, self._global_counts)
-        return class_rows(self._experiment.source.class_names, self._train_counts, self._groups, here, scores)
+        return class_rows(
+            self._experiment.federation.source.class_names, self._train_counts, self._groups, here, scores
+        )
 
     @property
     def _global_counts(self) -> ClassCounts | None:
@@ -97,12 +102,12 @@ class Scoring:
     def _train_counts(self) -> npt.NDArray[np.int64] | None:
         """Training images of every class, at the sites that tell; None where most do not."""
         if self._experiment.config.dataset != "sites":
-            return self._experiment.train_counts
-        told, classes = self._told(), len(self._experiment.source.class_names)
+            return self._experiment.federation.train_counts
+        told, classes = self._told(), len(self._experiment.federation.source.class_names)
         known = [counts for counts in told if len(counts) == classes]
         return np.array(known, np.int64).sum(0) if known and 2 * len(known) >= len(told) else None
 
     @property
     def _groups(self) -> dict[str, npt.NDArray[np.int64]] | None:
         counts = self._train_counts
-        return None if counts is None else self._experiment.group(counts)
+        return None if counts is None else self._experiment.federation.group(counts)

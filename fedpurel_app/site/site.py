@@ -97,8 +97,9 @@ class Site:
         self.name = self.node.site or f"site-{self.index:0{len(str(self.sites - 1))}d}"
         cache = cache_folder(self.node, self.simulated)
         facts.keep_in(cache)
-        self.experiment = _experiment(self.config, cache, self._own, self.simulated)
-        self._features_before = self.experiment.feature_seconds
+        self.experiment = one = _experiment(self.config, cache, self._own, self.simulated)
+        self.federation, self.kit, self.images = one.federation, one.kit, one.images
+        self._features_before = self.images.seconds
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -110,11 +111,11 @@ class Site:
             self._store(instruction).admit(bind=instruction.attempt > 1)
         spare = self.index >= self.sites
         if not self.simulated:  # a simulation's server meets the same data
-            meet(self.experiment.source)
+            meet(self.federation.source)
         count, test = (0, 0) if spare else (len(self._rows("train")), len(self._rows("test")))
-        counts = self.experiment.train_counts.tolist() if self._own and self.discloses.by_class else []
+        counts = self.federation.train_counts.tolist() if self._own and self.discloses.by_class else []
         told = 0 if self.discloses.tells_no_scores else test
-        return Description(self.name, count, 0 if self._own else self.sites, self.experiment.device.type, counts, told)
+        return Description(self.name, count, 0 if self._own else self.sites, self.kit.device.type, counts, told)
 
     def require_clipping(self, norms: Sequence[object]) -> None:
         """Raise PolicyError unless a message names the one norm that this run may ask a site to clip to.
@@ -135,22 +136,21 @@ class Site:
         RunError
             When the method has no such rounds, or what it trained here diverged.
         """
-        visit = self.experiment.algorithm.visits.get(phase)
+        visit = self.kit.algorithm.visits.get(phase)
         if visit is None:
-            raise RunError(f'algorithm = "{self.experiment.method.name}" has no {phase} rounds.')
+            raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
         self._begin("train", arrays, instruction)
         return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
 
     def _train_shared(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared module; return what of it is sent."""
-        experiment = self.experiment
         module = self._shared_module(arrays, instruction)
         data = self._training_data(module, visit, module)
         metrics = self._visit(module, data, Phase.GLOBAL, instruction)
-        sent, kept = experiment.split(module)
-        if experiment.algorithm.keeps_parts:
+        sent, kept = self.kit.split(module)
+        if self.kit.algorithm.keeps_parts:
             self._keep(replace(self._state(instruction), kept=kept), instruction)
-        told = self.discloses.training(metrics, is_private=experiment.algorithm.keeps_parts)
+        told = self.discloses.training(metrics, is_private=self.kit.algorithm.keeps_parts)
         return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
@@ -173,7 +173,7 @@ class Site:
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
-        experiment, algorithm = self.experiment, self.experiment.algorithm
+        algorithm = self.kit.algorithm
         self._begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores({}))
@@ -183,8 +183,8 @@ class Site:
         private = self._private_module(shared, instruction) if state.branch else None
         models, is_own = Models(shared, private), bool(state.branch if algorithm.has_personal_rounds else state.kept)
         personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
-        data = experiment.data("test", self._rows("test"), shared.takes_pixels)
-        bias = experiment.bias(self._facts()) if algorithm.bias is not None else None
+        data = self.images.data("test", self._rows("test"), shared.takes_pixels)
+        bias = self.kit.bias(self._facts()) if algorithm.bias is not None else None
         scores = evaluate(data, algorithm.global_model(models), personalized, bias)
         counts = {"zero-shot": scores.zero_shot, "global": scores.global_model}
         counts |= {} if scores.personalized is None else {"personalized": scores.personalized}
@@ -198,17 +198,17 @@ class Site:
         return not self.node.has_part
 
     def _rows(self, split: str) -> npt.NDArray[np.int64]:
-        partition = self.experiment.partition(self.sites)
+        partition = self.federation.partition(self.sites)
         rows: npt.NDArray[np.int64] = (partition.train if split == "train" else partition.test)[self.index]
         return rows
 
     def _facts(self) -> Facts:
         """Return what the method may know here."""
-        return self.experiment.facts(self.experiment.labels("train", self._rows("train")))
+        return self.kit.facts(self.images.labels("train", self._rows("train")))
 
     def _training_data(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
         """Return this site's images for a module, with the logits that the visit refers to."""
-        data = self.experiment.training_data(self._rows("train"), module.takes_pixels)
+        data = self.images.training_data(self._rows("train"), module.takes_pixels)
         return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
 
     def _visit(
@@ -219,18 +219,18 @@ class Site:
         instruction: Instruction,
         anchor: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, float]:
-        experiment, rule = self.experiment, self.experiment.algorithm.visits[phase].rule
+        rule = self.kit.algorithm.visits[phase].rule
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches
-        return train(module, data, rule, experiment.sgd(phase), order, experiment.options, self._facts(), anchor)
+        return train(module, data, rule, self.kit.sgd(phase), order, self.kit.options, self._facts(), anchor)
 
     def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
-        return self.experiment.shared_module(arrays, self._state(instruction).kept)
+        return self.kit.shared_module(arrays, self._state(instruction).kept)
 
     def _private_module(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
         """Return the private module that the server's message names: one on disk, or the common initial one."""
-        module = self.experiment.new_module("private")
+        module = self.kit.new_module("private")
         if stored := self._state(instruction).branch:
             load_parameters(module, to_tensors(stored))
         elif self.config.private_init == "global":
@@ -260,7 +260,7 @@ class Site:
 
     @property
     def _has_private_part(self) -> bool:
-        return self.experiment.method.personal_rounds or self.experiment.algorithm.keeps_parts
+        return self.kit.method.personal_rounds or self.kit.algorithm.keeps_parts
 
     def _begin(self, work: Work, arrays: Arrays, instruction: Instruction) -> None:
         """Refuse what this site does not work for.
@@ -277,7 +277,7 @@ class Site:
         if work == "train":
             require_few_steps(self.config, self.node, len(self._rows("train")))
         config = self.config
-        method = f"{config.algorithm}, {config.peft}, {self.experiment.settings['shares']}"
+        method = f"{config.algorithm}, {config.peft}, {self.kit.settings['shares']}"
         self._store(instruction).begin(work, instruction.round, _digest(arrays, instruction, config), method)
 
     def _require_attempt(self, instruction: Instruction) -> None:
@@ -298,7 +298,7 @@ class Site:
         return PrivateStore(root, instruction.experiment_id, self.name, attempt, key, quota)
 
     def _reply(self, metrics: Mapping[str, Any]) -> Metrics:
-        encoding = self.experiment.feature_seconds - self._features_before
+        encoding = self.images.seconds - self._features_before
         reply = {**metrics, **self.discloses.times(time.monotonic() - self._started, encoding)}
         if self._restarted:
             reply[RESTARTED] = 1

@@ -213,7 +213,7 @@ def test_features_are_those_of_the_whole_split_whoever_asked_first(tmp_path, cou
 
 def test_the_real_towers_give_the_bits_of_the_whole_split(tmp_path):
     experiment = Experiment(load_config({"dataset": "shapes"}), tmp_path)
-    backbone, source = experiment.backbone, experiment.source.test
+    backbone, source = experiment.kit.backbone, experiment.federation.source.test
 
     class Part:
         labels, fingerprint = source.labels[:300], "part"

@@ -1,0 +1,128 @@
+"""Whose data: the data set, its long tail, the groups of its classes, and how it is dealt out to sites."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpurel_app.config import RunConfig
+from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.core.metrics import group_by_counts, group_by_terciles
+from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.data.dealing import longtail, partition
+from fedpurel_app.data.sources.catalog import DATASETS
+from fedpurel_app.data.sources.own import load_own
+from fedpurel_app.data.sources.source import FeatureSplit, Source, Split
+from fedpurel_app.models.peft.registry import FAMILIES
+
+Ints = npt.NDArray[np.int64]
+SplitName = Literal["train", "test"]
+
+
+class Federation:
+    """The data that settings determine, made when first asked for; a function of the settings alone.
+
+    Parameters
+    ----------
+    config : RunConfig
+    own : bool
+        ``dataset-path`` is a site's own data, and not a data set that is dealt out.
+    source : Source, optional
+        Takes the place of the data set that the settings name, as where only its classes are at hand.
+    """
+
+    def __init__(self, config: RunConfig, own: bool = False, source: Source | None = None) -> None:
+        self.config, self._given = config, source
+        self.own = own or config.dataset == "sites"
+
+    @cached_property
+    def source(self) -> Source:
+        """The data set."""
+        source = self._given or self._load()
+        if self.config.partition == "pachinko" and source.superclass is None:
+            raise ConfigError(f'partition = "pachinko" needs superclasses; {source.name} has none: use "dirichlet".')
+        return source
+
+    def _load(self) -> Source:
+        config, family = self.config, FAMILIES[self.config.peft]
+        if config.dataset != "sites":
+            source = DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+            if config.class_names and config.class_names != source.class_names:
+                raise DataError(
+                    f"{config.dataset_path} has other classes than the run, or another order of them: in the run "
+                    f"{', '.join(config.class_names[:10])}..., here {', '.join(source.class_names[:10])}..."
+                )
+            return source
+        source = load_own(config.dataset_path, config.class_names, derive_seed(config.seed, "hold out"))
+        if family.needs == "image tower" and len(source.train.labels) and isinstance(source.train, FeatureSplit):
+            raise DataError(f'peft = "{family.name}" works inside the image tower: bring images, not features.')
+        return source
+
+    def split(self, name: SplitName) -> Split:
+        """Return the training or the test split of the data set."""
+        return self.source.train if name == "train" else self.source.test
+
+    def used(self, name: SplitName) -> Ints:
+        """Rows of a split that the federation uses."""
+        return self.train_rows if name == "train" else np.arange(len(self.source.test.labels))
+
+    @cached_property
+    def train_rows(self) -> Ints:
+        """Rows of the training split that the long-tailed federation has in all."""
+        return longtail.select(self.source.train.labels, self.train_counts, self._generator("long tail"))
+
+    @cached_property
+    def train_counts(self) -> Ints:
+        """Number of training images of each class, shape (C,): of all sites, or of the one that has data of its own."""
+        return self._available if self.own else longtail.profile(self._available, *self._tail)
+
+    @cached_property
+    def _available(self) -> Ints:
+        """Number of training images there are of each class, shape (C,)."""
+        return np.bincount(self.source.train.labels, minlength=len(self.source.class_names))
+
+    @property
+    def _tail(self) -> tuple[float, int, Ints, bool]:
+        """Arguments of the long-tail profile."""
+        config = self.config
+        return config.imbalance_factor, config.max_per_class, self._rank, config.keep_empty_classes
+
+    @cached_property
+    def _rank(self) -> Ints:
+        """Rank of each class, 0 = head."""
+        classes = len(self.source.class_names)
+        shuffled = self.config.class_order == "shuffled"
+        return self._generator("class order").permutation(classes) if shuffled else np.arange(classes)
+
+    @cached_property
+    def short_classes(self) -> int:
+        """Number of classes with fewer images than the long-tail profile asks for; they give all they have."""
+        return 0 if self.own else int((self._available < longtail.quota(self._available, *self._tail)).sum())
+
+    def group(self, counts: Ints) -> dict[str, Ints]:
+        """Classes of "many", "medium" and "few" by their numbers of training images."""
+        how = self.config.group_by
+        if how == "auto":
+            how = "counts" if self.own else DATASETS[self.config.dataset].group_by
+        return (group_by_counts if how == "counts" else group_by_terciles)(counts)
+
+    @lru_cache(maxsize=2)  # noqa: B019  # one federation lives as long as its process
+    def partition(self, sites: int) -> partition.Partition:
+        """Deal the data out to a number of sites."""
+        labels = self.source.train.labels
+        train = (self.train_rows, labels[self.train_rows])
+        test = (np.arange(len(self.source.test.labels)), self.source.test.labels)
+        if self.own:
+            return partition.Partition((self.train_rows,), (test[0],))
+        rng, alpha = self._generator("partition"), self.config.alpha
+        if self.config.partition == "iid":
+            return partition.iid(train, test, sites, rng)
+        if self.config.partition == "pachinko" and self.source.superclass is not None:
+            return partition.pachinko(train, test, sites, alpha, self.source.superclass, rng)
+        return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")
+
+    def _generator(self, purpose: str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.config.seed, purpose))

@@ -1,0 +1,160 @@
+"""Which models: the frozen CLIP, the modules on it, what of them is sent, and how they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedpurel_app.algorithms.base import Algorithm, Facts
+from fedpurel_app.algorithms.fedsa_lora import SHARES
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config import RunConfig
+from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.federation import Federation
+from fedpurel_app.models.backbone import Backbone, load_backbone
+from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.registry import FAMILIES
+from fedpurel_app.training.feature_store import text_features
+from fedpurel_app.training.local import SgdSettings
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Named = dict[str, npt.NDArray[np.float32]]
+
+
+class ModelKit:
+    """The models that settings determine, made when first asked for; all processes make the same ones.
+
+    Parameters
+    ----------
+    config : RunConfig
+    federation : Federation
+        Whose classes they tell apart.
+    cache : Path
+        Folder of text features.
+    """
+
+    def __init__(self, config: RunConfig, federation: Federation, cache: Path) -> None:
+        self.config, self._federation, self._cache = config, federation, cache
+        self.settings = config.model_dump(by_alias=True)
+        self.method, self.family = METHODS[config.algorithm], FAMILIES[config.peft]
+        self.options = self.method.chosen(self.settings)
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The method, with the sharing that the settings name."""
+        return SHARES[self.settings["shares"]](self.method.load())
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the models run."""
+        wanted = self.config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                'device = "cuda", but this process sees no GPU. In a simulation give the sites one: '
+                '--federation-config \'client-resources-num-gpus=0.25\'; otherwise use device = "auto" or "cpu".'
+            )
+        return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def backbone(self) -> Backbone | None:
+        """The frozen CLIP; None for precomputed features."""
+        config = self.config
+        if config.dataset == "features":  # its source has a classifier; known without loading it
+            return None
+        statistics = config.image_statistics
+        return load_backbone(config.backbone, self.device, config.pretrained, config.precision, statistics)
+
+    @property
+    def images_backbone(self) -> Backbone:
+        """The frozen CLIP of images; raises DataError for precomputed features."""
+        if self.backbone is None:
+            raise DataError(f"{self._federation.source.name} holds no images")
+        return self.backbone
+
+    @cached_property
+    def host(self) -> Host:
+        """What modules are attached to."""
+        source = self._federation.source
+        names, classifier = source.class_names, source.classifier
+        if classifier is not None:
+            text = torch.nn.functional.normalize(torch.from_numpy(classifier.text_features), dim=-1)
+            return Host(text.to(self.device), classifier.logit_scale, names, None)
+        backbone = self.images_backbone
+        template = source.template if self.config.template == "auto" else self.config.template
+        prompts = tuple(template.replace("{}", name.replace("_", " ")) for name in names)
+        text = text_features(prompts, backbone, self._cache).to(self.device)
+        return Host(text, backbone.logit_scale, names, backbone, prompts)
+
+    # --- modules ----------------------------------------------------------------------------------------------------
+
+    def new_module(self, role: Role) -> PeftModule:
+        """Make a freshly initialised module of the family; all processes make the same one."""
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
+        return self.family.build(self.host, role, self.settings, generator)
+
+    def new_shared(self) -> PeftModule:
+        """Make the module of global rounds, freshly initialised."""
+        return self.algorithm.compose(self.new_module, self.options)
+
+    def shared_module(self, arrays: Arrays, kept: Arrays | None = None) -> PeftModule:
+        """Make the module of global rounds of given parameters.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            Those that are sent, all of them.
+        kept : mapping of str to ndarray, optional
+            Of the others, what a site has kept; what is missing is as it was at first.
+
+        Raises
+        ------
+        ValueError
+            When they do not fit the module.
+        """
+        module = self.new_shared()
+        sent = self.algorithm.sent(module, self.options)
+        own = {name: value for name, value in parameters_of(module).items() if name not in sent}
+        # What a site kept fills the gaps of what is not sent, and no other: else a message that lacks a parameter that
+        # is sent would be answered with the site's own.
+        own |= {name: value for name, value in to_tensors(kept or {}).items() if name in own}
+        load_parameters(module, own | to_tensors(arrays))
+        return module
+
+    def split(self, module: PeftModule) -> tuple[Named, Named]:
+        """Return the arrays of a shared module that are sent, and those that its site keeps."""
+        sent = self.algorithm.sent(module, self.options)
+        arrays = {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
+        return (
+            {name: value for name, value in arrays.items() if name in sent},
+            {name: value for name, value in arrays.items() if name not in sent},
+        )
+
+    def facts(self, labels: torch.Tensor | None = None) -> Facts:
+        """Return what the method may know: with a site's labels, shape (N,), its own counts, too."""
+        classes = len(self._federation.source.class_names)
+        counts = None if labels is None else torch.bincount(labels, minlength=classes)
+        prior = None if self._federation.own else torch.from_numpy(self._federation.train_counts).to(self.device)
+        return Facts(counts, prior, self.host.zero_shot_text)
+
+    def bias(self, facts: Facts) -> torch.Tensor | None:
+        """Return what the method adds to logits in predictions, shape (C,); None where it adds nothing."""
+        return None if self.algorithm.bias is None else self.algorithm.bias(facts, self.options)
+
+    def sgd(self, phase: Phase) -> SgdSettings:
+        """Return the optimiser's settings, with "auto" resolved."""
+        config, family = self.config, self.family
+        if phase is Phase.PERSONAL:  # plain SGD, as the reference does
+            rate = (
+                family.private_learning_rate if config.private_learning_rate == "auto" else config.private_learning_rate
+            )
+            return SgdSettings(rate, 0.0, 0.0, config.batch_size, config.local_epochs)
+        rate = family.learning_rate if config.learning_rate == "auto" else config.learning_rate
+        return SgdSettings(rate, config.momentum, config.weight_decay, config.batch_size, config.local_epochs)
