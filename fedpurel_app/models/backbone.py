@@ -135,9 +135,15 @@ class Backbone:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn uint8 pixels, shape (B, 3, H, W), into what the tower takes, on its device."""
+        mean, std = self._statistics
+        return (pixels.to(self.device).float() / 255 - mean) / std
+
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation by channel, each of shape (3, 1, 1): on the device once, not once a batch."""
         kept = self.checkpoint.preprocessing
         mean, std = (torch.tensor(kept[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
-        return (pixels.to(self.device).float() / 255 - mean) / std
+        return mean, std
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image]) -> Tensor:

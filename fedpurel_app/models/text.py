@@ -7,6 +7,7 @@ computed for the end-of-text tokens alone. All three are exact.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -45,11 +46,12 @@ class Layout:
     def of(cls, lengths: Sequence[int], device: torch.device | None = None) -> Layout:
         """Lay out prompts of these lengths, one for each class."""
         order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-        sizes = torch.tensor([lengths[index] for index in order])
-        groups = tuple((int((sizes == length).sum()), length) for length in sorted(set(lengths)))
-        positions = torch.cat([torch.arange(length) for length in sizes.tolist()])
-        ranks = torch.tensor(order).argsort()
-        return cls(tuple(order), groups, positions.to(device), (sizes.cumsum(0) - 1).to(device), ranks.to(device))
+        sizes = [lengths[index] for index in order]
+        groups = tuple((sizes.count(length), length) for length in sorted(set(sizes)))
+        positions = [position for length in sizes for position in range(length)]
+        ends = [end - 1 for end in itertools.accumulate(sizes)]
+        ranks = sorted(range(len(order)), key=order.__getitem__)
+        return cls(tuple(order), groups, *(torch.tensor(rows, device=device) for rows in (positions, ends, ranks)))
 
     @property
     def longest(self) -> int:

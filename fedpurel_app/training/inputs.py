@@ -52,6 +52,11 @@ class TrainingData(Protocol):
         """Classes, shape (N,), on the device where training runs."""
         ...
 
+    @property
+    def index_device(self) -> torch.device:
+        """Where row numbers are wanted: beside features, or on the CPU that reads images from disk."""
+        ...
+
     def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return inputs and reference logits, shape (B, C), of some rows."""
         ...
@@ -78,6 +83,11 @@ class LocalData:
     labels: Tensor
     reference_logits: Tensor
 
+    @property
+    def index_device(self) -> torch.device:
+        """The inputs' own device; the CPU where they are on disk, or every batch would wait for the GPU."""
+        return self.inputs.device if isinstance(self.inputs, Tensor) else torch.device("cpu")
+
     def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return inputs and reference logits of some rows; nothing is drawn."""
         return self.inputs[rows], self.reference_logits[rows]
@@ -103,6 +113,11 @@ class ManyViews:
     def labels(self) -> Tensor:
         """Classes, shape (N,)."""
         return self.views[0].labels
+
+    @property
+    def index_device(self) -> torch.device:
+        """That of the views."""
+        return self.views[0].index_device
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw a view, and give its inputs and reference logits."""
@@ -141,6 +156,11 @@ class FreshCrops:
     takes_pixels: bool
     zero_shot: Logits
     reference: Logits | None = None
+
+    @property
+    def index_device(self) -> torch.device:
+        """The CPU, which loads the images."""
+        return torch.device("cpu")
 
     @torch.no_grad()
     def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -71,20 +71,36 @@ def train(
         Means over the steps (``loss`` and what the rule reports), ``steps``, and ``drift``: the Euclidean distance
         between the parameters before and after.
     """
+    totals, steps = take_steps(module, data, rule, settings, generator, options, facts or Facts(), anchor)
+    # What a GPU computed comes to the host here, once a visit.
+    drift = float(totals.pop("drift"))
+    return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": drift}
+
+
+def take_steps(
+    module: PeftModule,
+    data: TrainingData,
+    rule: Rule,
+    settings: SgdSettings,
+    generator: torch.Generator,
+    options: Mapping[str, Any],
+    facts: Facts,
+    anchor: Mapping[str, Tensor] | None,
+) -> tuple[dict[str, Tensor], int]:
+    """Take all steps of a visit without waiting for the device: sums of what the rule reports, drift, and a number."""
     names, trained = zip(*module.named_parameters(), strict=True)
     parameters = list(trained)
     before = [parameter.detach().clone() for parameter in parameters]
     start = before if anchor is None else [anchor[name] for name in names]
-    known = facts or Facts()
     velocity: list[Tensor | None] = [None] * len(parameters)
     module.train()
     torch.manual_seed(generator.initial_seed())  # of dropout, where a module has it
     totals: dict[str, Tensor] = {}
     steps = 0
-    for rows in _batches(len(data.labels), settings, generator, data.labels.device):
+    for rows in _batches(len(data.labels), settings, generator, data.index_device):
         inputs, reference = data.batch(rows, generator)
         output = module.logits(inputs)
-        batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, known, options,
+        batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, facts, options,
                       settings.learning_rate, generator)  # fmt: skip
         gradients, metrics = rule(batch)
         _step(parameters, gradients, velocity, settings)
@@ -93,8 +109,8 @@ def train(
         for name, value in metrics.items():
             totals[name] = totals[name] + value if name in totals else value
     module.train(False)
-    drift = torch.stack([(p.detach() - b).square().sum() for p, b in zip(parameters, before, strict=True)]).sum().sqrt()
-    return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": float(drift)}
+    squares = torch.stack([(p.detach() - b).square().sum() for p, b in zip(parameters, before, strict=True)])
+    return {**totals, "drift": squares.sum().sqrt()}, steps
 
 
 @torch.no_grad()
