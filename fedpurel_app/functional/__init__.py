@@ -20,11 +20,13 @@ from fedpurel_app.functional.losses import (
     residual_loss,
 )
 from fedpurel_app.functional.projection import Purification, purify, purify_with_statistics
+from fedpurel_app.functional.step import PurifiedStep, purified_step
 from fedpurel_app.functional.temperature import entropy, match_temperature
 
 __all__ = [
     "Alignment",
     "Purification",
+    "PurifiedStep",
     "align",
     "alignment_gradient",
     "alignment_loss",
@@ -34,6 +36,7 @@ __all__ = [
     "kl_gradient",
     "kl_loss",
     "match_temperature",
+    "purified_step",
     "purify",
     "purify_with_statistics",
     "residual_gradient",

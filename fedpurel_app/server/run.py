@@ -129,6 +129,7 @@ class Server:
             min_replies=config.min_replies,
             max_failed_rounds=config.max_failed_rounds,
             keeps_parts=self.experiment.kit.algorithm.keeps_parts,
+            purifies=False,  # what this app's clients do, its settings say
             evaluate_every=config.evaluate_every,
             num_sites=config.num_sites,
             num_classes=len(self.experiment.federation.source.class_names),

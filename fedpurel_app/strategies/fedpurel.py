@@ -103,6 +103,10 @@ class FedPuReL(Strategy):
     required_mod : str
         What a reply to ``train`` must give as ``mod`` in a ConfigRecord ``privacy``, where clients do a part of the
         privacy that the server cannot see; empty = nothing.
+    purifies : bool
+        Whether clients are meant to purify their gradients. Purification is the client's work (see
+        :func:`fedpurel_app.functional.purified_step`): one written for FedAvg does not, and its global rounds are those
+        of the inner strategy. Where no reply of a global round has the metric ``conflict``, that is logged once.
 
     Notes
     -----
@@ -174,6 +178,7 @@ class FedPuReL(Strategy):
         weighted_by_key: str = NUM_EXAMPLES,
         num_classes: int = 0,
         required_mod: str = "",
+        purifies: bool = True,
     ) -> None:
         if not 0 < fraction_train <= 1:
             raise ValueError(f"fraction_train = {fraction_train}: must lie in (0, 1].")
@@ -202,7 +207,7 @@ class FedPuReL(Strategy):
         self._clock = 0.0
         self._expected: list[str] = []
         self._abilities = Abilities()
-        self._told_of_means = False
+        self._told_of_means, self._tells_of_purification = False, purifies
 
     # --- sites ------------------------------------------------------------------------------------------------------
 
@@ -314,6 +319,7 @@ class FedPuReL(Strategy):
                 if name not in _NOT_AVERAGED
             }
             if is_global:
+                self._see_purification(report.train)
                 arrays = self._aggregate(list(screened.messages.values()), names)
         if needed:
             self._failed_in_a_row = self._failed_in_a_row + 1 if report.kept_old_model else 0
@@ -501,6 +507,14 @@ class FedPuReL(Strategy):
                        listed(sorted(means)), self.weighted_by_key)  # fmt: skip
         self._current().means = means
         return MetricRecord(dict(means)) if means else None
+
+    def _see_purification(self, metrics: Mapping[str, float]) -> None:
+        """Say once when clients do not seem to do what this strategy is named after."""
+        if self._tells_of_purification and "conflict" not in metrics:
+            logger.log(WARNING, "No site reports the metric \"conflict\": either the clients do not purify their "
+                       "gradients, and global rounds are those of %s alone, or they keep it to themselves. In a torch "
+                       "client, fedpurel_app.functional.purified_step does it.", type(self.inner).__name__)  # fmt: skip
+        self._tells_of_purification = False
 
     def _address(
         self,

@@ -118,12 +118,19 @@ def test_what_the_clients_lack_is_logged_once_each(caplog):
     with caplog.at_level(logging.INFO, "flwr"):
         _, reports = run(fedpurel(2, 2), grid=grid)
     first, *more = sorted(f"node-{node}" for node in grid.contexts)
-    described, means, personal = warnings_of(caplog)
+    described, pure, means, personal = warnings_of(caplog)
+    assert 'the metric "conflict"' in pure and "those of FedAvg alone" in pure and "purified_step" in pure
     assert described.startswith(f"{first}, {more[0]}, {more[1]} and 2 more: no query.describe.")
     assert "node ids, which no restart keeps" in described and "numbers of examples are taken as they come" in described
     assert "no counts" in means and "eval_acc" in means and "weighted by num-examples" in means
     assert personal.startswith(f"{first}, {more[0]}, {more[1]} and 2 more: no function for train.personalize.")
     assert [report.usable for report in reports] == 2 * [[first, *more]] + 2 * [[]]
+
+
+def test_clients_that_are_not_meant_to_purify_are_not_told_of_it(caplog):
+    with caplog.at_level(logging.WARNING, "flwr"):
+        run(fedpurel(2, 0, purifies=False))
+    assert not any("conflict" in text for text in warnings_of(caplog))
 
 
 def test_personal_rounds_that_nobody_can_do_nothing_and_do_not_end_the_run():

@@ -6,7 +6,7 @@ from flwr.clientapp import ClientApp
 from torch.nn.functional import cross_entropy
 
 from blobs.task import Samples, count, linear, make_world, site_data
-from fedpurel_app.functional import alignment_loss, purify, residual_loss
+from fedpurel_app.functional import purified_step, residual_loss
 
 app = ClientApp()
 
@@ -28,16 +28,19 @@ def train(message: Message, context: Context) -> Message:
     config, (data, _) = context.run_config, _data(context)
     teacher = make_world(int(config["seed"])).teacher
     head = linear(message.content["arrays"].to_torch_state_dict())
-    parameters = list(head.parameters())
+    optimizer, conflicts = torch.optim.SGD(head.parameters(), lr=config["learning-rate"]), []
     for rows in _batches(message, context):
-        logits = head(data.x[rows])
-        loss = cross_entropy(logits, data.y[rows])
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         if config["purify"]:
-            divergence = alignment_loss(logits, teacher(data.x[rows]))
-            gradients = purify(gradients, torch.autograd.grad(divergence, parameters))
-        _step(parameters, gradients, config["learning-rate"])
+            step = purified_step(head, (data.x[rows], data.y[rows]), teacher(data.x[rows]), optimizer)
+            conflicts.append(step.conflict)
+        else:
+            optimizer.zero_grad()
+            cross_entropy(head(data.x[rows]), data.y[rows]).backward()
+            optimizer.step()
+    loss = cross_entropy(head(data.x), data.y)
     metrics = MetricRecord({"num-examples": len(data.y), "loss": loss.item()})
+    if conflicts:  # so the strategy knows that this client purifies
+        metrics["conflict"] = torch.stack(conflicts).mean().item()
     return Message(RecordDict({"arrays": ArrayRecord(head.state_dict()), "metrics": metrics}), reply_to=message)
 
 
@@ -48,10 +51,12 @@ def personalize(message: Message, context: Context) -> Message:
     instruction = message.content["config"]
     shared = linear(message.content["arrays"].to_torch_state_dict()).requires_grad_(False)
     private = _private_head(context, instruction["private-round"])
-    parameters = list(private.parameters())
+    optimizer = torch.optim.SGD(private.parameters(), lr=context.run_config["learning-rate"])
     for rows in _batches(message, context):
+        optimizer.zero_grad()
         loss = residual_loss(shared(data.x[rows]), private(data.x[rows]), data.y[rows])
-        _step(parameters, torch.autograd.grad(loss, parameters), context.run_config["learning-rate"])
+        loss.backward()
+        optimizer.step()
     # `context.state` lives as long as the run; a site with a disk of its own would write a file. The head before is
     # kept, too: should the reply be lost, the server will name that one.
     kept = {name: context.state[name] for name in [_name(instruction["private-round"])] if name in context.state}
@@ -75,7 +80,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _private_head(context: Context, number: int) -> torch.nn.Linear:
-    """Give the private head that a round left, as the server names it; 0: none yet."""
+    """Return the private head that a round left, as the server names it; 0: none yet."""
     return linear(context.state[_name(number)].to_torch_state_dict() if number else None)
 
 
@@ -97,9 +102,3 @@ def _batches(message: Message, context: Context) -> tuple[torch.Tensor, ...]:
     size = len(_data(context)[0].y)
     seed = 1000 * message.content["config"]["round"] + _place(context)[0]
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).split(32)
-
-
-def _step(parameters: list[torch.Tensor], gradients: list[torch.Tensor], rate: float) -> None:
-    with torch.no_grad():
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter -= rate * gradient
