@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app import __version__
-from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import (
     RunConfig,
     describe_keys,
@@ -27,8 +26,9 @@ from fedpurel_app.core.errors import ConfigError, DiskFullError, StateError
 from fedpurel_app.core.files import names_weights
 from fedpurel_app.launch.processes import count_gpus, ray_address
 from fedpurel_app.reporting.console import counting, show, text_lines
+from fedpurel_app.reporting.outcome import write_outcome
 from fedpurel_app.reporting.run_folder import LAUNCH, RunFolder, new_run_path
-from fedpurel_app.reporting.summary import summarize_run, without_effect
+from fedpurel_app.reporting.summary import without_effect
 from fedpurel_app.reporting.terminal import Terminal, complain
 
 DEFAULT_PRESET = "shapes"
@@ -303,12 +303,8 @@ def mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None
     """Write an outcome where the server could not."""
     if folder.summary() is not None:
         return
-    rounds, settings = folder.rounds(), config.model_dump(by_alias=True)
-    spent = sum(line["seconds"]["total"] or 0.0 for line in rounds)
-    has_private_part = METHODS[config.algorithm].personalizes
-    summary = summarize_run(rounds, settings, outcome, error, has_private_part, spent, folder.spent())
     try:
-        folder.write_json("summary.json", summary)
+        write_outcome(folder, config.model_dump(by_alias=True), outcome, error)
     except DiskFullError as full:  # without an outcome in the folder the run can be resumed all the same
         complain(f"error: {full}")
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-import uuid
-from logging import INFO, WARNING, getLogger
+from logging import INFO, getLogger
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
@@ -23,15 +21,17 @@ from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import CLASSES, keep_classes
 from fedpurel_app.reporting.console import summary_lines
+from fedpurel_app.reporting.outcome import write_outcome
 from fedpurel_app.reporting.provenance import process_start, provenance
 from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
-from fedpurel_app.reporting.settings import data_in_words
-from fedpurel_app.reporting.summary import summarize_run, without_effect
+from fedpurel_app.reporting.summary import without_effect
 from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
+from fedpurel_app.server.build import build_strategy
 from fedpurel_app.server.scoring import Scoring
-from fedpurel_app.strategies import Aggregation, FedPuReL, RoundReport, Schedule
+from fedpurel_app.server.start import announce, federation_hint, write_partition
+from fedpurel_app.strategies import FedPuReL, RoundReport
 
 logger = getLogger("flwr.fedpurel")
 
@@ -109,35 +109,8 @@ class Server:
     # --- before -----------------------------------------------------------------------------------------------------
 
     def _strategy(self) -> FedPuReL:
-        config = self.config
-        schedule = Schedule(*config.total_rounds, config.schedule)
-        aggregation = Aggregation(
-            config.aggregation,
-            config.trim_share,
-            config.privacy,
-            config.clipping_norm,
-            config.noise_multiplier,
-            config.delta,
-        )
-        strategy = FedPuReL(
-            schedule,
-            aggregation.strategy(),
-            required_mod=config.privacy if aggregation.needs_mod else "",
-            fraction_train=config.fraction_train,
-            seed=config.seed,
-            full_first_round=config.full_first_round,
-            min_replies=config.min_replies,
-            max_failed_rounds=config.max_failed_rounds,
-            keeps_parts=self.experiment.kit.algorithm.keeps_parts,
-            purifies=False,  # what this app's clients do, its settings say
-            evaluate_every=config.evaluate_every,
-            num_sites=config.num_sites,
-            num_classes=len(self.experiment.federation.source.class_names),
-            experiment_id=config.experiment_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
-            simulation_dir=str(self.folder.path / "private"),
-        )
-        if self._resumed:
-            strategy.restore(self._state)
+        state = self._state if self._resumed else None
+        strategy = build_strategy(self.config, self.experiment, self.folder.path / "private", state)
         roster = strategy.roster
         self._scoring = Scoring(self.experiment, lambda: [d.class_counts for d in roster.descriptions.values() if d])
         return strategy
@@ -173,66 +146,12 @@ class Server:
         try:
             strategy.connect(grid)
         except RunError as error:
-            hint = self._federation_hint(strategy, self.config.num_sites or self.config.suggested_sites)
+            hint = federation_hint(self.config, strategy, self.config.num_sites or self.config.suggested_sites)
             raise RunError(f"{error} {hint}".rstrip()) from None
-        self._announce(strategy)
-        self._write_partition(strategy)
-        self._clock = time.monotonic()
-
-    def _announce(self, strategy: FedPuReL) -> None:
-        config, sites = self.config, strategy.roster.present
-        cohort = len(strategy.roster.draw(config.seed, 1, config.fraction_train))
         size = sum(value.nbytes for value in self._arrays.values())
-        data = data_in_words(config.model_dump(by_alias=True))
-        logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", self.experiment.kit.method.title,
-                   config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
-        logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
-        if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
-            logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
-                       config.dataset)  # fmt: skip
-        if short := self.experiment.federation.short_classes:
-            logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
-        logger.log(INFO, "run folder: %s", self.folder.path)
-        if sum((counts := self.experiment.images.to_encode()).values()):
-            parts = " and ".join(f"{count} {name}" for name, count in counts.items())
-            logger.log(INFO, "%s images will be encoded, once: later runs find them", parts)
-        if self._resumed:
-            logger.log(INFO, "resumed after round %d of %d, attempt %d", strategy.round_offset, strategy.schedule.total,
-                       strategy.attempt)  # fmt: skip
-        if config.privacy != "none":
-            logger.log(INFO, "privacy of global rounds: %s, %s", config.privacy, strategy.privacy_outlook())
-        described = [one for one in strategy.roster.descriptions.values() if one is not None]
-        few = len(sites) < config.suggested_sites and not config.num_sites
-        hint = self._federation_hint(strategy, config.suggested_sites if few else len(sites))
-        idle_gpu = torch.cuda.is_available() and config.device != "cpu" and all(d.device == "cpu" for d in described)
-        if hint and few:
-            logger.log(WARNING, "%d sites are connected; this setting is made for %d. %s", len(sites),
-                       config.suggested_sites, hint)  # fmt: skip
-        elif hint and idle_gpu:
-            logger.log(WARNING, "there is a GPU here that the sites do not use. %s", hint)
-
-    def _federation_hint(self, strategy: FedPuReL, sites: int) -> str:
-        """Return the command that makes a simulation with enough sites; nothing where sites have data of their own."""
-        described = [one for one in strategy.roster.descriptions.values() if one is not None]
-        if self.config.dataset == "sites" or any(not one.partitions for one in described):
-            return ""
-        return _simulation_command(sites)
-
-    def _write_partition(self, strategy: FedPuReL) -> None:
-        """Record which rows every site has, where the server can know."""
-        parts = {one.partitions for one in strategy.roster.descriptions.values() if one is not None}
-        if len(parts) != 1 or not (count := parts.pop()):
-            return
-        split = self.experiment.federation.partition(count)
-        self.folder.write_json(
-            "partition.json",
-            {
-                "sha256": split.sha256,
-                "train_counts": self.experiment.federation.train_counts.tolist(),
-                "train": [rows.tolist() for rows in split.train],
-                "test": [rows.tolist() for rows in split.test],
-            },
-        )
+        announce(self.experiment, strategy, self.folder.path, size, self._resumed)
+        write_partition(self.experiment, strategy, self.folder)
+        self._clock = time.monotonic()
 
     # --- between ----------------------------------------------------------------------------------------------------
 
@@ -276,16 +195,7 @@ class Server:
     # --- after ------------------------------------------------------------------------------------------------------
 
     def _finish(self, outcome: str, error: str | None) -> None:
-        settings = self.config.model_dump(by_alias=True)
-        has_private_part = self.experiment.kit.method.personalizes
-        recorder = self._recorder
-        seconds = recorder.seconds if recorder else 0.0
-        rounds, spent = self.folder.rounds(), self.folder.spent()
-        summary = summarize_run(rounds, settings, outcome, error, has_private_part, seconds, spent)
-        if recorder:
-            recorder.finish(summary)
-        else:
-            self.folder.write_json("summary.json", summary)
+        summary = write_outcome(self.folder, self.config.model_dump(by_alias=True), outcome, error, self._recorder)
         if outcome == "completed":
             for line in summary_lines(summary):
                 logger.log(INFO, line)
@@ -314,12 +224,3 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
     }
-
-
-def _simulation_command(sites: int) -> str:
-    """Return the command that makes a simulation with enough sites, with the GPU where there is one."""
-    gpus = 0.25 if torch.cuda.is_available() else 0
-    return (
-        f"In a simulation: flwr run . --stream --federation-config 'num-supernodes={sites} "
-        f"client-resources-num-cpus=1 client-resources-num-gpus={gpus:g}'"
-    )

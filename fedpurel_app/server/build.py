@@ -1,0 +1,57 @@
+"""From settings to the strategy that runs them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedpurel_app.config import RunConfig
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.strategies import Aggregation, FedPuReL, Schedule
+
+
+def build_strategy(
+    config: RunConfig, experiment: Experiment, private_dir: Path, state: Mapping[str, Any] | None
+) -> FedPuReL:
+    """Make the strategy of a run.
+
+    Parameters
+    ----------
+    config : RunConfig
+    experiment : Experiment
+    private_dir : Path
+        Where simulated sites keep their private state.
+    state : mapping or None
+        Of the run to resume.
+    """
+    aggregation = Aggregation(
+        config.aggregation,
+        config.trim_share,
+        config.privacy,
+        config.clipping_norm,
+        config.noise_multiplier,
+        config.delta,
+    )
+    strategy = FedPuReL(
+        Schedule(*config.total_rounds, config.schedule),
+        aggregation.strategy(),
+        required_mod=config.privacy if aggregation.needs_mod else "",
+        fraction_train=config.fraction_train,
+        seed=config.seed,
+        full_first_round=config.full_first_round,
+        min_replies=config.min_replies,
+        max_failed_rounds=config.max_failed_rounds,
+        keeps_parts=experiment.kit.algorithm.keeps_parts,
+        purifies=False,  # what this app's clients do, its settings say
+        evaluate_every=config.evaluate_every,
+        num_sites=config.num_sites,
+        num_classes=len(experiment.federation.source.class_names),
+        experiment_id=config.experiment_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
+        simulation_dir=str(private_dir),
+    )
+    if state is not None:
+        strategy.restore(state)
+    return strategy
