@@ -81,7 +81,7 @@ def main() -> None:
                 asked = without_idle({**fixed, **chosen, "seed": seed})  # of another method than one that varies
                 fedpurel_app.run(asked, preset=options.preset, out=path)
                 folders.append(path)
-        for line in compare(folders, options.out or Path(scratch) / "table"):
+        for line in compare(folders, options.out):
             print(line)
 
 

@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -285,11 +286,52 @@ def test_lists(capsys):
     assert code == 0 and "projection-scope" in out and "Federation" in out
 
 
+def test_presets_are_listed_by_group_the_default_first(capsys):
+    lines = call(capsys, "run", "--list-presets")[1].splitlines()
+    assert lines[0].split()[0] == "shapes" and lines[0].endswith("(default)") and lines[1].split()[0] == "caltech-clip"
+    groups = [line for line in lines if line.endswith("it") and ":" in line]
+    assert [group.partition(":")[0] for group in groups] == ["paper/", "reference/"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["run", "--preset", "cifar100"], "Did you mean paper/cifar100-adapter or paper/cifar100-lora or"),
+        (["run", "--preset", "shapse"], "Did you mean shapes?"),
+        (["run", "--seed", "1"], "Did you mean --set seed=VALUE?"),
+        (["run", "--global-rounds=3"], "Did you mean --set global-rounds=VALUE?"),
+    ],
+)
+def test_what_was_meant_is_guessed(capsys, arguments, advice):
+    try:
+        code = cli.main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2 and advice in capsys.readouterr().err
+
+
+def test_help_of_every_command_has_a_sentence_and_an_example(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    names = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert {"run", "show", "compare", "plot", "predict", "export", "doctor", "keygen"} <= set(names)
+    for name in names:
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        text = capsys.readouterr().out
+        assert re.search(r"\n\n[A-Z][^\n]+", text) and f"example:\n  fedpurel {name} " in text
+
+
+def test_plot_of_several_runs_asks_which_picture(capsys, tmp_path):
+    code, _, err = call(capsys, "plot", tmp_path, tmp_path)
+    assert code == 2 and "--across {balancedness,sweep,convergence}" in err
+
+
 def test_reading_commands(capsys, tmp_path):
     folder = run_tiny(tmp_path)
     assert "completed, 6 rounds" in call(capsys, "show", folder.path)[1]
     assert "completed, 6 rounds" in call(capsys, "watch", folder.path)[1]
-    assert "| fedpurel" in call(capsys, "compare", folder.path, "--out", tmp_path / "t")[1]
+    assert "GM at sites" in (table := call(capsys, "compare", folder.path)[1]) and "fedpurel" in table
     assert "curves.png" in call(capsys, "plot", folder.path)[1]
     code, _, err = call(capsys, "show", tmp_path)
     assert code == 2 and "is not a run folder" in err

@@ -131,7 +131,7 @@ def test_a_terminal_that_lacks_a_dash_gets_a_plain_one(run, tmp_path, encoding):
 
 
 def test_pictures_are_drawn_whatever_backend_a_notebook_asks_for(run, tmp_path):
-    for arguments in (("plot", run), ("convergence", run, "--out", tmp_path / "picture")):
+    for arguments in (("plot", run), ("plot", run, "--across", "convergence", "--out", tmp_path / "picture")):
         result = command(*arguments, MPLBACKEND="module://matplotlib_inline.backend_inline")
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "picture.png").stat().st_size and (run / "plots" / "curves.png").stat().st_size

@@ -69,12 +69,12 @@ def test_a_run_whose_sites_share_totals_alone_can_be_read(tmp_path, nodes, capsy
     assert code == 0 and "prompt on sites, 5 classes, seed 0" in out and "alpha" not in out
     assert call("watch", folder.path)[0] == 0
     code, out, _ = call("compare", folder.path, "--out", tmp_path / "table")
-    assert code == 0 and "| fedpurel, prompt, sites | 1 | – |" in out
+    assert code == 0 and "| fedpurel, prompt, sites | 1 | – |" in (tmp_path / "table.md").read_text()
     code, out, err = call("plot", folder.path)
     assert code == 0 and "curves.png" in out and "sites.png" in out and "classes" not in out
     assert "not drawn, for the run has no numbers for them: classes, balance, contribution" in err
     for picture in ("balancedness", "convergence"):
-        code, _, err = call(picture, folder.path, "--out", tmp_path / picture)
+        code, _, err = call("plot", folder.path, "--across", picture, "--out", tmp_path / picture)
         assert code == 2 and "of zero-shot at the server; leave it out" in err
     (folder.path / "summary.json").unlink()
     assert f"fedpurel run --superlink CONNECTION --resume {folder.path}, with" in call("show", folder.path)[1]

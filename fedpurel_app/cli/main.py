@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedpurel_app import __version__
-from fedpurel_app.core.errors import DiskFullError, FedPurelError, RunError
-from fedpurel_app.launch import simulate as run_command
+from fedpurel_app.core.errors import ConfigError, DiskFullError, FedPurelError, RunError
+from fedpurel_app.launch import simulate
 from fedpurel_app.reporting.console import show, spare_streams
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.terminal import BriefConsole, complain, silence
 
-# Pictures of several runs, each with a command of its own.
+# Pictures of several runs.
 _ACROSS = {
     "balancedness": "Balancedness of global and personalized models by method",
     "sweep": "accuracy of personalized models against private-weight",
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         complain("stopped")
-        return run_command.INTERRUPTED
+        return simulate.INTERRUPTED
 
 
 def _call(arguments: Sequence[str] | None) -> int:
@@ -50,28 +50,70 @@ def _call(arguments: Sequence[str] | None) -> int:
         return code
     except FedPurelError as error:
         complain(f"error: {error}")
-        return run_command.FAILED if isinstance(error, RunError | DiskFullError) else run_command.BAD_INPUT
+        return simulate.FAILED if isinstance(error, RunError | DiskFullError) else simulate.BAD_INPUT
     except PermissionError as error:  # files of another user: whoever opens one of them first meets it
         complain(f"error: {error.filename or 'a file'} is not open to this user: run as its owner, or have it opened.")
-        return run_command.BAD_INPUT
+        return simulate.BAD_INPUT
     except (MemoryError, ImportError) as error:  # a limit of memory keeps libraries from being loaded, too
         complain(f"error: {type(error).__name__}: {error}. Either there is too little memory, or a package is broken.")
-        return run_command.FAILED
+        return simulate.FAILED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what to write instead where an option is a key of the settings."""
+
+    def error(self, message: str) -> NoReturn:
+        from fedpurel_app.config import known_keys
+
+        for word in message.split():
+            key = word.removeprefix("--").partition("=")[0]
+            if word.startswith("--") and key in known_keys():
+                message += f'\n"{key}" is a setting, not an option. Did you mean --set {key}=VALUE?'
+        super().error(message)
+
+
+def _command(commands: Any, name: str, does: str, example: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
+    """Add a sub-command, whose help is a sentence and an example."""
+    parser: _Parser = commands.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=f"example:\n  fedpurel {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fedpurel", description="Balanced federated fine-tuning of CLIP, under Flower."
-    )
+    parser = _Parser(prog="fedpurel", description="Balanced federated fine-tuning of CLIP, under Flower.")
     parser.add_argument("--version", action="version", version=f"fedpurel {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_run(_command(commands, "run", "run an experiment in a simulation on this machine, or elsewhere",
+                      "--preset shapes --set algorithm=ditto --set seed=1", _run))  # fmt: skip
+    _add_reading(commands)
+    _add_using(commands)
+    doctor = _command(commands, "doctor", "print what a setting needs on this machine, and what is there",
+                      "--preset paper/cifar100-lora", _doctor)  # fmt: skip
+    doctor.add_argument("--preset", metavar="NAME", help="as for run")
+    doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="as for run")
+    doctor.add_argument(
+        "--node-config",
+        metavar="TEXT",
+        help="look at a node instead, started with this text: its settings, data and folders, and with --preset or "
+        "--set whether it serves such a run",
+    )
+    keygen = _command(commands, "keygen", "write a new key file, for a site that encrypts its private branch",
+                      "/etc/fedpurel/site.key", _keygen)  # fmt: skip
+    keygen.add_argument("file", metavar="FILE", type=Path)
+    return parser
 
-    run = commands.add_parser("run", help="run an experiment in a simulation on this machine, or elsewhere")
-    run.set_defaults(command=_run)
+
+def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"settings to start from (default: {run_command.DEFAULT_PRESET}), or a TOML file",
+        help=f"settings to start from (default: {simulate.DEFAULT_PRESET}), or a TOML file",
     )
     run.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting; repeatable")
     where = run.add_mutually_exclusive_group()
@@ -79,13 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", type=Path, help="run folder (default: a dated one under ~/fedpurel/runs)"
     )
     where.add_argument("--resume", metavar="DIR", type=Path, help="continue the run in this folder")
-    run.add_argument(
-        "--cpus-per-site", metavar="N", type=run_command.cpus, help="CPUs for each site at work (default: 1)"
-    )
+    run.add_argument("--cpus-per-site", metavar="N", type=simulate.cpus, help="CPUs for each site at work (default: 1)")
     run.add_argument(
         "--gpus-per-site",
         metavar="X",
-        type=run_command.gpus,
+        type=simulate.gpus,
         help="GPU share of each (default: 0.25 with a GPU, else 0)",
     )
     run.add_argument(
@@ -101,60 +141,37 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--list-presets", action="store_true", help="list presets and exit")
     run.add_argument("--list-keys", action="store_true", help="list all settings with defaults and exit")
 
-    show = commands.add_parser("show", help="print the outcome of a run")
-    show.set_defaults(command=_show)
+
+def _add_reading(commands: Any) -> None:
+    show = _command(commands, "show", "print the outcome of a run", "~/fedpurel/runs/2026-11-21_...", _show)
     show.add_argument("run", type=Path)
-
-    watch = commands.add_parser("watch", help="follow a run that goes on elsewhere")
-    watch.set_defaults(command=_watch)
+    watch = _command(commands, "watch", "follow a run that goes on elsewhere on this machine",
+                     "~/fedpurel/runs/2026-11-21_...", _watch)  # fmt: skip
     watch.add_argument("run", type=Path)
-
-    compare = commands.add_parser("compare", help="print a table of runs; seeds of one setting are averaged")
-    compare.set_defaults(command=_compare)
+    compare = _command(commands, "compare", "print a table of runs; seeds of one setting are averaged",
+                       "~/fedpurel/runs/* --out table", _compare)  # fmt: skip
     compare.add_argument("run", type=Path, nargs="+")
-    compare.add_argument(
-        "--out", metavar="STEM", type=Path, default=Path("comparison"), help="write STEM.csv and STEM.md"
-    )
+    compare.add_argument("--out", metavar="STEM", type=Path, help="also write STEM.csv and STEM.md")
+    does = "draw a run's curves, classes and sites into its plots/, or one picture of several runs"
+    plot = _command(commands, "plot", does, "~/fedpurel/runs/* --across balancedness --out picture", _plot)
+    plot.add_argument("run", type=Path, nargs="+")
+    kinds = "; ".join(f"{name}: {title}" for name, title in _ACROSS.items())
+    plot.add_argument("--across", metavar="KIND", choices=_ACROSS, help=f"seeds of one setting are averaged; {kinds}")
+    plot.add_argument("--out", metavar="STEM", type=Path,
+                      help="with --across: write STEM.png, STEM.svg and STEM.csv (default: KIND)")  # fmt: skip
 
-    plot = commands.add_parser("plot", help="draw a run's curves, classes and sites into its plots/")
-    plot.set_defaults(command=_plot)
-    plot.add_argument("run", type=Path)
 
-    for name, title in _ACROSS.items():
-        across = commands.add_parser(name, help=f"draw {title}, from several runs; seeds of one setting are averaged")
-        across.set_defaults(command=_draw_across, picture=name)
-        across.add_argument("run", type=Path, nargs="+")
-        across.add_argument(
-            "--out", metavar="STEM", type=Path, default=Path(name), help="write STEM.png, STEM.svg and STEM.csv"
-        )
-
-    predict = commands.add_parser("predict", help="classify images with the model of a run")
-    predict.set_defaults(command=_predict)
+def _add_using(commands: Any) -> None:
+    predict = _command(commands, "predict", "classify images with the model of a run",
+                       "--run ~/fedpurel/runs/2026-11-21_... --site site-07 photo.jpg", _predict)  # fmt: skip
     _name_model(predict)
     predict.add_argument("--top", metavar="K", type=_positive, default=5, help="classes to print (default: 5)")
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.add_argument("image", type=Path, nargs="+", metavar="IMAGE")
-
-    export = commands.add_parser("export", help="write the model of a run as files for other programs")
-    export.set_defaults(command=_export)
+    export = _command(commands, "export", "write the model of a run as files for other programs",
+                      "--run ~/fedpurel/runs/2026-11-21_... --out model/", _export)  # fmt: skip
     _name_model(export)
     export.add_argument("--out", metavar="DIR", type=Path, required=True, help="a folder that is absent or empty")
-
-    doctor = commands.add_parser("doctor", help="print what a setting needs on this machine, and what is there")
-    doctor.set_defaults(command=_doctor)
-    doctor.add_argument("--preset", metavar="NAME", help="as for run")
-    doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="as for run")
-    doctor.add_argument(
-        "--node-config",
-        metavar="TEXT",
-        help="look at a node instead, started with this text: its settings, data and folders, and with --preset or "
-        "--set whether it serves such a run",
-    )
-
-    keygen = commands.add_parser("keygen", help="write a new key file, for a site that encrypts its private branch")
-    keygen.set_defaults(command=_keygen)
-    keygen.add_argument("file", metavar="FILE", type=Path)
-    return parser
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -162,7 +179,7 @@ def _run(options: argparse.Namespace) -> int:
         from fedpurel_app.launch.submit import run_remote
 
         return run_remote(options)
-    return run_command.run(options, _in_process)
+    return simulate.run(options, _in_process)
 
 
 def _in_process(config: RunConfig, path: Path, threads: int) -> None:
@@ -204,7 +221,7 @@ def _positive(text: str) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    config = run_command.settings(options.preset or run_command.DEFAULT_PRESET, options.set)
+    config = simulate.settings(options.preset or simulate.DEFAULT_PRESET, options.set)
     if options.node_config is None:
         from fedpurel_app.cli.doctor import examine  # loads torch
 
@@ -269,7 +286,7 @@ def _watch(options: argparse.Namespace) -> int:
                 time.sleep(0.5)
             view.update(folder)
     except KeyboardInterrupt:
-        return run_command.INTERRUPTED
+        return simulate.INTERRUPTED
     show(folder)
     return 0
 
@@ -277,7 +294,7 @@ def _watch(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.compare import compare
 
-    for line in compare([path.absolute() for path in options.run], options.out.absolute()):
+    for line in compare([path.absolute() for path in options.run], options.out.absolute() if options.out else None):
         print(line)
     return 0
 
@@ -285,7 +302,14 @@ def _compare(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.plots import PICTURES, draw
 
-    drawn = draw(RunFolder.open(options.run.absolute()))
+    if options.across:
+        return _draw_across(options)
+    if options.out or len(options.run) > 1:
+        raise ConfigError(
+            "without --across, plot draws one run into its own plots/: name one folder and drop --out, or say which "
+            f"picture of several runs to draw, --across {{{','.join(_ACROSS)}}}."
+        )
+    drawn = draw(RunFolder.open(options.run[0].absolute()))
     for path in drawn:
         print(path)
     if missing := [name for name in PICTURES if all(path.stem != name for path in drawn)]:
@@ -296,7 +320,8 @@ def _plot(options: argparse.Namespace) -> int:
 def _draw_across(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.across import draw_across
 
-    for path in draw_across(options.picture, [path.absolute() for path in options.run], options.out.absolute()):
+    stem = (options.out or Path(options.across)).absolute()
+    for path in draw_across(options.across, [path.absolute() for path in options.run], stem):
         print(path)
     return 0
 

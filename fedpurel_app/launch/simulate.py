@@ -32,7 +32,20 @@ from fedpurel_app.reporting.summary import without_effect
 from fedpurel_app.reporting.terminal import Terminal, complain
 
 DEFAULT_PRESET = "shapes"
+_GROUPS = {"paper": "as the paper describes it", "reference": "as the method's released code runs it"}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+
+
+def _print_presets() -> None:
+    """List presets by their folder, the default first."""
+    names = sorted(preset_names(), key=lambda name: ("/" in name, name != DEFAULT_PRESET, name))
+    group = ""
+    for name in names:
+        folder = name.rpartition("/")[0]
+        if folder != group:
+            print(f"\n{folder}/: {_GROUPS[folder]}")
+            group = folder
+        print(f"  {name:<26} {load_preset(name).title}{' (default)' if name == DEFAULT_PRESET else ''}")
 
 
 InProcess = Callable[[RunConfig, Path, int], None]  # of checked settings, a folder, and threads
@@ -54,8 +67,7 @@ def run(options: argparse.Namespace, in_process: InProcess) -> int:
         The exit code.
     """
     if options.list_presets:
-        for name in preset_names():
-            print(f"{name:<24} {load_preset(name).title}")
+        _print_presets()
         return 0
     if options.list_keys:
         section = ""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import csv_text, write_atomically
@@ -14,6 +21,7 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import names, setting, settings
 
 _MODELS = {"global": "GM", "global_at_sites": "GM at sites", "personalized": "PM"}
+_LEGEND = "in %, mean ± sd. GM: global model, on the server's test set or at sites on theirs; PM: personalized models."
 _NAMING = ("algorithm", "peft", "dataset")
 # Keys that make data and class groups, and so the zero-shot row.
 _TAIL = (
@@ -31,20 +39,21 @@ Run = tuple[dict[str, Any], dict[str, Any]]  # settings and summary
 Row = tuple[str, dict[str, dict[str, list[float]]], list[int]]
 
 
-def compare(paths: Sequence[Path], stem: Path) -> list[str]:
+def compare(paths: Sequence[Path], stem: Path | None = None) -> list[str]:
     """Compare completed runs.
 
     Parameters
     ----------
     paths : sequence of Path
         Folders; those that hold no completed run are left out with a note.
-    stem : Path
-        The table is written to ``<stem>.csv`` and ``<stem>.md``.
+    stem : Path, optional
+        The table is written to ``<stem>.csv`` and ``<stem>.md``; else nothing is written.
 
     Returns
     -------
     list of str
-        The Markdown table, then notes on what was left out and written.
+        The table as wide as the terminal, one line for each model of a setting, then what the models are, and notes on
+        what was left out and written.
 
     Raises
     ------
@@ -55,23 +64,55 @@ def compare(paths: Sequence[Path], stem: Path) -> list[str]:
     if not done:
         raise StateError("\n".join(["none of these is a completed run; there is nothing to compare.", *notes]))
     rows = _rows(done)
+    if stem is not None:
+        for name, content in {f"{stem}.csv": _csv(rows), f"{stem}.md": _markdown(rows)}.items():
+            try:
+                write_atomically(Path(name), content.encode())
+            except OSError as error:
+                raise StateError(f"{name} cannot be written ({error.strerror}): choose another --out.") from error
+        notes.append(f"written: {stem}.csv, {stem}.md")
+    return [*_terminal(rows), _LEGEND, *notes]
+
+
+def _terminal(rows: Sequence[Row]) -> list[str]:
+    """Lay the table out for the terminal: a line for each setting, which may be long, below it one for each model."""
+    console = Console(file=io.StringIO(), width=max(70, shutil.get_terminal_size((100, 24)).columns), no_color=True)
+    with console.capture() as captured:
+        console.print(_grid(["", *(column.replace("balancedness", "balanced") for column in COLUMNS)]))
+        for name, models, seeds in rows:
+            console.print(Text(f"{name} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"))
+            for model, title in _MODELS.items():
+                if any(models[model].values()):
+                    console.print(_grid([f"  {title}", *(_mean_sd(models[model][column]) for column in COLUMNS)]))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def _grid(cells: Sequence[str]) -> Table:
+    """Make one line of a table whose lines are apart."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for index, _ in enumerate(cells):
+        grid.add_column(width=11 if index else 13, justify="right" if index else "left", no_wrap=True)
+    grid.add_row(*map(escape, cells))
+    return grid
+
+
+def _markdown(rows: Sequence[Row]) -> str:
     header = ["method", "seeds", *(f"{title} {column}" for title in _MODELS.values() for column in COLUMNS)]
-    markdown = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    columns = ["method", "seeds", *(f"{name} {part}" for name in header[2:] for part in ("mean", "sd"))]
-    lines: list[list[str]] = []
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name, table, seeds in rows:
-        cells = [table[model][column] for model in _MODELS for column in COLUMNS]
-        markdown.append(
-            f"| {name.replace('|', '/')} | {len(seeds)} | {' | '.join(_mean_sd(values) for values in cells)} |"
-        )
-        lines.append([name, " ".join(map(str, seeds)), *(part for values in cells for part in _numbers(values))])
-    files = {f"{stem}.csv": csv_text(columns, lines), f"{stem}.md": "\n".join(markdown) + "\n"}
-    for name, content in files.items():
-        try:
-            write_atomically(Path(name), content.encode())
-        except OSError as error:
-            raise StateError(f"{name} cannot be written ({error.strerror}): choose another --out.") from error
-    return [*markdown, *notes, f"written: {', '.join(files)}"]
+        cells = [_mean_sd(table[model][column]) for model in _MODELS for column in COLUMNS]
+        lines.append(f"| {name.replace('|', '/')} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    names = [f"{title} {column}" for title in _MODELS.values() for column in COLUMNS]
+    columns = ["method", "seeds", *(f"{name} {part}" for name in names for part in ("mean", "sd"))]
+    lines = []
+    for name, table, seeds in rows:
+        cells = [part for model in _MODELS for column in COLUMNS for part in _numbers(table[model][column])]
+        lines.append([name, " ".join(map(str, seeds)), *cells])
+    return csv_text(columns, lines)
 
 
 def _completed(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:

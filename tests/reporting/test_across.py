@@ -61,7 +61,7 @@ def texts(figure):
     ("picture", "names"), [("balancedness", ["fedavg", "0.9"]), ("sweep", ["0.0", "0.9"]), ("convergence", ["fedavg"])]
 )
 def test_each_command_writes_a_picture_and_its_table(runs, tmp_path, capsys, picture, names):
-    arguments = [picture, *map(str, paths_of(runs, *names)), "--out", str(tmp_path / "mine")]
+    arguments = ["plot", "--across", picture, *map(str, paths_of(runs, *names)), "--out", str(tmp_path / "mine")]
     assert cli.main(arguments) == 0
     written = [tmp_path / f"mine.{ending}" for ending in ("png", "svg", "csv")]
     assert capsys.readouterr().out.split() == [str(path) for path in written]

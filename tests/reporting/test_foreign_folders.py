@@ -61,7 +61,7 @@ def commands(folder, out):
     yield ["compare", run, "--out", str(out / "table")]
     yield ["plot", run]
     for picture in ("balancedness", "sweep", "convergence"):
-        yield [picture, run, "--out", str(out / picture)]
+        yield ["plot", run, "--across", picture, "--out", str(out / picture)]
     yield ["predict", "--run", run, str(out / "image.png")]
     yield ["export", "--run", run, "--site", "site-1", "--out", str(out / "export")]
     yield ["run", "--resume", run]

@@ -52,8 +52,8 @@ def load_preset(name: str) -> Preset:
     path = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
     if not path.is_file():
         known = preset_names()
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f' Did you mean "{near[0]}"?' if near else ""
+        near = [one for one in known if name in one] or difflib.get_close_matches(name, known, 3)
+        hint = f" Did you mean {' or '.join(near[:3])}?" if near else ""
         raise ConfigError(f'no preset "{name}": choose one of {", ".join(known)}, or the path of a TOML file.{hint}')
     try:
         text = path.read_text("utf-8")
