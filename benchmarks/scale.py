@@ -109,7 +109,7 @@ def measure(sweep: str, peft: str, size: int, rounds: int) -> Row:
 
 
 def _books(line: Row) -> float:
-    """Give a round's seconds beside training and evaluation: roster, aggregation's rest, tables, checkpoint."""
+    """Return a round's seconds beside training and evaluation: roster, aggregation's rest, tables, checkpoint."""
     known = ("training", "evaluation", "server", "server_features")
     return float(line["seconds"]["total"] - sum(line["seconds"].get(part, 0.0) for part in known))
 
@@ -140,7 +140,7 @@ def table(rows: list[Row]) -> str:
 
 
 def growth(rows: list[Row], size: str) -> str:
-    """Give the exponents k of seconds ~ size^k between the last two sizes."""
+    """Return the exponents k of seconds ~ size^k between the last two sizes."""
     first, last = rows[-2:]
     across = math.log(last[size] / first[size])
     parts = ("global_s", "personal_s", "evaluation_s", "books_s", "start_s")

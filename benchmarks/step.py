@@ -43,7 +43,7 @@ from fedpurel_app.training.local import SgdSettings, train
 
 
 def class_names(count: int) -> tuple[str, ...]:
-    """Give different names of one to four tokens: words that are tokens by themselves."""
+    """Return different names of one to four tokens: words that are tokens by themselves."""
     from open_clip.tokenizer import SimpleTokenizer
 
     words = [token.removesuffix("</w>") for token in SimpleTokenizer().encoder if token.endswith("</w>")]
@@ -78,7 +78,7 @@ class Case:
         return module
 
     def steps(self, phase: str, rate: float = 1e-3, iterations: int = 20) -> dict[str, Callable[[], Any]]:
-        """Give the plain and our step of a phase."""
+        """Return the plain and our step of a phase."""
         settings = SgdSettings(rate, 0.0, 0.0, len(self.labels), 1)
         order = torch.Generator().manual_seed(0)
         if phase == "global":
@@ -92,7 +92,7 @@ class Case:
         }
 
     def error(self, phase: str) -> float:
-        """Give the relative difference of the parameters' change in one step."""
+        """Return the relative difference of the parameters' change in one step."""
         load_parameters(self.modules["ours"], parameters_of(self.modules["plain"]))
         changes = {}
         # A large step: the change of a parameter is rounded to the parameter's own precision.

@@ -28,7 +28,7 @@ def pytest_configure():
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
-    """Give runs and caches a home of their own, shared by all tests so that images are encoded once."""
+    """Return runs and caches a home of their own, shared by all tests so that images are encoded once."""
     folder = tmp_path_factory.mktemp("home")
     before = os.environ.get("FEDPUREL_HOME")
     os.environ["FEDPUREL_HOME"] = str(folder)
@@ -40,7 +40,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def as_plain_user():
-    """Give a folder of somebody who is not root, and be that one for the test: root may write anywhere."""
+    """Return a folder of somebody who is not root, and be that one for the test: root may write anywhere."""
     with tempfile.TemporaryDirectory() as name:  # unlike pytest's own, everybody may enter its parent
         if os.geteuid() != 0:
             yield Path(name)
@@ -55,7 +55,7 @@ def as_plain_user():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Give a file system of 1 MiB of its own; making one takes root."""
+    """Return a file system of 1 MiB of its own; making one takes root."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]

@@ -43,7 +43,7 @@ def _store(folder: Path) -> PrivateStore:
 
 
 def _read_private(folder: Path) -> int:
-    """Give the newest generation; the one before must be there, too: the server names it until a reply arrives."""
+    """Return the newest generation; the one before must be there, too: the server names it until a reply arrives."""
     store = _store(folder)
     values = {stamp: store.load(stamp)["w"] for stamp in store.stamps()}
     assert all((value == stamp).all() and len(value) == 1000 for stamp, value in values.items())

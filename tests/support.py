@@ -23,7 +23,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Give settings of a run that takes a second."""
+    """Return settings of a run that takes a second."""
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "features.npz"
     if not data.exists():
@@ -51,7 +51,7 @@ def run_tiny(folder: Path, **changes: Any) -> RunFolder:
 
 
 def a_round(number: int, **more: Any) -> dict[str, Any]:
-    """Give a line of ``rounds.jsonl`` that says little."""
+    """Return a line of ``rounds.jsonl`` that says little."""
     if not number:
         return {"round": 0, "phase": "start", "total_rounds": 4, "seconds": {"total": 1.0}, **more}
     lists: dict[str, Any] = {name: [] for name in ("cohort", "usable", "dropped")}
@@ -60,18 +60,18 @@ def a_round(number: int, **more: Any) -> dict[str, Any]:
 
 
 def a_state(number: int, **more: Any) -> dict[str, Any]:
-    """Give the state of a checkpoint that knows of no site."""
+    """Return the state of a checkpoint that knows of no site."""
     known: dict[str, Any] = {"roster": {}, "private_rounds": {}, "failed_in_a_row": 0}
     return {"round": number, **known, "experiment_id": "e", "attempt": 1, "seconds": 1.0, **more}
 
 
 def timeless(folder: RunFolder) -> list[dict[str, Any]]:
-    """Give a run's rounds without their times."""
+    """Return a run's rounds without their times."""
     return [{key: value for key, value in line.items() if key != "seconds"} for line in folder.rounds()]
 
 
 def private_files(folder: RunFolder) -> dict[str, bytes]:
-    """Give every private branch of a simulation by site and generation."""
+    """Return every private branch of a simulation by site and generation."""
     root = folder.path / "private"
     return {str(Path(*path.relative_to(root).parts[1:])): path.read_bytes() for path in root.rglob("*.safetensors")}
 

@@ -163,7 +163,7 @@ def test_a_site_that_trains_loads_neither_open_clip_nor_peft():
 
 
 def calls(path):
-    """Give every call in a file: its name, its keywords, and where it stands."""
+    """Return every call in a file: its name, its keywords, and where it stands."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
             given = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}

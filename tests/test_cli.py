@@ -170,7 +170,7 @@ class CaughtError(BaseException):
 
 
 def settings_of(monkeypatch, *arguments):
-    """Give what would be submitted to Flower."""
+    """Return what would be submitted to Flower."""
     caught = {}
 
     def catch(self, settings, folder, sites, cpus, gpus):

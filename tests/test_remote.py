@@ -199,14 +199,14 @@ def test_a_run_that_could_not_be_stopped_is_named(monkeypatch, fake, capsys):
     assert code == 1 and "stop it with: flwr stop 7 there" in err
 
 
-@pytest.mark.parametrize("more, advice", [((), "start it anew"), (("--resume", "/there"), "It was not resumed")])
+@pytest.mark.parametrize("more, advice", [((), "run it again"), (("--resume", "/there"), "It was not resumed")])
 def test_a_run_that_never_began_is_not_told_to_start_anew_when_it_was_to_be_resumed(
     monkeypatch, fake, capsys, more, advice
 ):
     run = fake("finished:failed")
     monkeypatch.setattr(run, "_stream", lambda self, look: (self._logs / "flower.log").write_text(""))
     code, _, err = call(capsys, *more)
-    assert code == 1 and advice in err and ("anew" in err) == (not more)
+    assert code == 1 and advice in err and ("run it again" in err) == (not more)
 
 
 def test_a_deferred_signal_comes_after_what_must_not_be_cut():

@@ -31,7 +31,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Give a finished run of a family on shapes, made when first asked for."""
+    """Return a finished run of a family on shapes, made when first asked for."""
     made = {}
 
     def make(family):

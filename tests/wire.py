@@ -29,7 +29,7 @@ _VARIED = 12  # different bytes in a window; runs of zeros or of one colour are 
 
 
 def sent(message: Message) -> list[bytes]:
-    """Give what a SuperNode sends for a reply: the message without content, then every object of its content."""
+    """Return what a SuperNode sends for a reply: the message without content, then every object of its content."""
     if not message.has_content():
         return [message_to_proto(message).SerializeToString()]
     objects = [one.deflate() for one in get_all_nested_objects(message).values()]
@@ -47,14 +47,14 @@ def requests(stream: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def objects(stream: bytes) -> Iterator[bytes]:
-    """Give the objects that a SuperNode pushed over one connection."""
+    """Return the objects that a SuperNode pushed over one connection."""
     for path, body in requests(stream):
         if path == "/v1/fleet/push-object":
             yield PushObjectRequest.FromString(body).object_content
 
 
 def facts(content: bytes) -> Mapping[str, Any]:
-    """Give names and values of a metric or config record, of its bytes as an object; of any other nothing."""
+    """Return names and values of a metric or config record, of its bytes as an object; of any other nothing."""
     kinds: dict[str, type[MetricRecord] | type[ConfigRecord]] = {
         "MetricRecord": MetricRecord,
         "ConfigRecord": ConfigRecord,
@@ -64,7 +64,7 @@ def facts(content: bytes) -> Mapping[str, Any]:
 
 
 def array_bytes(content: bytes) -> bytes:
-    """Give the bytes of a piece of an array, of its bytes as an object; of any other nothing."""
+    """Return the bytes of a piece of an array, of its bytes as an object; of any other nothing."""
     if get_object_type_from_object_content(content) != "ArrayChunk":
         return b""
     return get_object_body(content, ArrayChunk)
@@ -134,6 +134,6 @@ def _split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_all_types(name: str, value: np.ndarray) -> dict[str, bytes]:
-    """Give an array as it lies there, and cast: a leak need not keep the type."""
+    """Return an array as it lies there, and cast: a leak need not keep the type."""
     kinds = {value.dtype, *(map(np.dtype, ("f2", "f4", "f8")) if value.dtype.kind == "f" else ())}
     return {f"{name} as {kind}": value.astype(kind).tobytes() for kind in kinds}

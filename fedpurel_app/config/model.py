@@ -132,7 +132,9 @@ class CommonConfig(BaseModel):
         "global", "first private branch: a draw of its own | a copy of the global parameters"
     )
 
-    evaluate_every: Count = _field(10, "rounds between evaluations; the last round of a phase always is", "Reporting")
+    evaluate_every: Count = _field(
+        10, "rounds between evaluations; the last round of a phase is always evaluated", "Reporting"
+    )
     balancedness_power: Positive = _field(1.0, "p of Balancedness")
     balancedness_sigma: Positive = _field(0.1, "sigma of Balancedness")
     share_class_counts: Auto | bool = _field(

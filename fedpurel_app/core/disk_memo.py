@@ -1,4 +1,4 @@
-"""Facts that are dear to find out and cheap to keep: digests of large files, labels of a data set, token ids.
+"""On-disk cache of values that are expensive to compute: digests of large files, labels of a data set, token ids.
 
 At a real site every message is a new process. A file is known by its path, size and time of change: what is kept of it
 is dropped when one of them changes.

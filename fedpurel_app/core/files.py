@@ -1,4 +1,4 @@
-"""Write files so that a reader or a crash only ever sees a whole one, and so that a full disk is met with words."""
+"""Atomic, durable file writes, with a clear error when the disk is full."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run the app in a simulation from one command: start a SuperLink, submit, watch, stop what was started.
 
-This adds what ``flwr run --stream`` lacks: an own SuperLink from a neutral directory (a shared one runs stale code),
+This adds what ``flwr run --stream`` lacks: a SuperLink of its own in a neutral directory (a shared one runs old code),
 the run's outcome as exit code, and no process left behind.
 """
 

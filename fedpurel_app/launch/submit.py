@@ -44,7 +44,7 @@ def run_remote(options: argparse.Namespace) -> int:
 
 
 def remote_settings(options: argparse.Namespace) -> RunConfig:
-    """Settle the settings of a run elsewhere, where paths are the ServerApp's machine's and no business of this one.
+    """Settle the settings of a run elsewhere; paths refer to the ServerApp's machine and are not checked here.
 
     Raises
     ------
@@ -119,4 +119,4 @@ def _say_how_to_go_on(options: argparse.Namespace, view: LogView) -> None:
         again = f"fedpurel run --superlink {options.superlink} --resume {view.path}{preset} {same}".rstrip()
         complain(f"If a round was finished there, continue with: {again}")
     else:
-        complain("It had not begun: start it anew." if options.resume is None else "It was not resumed.")
+        complain("The run had not started: run it again." if options.resume is None else "It was not resumed.")

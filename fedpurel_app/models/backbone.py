@@ -202,7 +202,7 @@ class Backbone:
         return self.encode_text(self.lay_out(prompts))
 
     def check(self) -> None:
-        """Read all weights, to meet what is wrong with them before anything is started.
+        """Load all weights now, so that a bad checkpoint fails before the run starts.
 
         Raises
         ------

@@ -89,7 +89,7 @@ class Block(nn.Module):
         return self.finish(x, self.attention.mix(*self.attention.project(self.attention_norm(x))))
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Add the projected mixture to the stream, then what the perceptron makes of it."""
+        """Add the attention output, then the MLP output, to the residual stream."""
         x = x + self.attention.out(mixed)
         result: Tensor = x + self.down(self.activate(self.up(self.mlp_norm(x))))
         return result

@@ -166,7 +166,7 @@ def _same_seeds(methods: Sequence[Method]) -> None:
 
 
 def _same_parts(runs: Sequence[Run]) -> None:
-    """Refuse equal seeds with other parts of the data: sites that were counted when the run began, say."""
+    """Raise if runs with the same seed used different partitions."""
     parts: dict[int, tuple[str, Path]] = {}
     for run in runs:
         if (run.folder.path / "partition.json").exists():  # absent where the server cannot know it

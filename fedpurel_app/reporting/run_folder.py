@@ -160,7 +160,7 @@ class RunFolder:
         drop_leftovers(self.path)
 
     def forget_outcome(self) -> None:
-        """Remove the outcome of an earlier attempt, so that none is taken for that of the next."""
+        """Delete the previous attempt's outcome so that it cannot be mistaken for the next one's."""
         for name in ("summary.json", "error.txt"):
             (self.path / name).unlink(missing_ok=True)
 

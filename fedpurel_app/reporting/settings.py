@@ -55,7 +55,7 @@ def differing(configs: Sequence[Mapping[str, Any]], among: Iterable[str] | None 
 
 
 def names(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
-    """Name settings by what they are called after, and by what tells them apart among those that have a use for it."""
+    """Label each run by its method and by the keys that differ among the runs that read them."""
     used = [without_idle(config) for config in configs]
     varying = [
         key

@@ -317,7 +317,7 @@ def is_simulated(node_config: Mapping[str, Any]) -> bool:
 
 
 def _shared(simulation_dir: str) -> str:
-    """Return the folder of a simulation's private branches, which a server elsewhere may have named in vain."""
+    """Return the folder of a simulation's private branches; raise StateError if the run folder is not visible here."""
     run = Path(simulation_dir).parent
     if simulation_dir and not run.is_dir():
         raise StateError(

@@ -1,4 +1,4 @@
-"""Clients that know less than the contract: what they lack is found in their replies, told once, and done without."""
+"""Clients that implement only part of the contract: missing handlers are detected, logged once and skipped."""
 
 from __future__ import annotations
 

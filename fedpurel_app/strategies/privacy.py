@@ -53,7 +53,7 @@ class Clipping:
 
     @property
     def norm(self) -> float:
-        """C, to which the updates of the round that goes on are clipped."""
+        """Clipping norm C of the current round."""
         return float(self._wrapper.clipping_norm)
 
     @property

@@ -173,7 +173,7 @@ class Federation:
         return (self.folder / "logs" / f"{name}.log").read_text("utf-8", "replace")
 
     def app_processes(self, name: str) -> list[psutil.Process]:
-        """Give the app's processes that the SuperExec of the link or of a site has started."""
+        """Return the app's processes that the SuperExec of the link or of a site has started."""
         with contextlib.suppress(psutil.Error):
             children = psutil.Process(self._running[f"{name}-exec"].pid).children(recursive=True)
             return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
@@ -192,7 +192,7 @@ class Federation:
         return str(self.flwr("run", str(PROJECT), CONNECTION, "--run-config", text)["run-id"])
 
     def status(self, run: str) -> str:
-        """Give Flower's word for how a run is going."""
+        """Return Flower's word for how a run is going."""
         return str(self.flwr("list", CONNECTION, "--run-id", run)["runs"][0]["status"])
 
     def finish(self, run: str, seconds: float) -> str:
@@ -240,7 +240,7 @@ class Federation:
         self.flwr("supernode", "register", f"{self.keys[name]}.pub", CONNECTION, "--name", name)
 
     def _enter(self, name: str) -> list[str]:
-        """Give what a process's command line begins with, to run elsewhere; it must replace itself by the rest."""
+        """Return what a process's command line begins with, to run elsewhere; it must replace itself by the rest."""
         return []
 
     def _address(self, name: str) -> str:

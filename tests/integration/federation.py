@@ -16,7 +16,7 @@ CONNECTION = "loopback"
 
 
 def free_port() -> int:
-    """Give a port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -55,7 +55,7 @@ class Federation:
             process.wait(timeout=60)
 
     def home(self, name: str) -> Path:
-        """Give the folder of one participant."""
+        """Return the folder of one participant."""
         home = self.folder / name
         (home / "flwr").mkdir(parents=True, exist_ok=True)
         return home
@@ -66,7 +66,7 @@ class Federation:
             file.write(f'[superlink.{connection}]\naddress = "127.0.0.1:{port}"\n{security}\n')
 
     def environment(self, name: str) -> dict[str, str]:
-        """Give the environment of one participant's processes."""
+        """Return the environment of one participant's processes."""
         home = self.home(name)
         return os.environ | {
             "FLWR_HOME": str(home / "flwr"),

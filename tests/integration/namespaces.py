@@ -55,7 +55,7 @@ class Network:
             raise UnavailableError(f"`{' '.join(error.cmd)}`: {error.stderr.strip()}") from error
 
     def enter(self, name: str) -> list[str]:
-        """Give what the command line of a process on that machine begins with."""
+        """Return what the command line of a process on that machine begins with."""
         return [self._ip, "netns", "exec", self._namespace(name)]
 
     def cut(self, site: str) -> None:

@@ -53,7 +53,7 @@ class Composed(Federation):
             return connection.getresponse().status
 
     def command(self, name):
-        """Give the command line; what a site is told is replaced by a part of one small data set."""
+        """Return the command line; what a site is told is replaced by a part of one small data set."""
         command = list(self.services[name]["command"])
         if "--node-config" in command:
             site = name[-1]

@@ -47,7 +47,7 @@ def wait_for_round(folder, number, process, timeout=120):
 
 
 def left_over(since):
-    """Give processes of Flower or Ray that were started after a time."""
+    """Return processes of Flower or Ray that were started after a time."""
     words = ("flower-super", "flwr-simulation", "raylet", "gcs_server", "ray::")
     found = []
     for process in psutil.process_iter(["cmdline", "create_time", "status"]):
@@ -112,7 +112,7 @@ def test_a_killed_run_fails_loudly_and_is_resumed_bit_for_bit(tmp_path, whole, k
 
 
 def answer(process, since):
-    """Give the line that answers a signal, and the seconds that it took."""
+    """Return the line that answers a signal, and the seconds that it took."""
     for line in process.stdout:
         if line.startswith("stopping"):
             return line.strip(), time.monotonic() - since

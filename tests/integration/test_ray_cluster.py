@@ -50,7 +50,7 @@ class Node:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def actors(self):
-        """Give the command lines of this node's processes that hold sites; Ray adds ".run" while one is at work."""
+        """Return the command lines of this node's processes that hold sites; Ray adds ".run" while one is at work."""
         found = {}
         for process in self.members():
             try:
@@ -91,7 +91,7 @@ class Witness(threading.Thread):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Give the address and the nodes of a cluster; a folder of its own keeps it out of other people's ``ray.init``."""
+    """Return the address and the nodes of a cluster; its own folder keeps it out of others' ``ray.init``."""
     folder, nodes = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp")), []  # Ray's sockets want a short path
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -45,7 +45,7 @@ def drawn(picture, paths, tmp_path):
 
 
 def painted(picture, paths):
-    """Give the figure itself."""
+    """Return the figure itself."""
     from matplotlib.figure import Figure
 
     figure = Figure()

@@ -68,7 +68,7 @@ def commands(folder, out):
 
 
 def places(value, path=()):
-    """Give the path of every value in a JSON text."""
+    """Return the path of every value in a JSON text."""
     yield path
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in pairs:
@@ -76,7 +76,7 @@ def places(value, path=()):
 
 
 def changed(value, path, new, drop):
-    """Give a JSON value with another one at a place, or without that place."""
+    """Return a JSON value with another one at a place, or without that place."""
     if not path:
         return new
     key, *rest = path

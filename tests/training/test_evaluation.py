@@ -8,7 +8,7 @@ from fedpurel_app.training.inputs import LocalData
 
 
 class Fixed(nn.Module):
-    """Gives the logits that it was made with, whatever the images."""
+    """Return the logits that it was made with, whatever the images."""
 
     def __init__(self, logits):
         super().__init__()

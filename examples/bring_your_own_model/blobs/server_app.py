@@ -40,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def accuracies(correct: list[int], total: list[int]) -> dict[str, float]:
-    """Give accuracies in percent, over all classes and by group; many = classes with the most training samples."""
+    """Return accuracies in percent, over all classes and by group; many = classes with the most training samples."""
     groups = {"all": range(CLASSES), **GROUPS}
     return {
         name: 100.0 * sum(int(correct[c]) for c in classes) / max(1, sum(int(total[c]) for c in classes))

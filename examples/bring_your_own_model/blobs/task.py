@@ -50,7 +50,7 @@ def make_world(seed: int) -> World:
 
 @lru_cache(maxsize=64)
 def site_data(seed: int, alpha: float, site: int, sites: int) -> tuple[Samples, Samples]:
-    """Give a site its part of both sets, of each class the same Dirichlet share."""
+    """Return a site its part of both sets, of each class the same Dirichlet share."""
     shares = np.random.default_rng(seed).dirichlet(np.full(sites, alpha), CLASSES)  # (CLASSES, sites)
     edges = np.concatenate([np.zeros((CLASSES, 1)), shares.cumsum(1)], 1)
 
