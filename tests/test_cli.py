@@ -296,8 +296,8 @@ def test_presets_are_listed_by_group_the_default_first(capsys):
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["run", "--preset", "cifar100"], "Did you mean paper/cifar100-adapter or paper/cifar100-lora or"),
-        (["run", "--preset", "shapse"], "Did you mean shapes?"),
+        (["run", "--preset", "cifar100"], 'Did you mean "paper/cifar100-adapter" or "paper/cifar100-lora" or'),
+        (["run", "--preset", "shapse"], 'Did you mean "shapes"?'),
         (["run", "--seed", "1"], "Did you mean --set seed=VALUE?"),
         (["run", "--global-rounds=3"], "Did you mean --set global-rounds=VALUE?"),
     ],

@@ -53,7 +53,8 @@ def load_preset(name: str) -> Preset:
     if not path.is_file():
         known = preset_names()
         near = [one for one in known if name in one] or difflib.get_close_matches(name, known, 3)
-        hint = f" Did you mean {' or '.join(near[:3])}?" if near else ""
+        quoted = [f'"{one}"' for one in near[:3]]
+        hint = f" Did you mean {' or '.join(quoted)}?" if near else ""
         raise ConfigError(f'no preset "{name}": choose one of {", ".join(known)}, or the path of a TOML file.{hint}')
     try:
         text = path.read_text("utf-8")
