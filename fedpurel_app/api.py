@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpurel_app.config import RunConfig
-from fedpurel_app.launch import simulate as run_command
+from fedpurel_app.launch import simulate
+from fedpurel_app.reporting.provenance import start_now
 from fedpurel_app.reporting.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class Run:
 def run(
     settings: Mapping[str, Any] | None = None,
     *,
-    preset: str = run_command.DEFAULT_PRESET,
+    preset: str = simulate.DEFAULT_PRESET,
     out: str | Path | None = None,
     resume: str | Path | None = None,
-    threads: int = 1,
+    threads: int | None = None,
 ) -> Run:
     """Run an experiment in this process, without Ray: breakpoints in a client work, and results come in seconds.
 
@@ -87,8 +88,8 @@ def run(
         Run folder; else a dated one under ``~/fedpurel/runs``.
     resume : path, optional
         The folder of a run to continue.
-    threads : int
-        Of a site's computations; a simulation gives each site one.
+    threads : int, optional
+        Of a site's computations. Else those that the run was begun with; of a new one 1, as in a simulation.
 
     Returns
     -------
@@ -106,27 +107,37 @@ def run(
     asked = dict(settings or {})
     if resume is not None:
         path = Path(resume).absolute()
-        config = run_command.resumed(path, asked)
+        config = simulate.resumed(path, asked)
     else:
-        config, path = run_command.begun(preset, asked, None if out is None else Path(out).absolute())
+        config, path = simulate.begun(preset, asked, None if out is None else Path(out).absolute())
     play(config, path, threads)
     return Run(path)
 
 
-def play(config: RunConfig, path: Path, threads: int = 1) -> None:
+def play(config: RunConfig, path: Path, threads: int | None = None) -> None:
     """Run checked settings in this process, in a folder that is new or resumed; see :func:`run`."""
+    folder = RunFolder(path)
+    start_now()
+    simulate.preflight(config)
+    with folder.claim():
+        before = folder.launch()
+        if not config.resume_from:
+            RunFolder.create(path)
+        number = threads or int(before.get("cpus-per-site", 1))
+        folder.write_launch(number, before.get("gpus-per-site"))
+        _play(config, folder, number)
+
+
+def _play(config: RunConfig, folder: RunFolder, threads: int) -> None:
     from fedpurel_app.client_app import app as client_app
     from fedpurel_app.launch.local_grid import run_app
     from fedpurel_app.server_app import app as server_app
 
-    folder = RunFolder(path)
-    run_command.preflight(config)
-    with folder.claim(), _site_threads(threads):
-        folder.write_launch(threads, 0.0)
+    with _site_threads(threads):
         try:
             run_app(server_app, client_app, config.num_sites, config.model_dump(by_alias=True))
         except KeyboardInterrupt:
-            run_command.mark(folder, config, "stopped", "interrupted by the user")
+            simulate.mark(folder, config, "stopped", "interrupted by the user")
             raise
 
 

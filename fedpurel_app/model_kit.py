@@ -52,6 +52,10 @@ class ModelKit:
         """The method, with the sharing that the settings name."""
         return SHARES[self.settings["shares"]](self.method.load())
 
+    def unfit_for_own_data(self) -> str:
+        """Return why the method cannot work at sites with data of their own, whatever the settings call them; or ""."""
+        return self.method.unfit({**self.settings, "dataset": "sites"})
+
     @cached_property
     def device(self) -> torch.device:
         """Where the models run."""

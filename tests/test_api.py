@@ -1,10 +1,13 @@
 """``fedpurel_app.run``: an experiment in this process, and what it gives back."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -100,6 +103,42 @@ def test_an_interrupted_run_goes_on_from_its_last_round(tmp_path, monkeypatch):
     assert left == right and private_files(folder) == private_files(RunFolder(whole.path))
     with pytest.raises(StateError, match="is complete"):
         fedpurel_app.run(resume=tmp_path / "cut")
+
+
+def test_a_folder_that_holds_a_run_is_left_as_it_is(run):
+    launch = run.path / "launch.json"
+    launch.write_text(json.dumps({"schema": 1, "cpus-per-site": 4, "gpus-per-site": 0.25}))
+    with pytest.raises(StateError, match="already holds a run"):
+        fedpurel_app.run(settings(run.path.parent), out=run.path, threads=2)
+    assert json.loads(launch.read_text())["cpus-per-site"] == 4
+    launch.write_text(json.dumps({"schema": 1, "cpus-per-site": 1, "gpus-per-site": 0.25}))
+
+
+def test_a_run_goes_on_with_the_threads_and_the_gpus_that_it_was_begun_with(tmp_path, monkeypatch):
+    from fedpurel_app.site.site import Site
+
+    asked, train = settings(tmp_path, global_rounds=2, personal_rounds=0), Site.train
+
+    def stop(self, phase, arrays, instruction):
+        if instruction.round == 2:
+            raise KeyboardInterrupt
+        return train(self, phase, arrays, instruction)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Site, "train", stop)
+        fedpurel_app.run(asked, out=tmp_path / "cut", threads=2)
+    folder, seen = RunFolder(tmp_path / "cut"), []
+    folder.write_launch(2, 0.25)
+    monkeypatch.setattr(Site, "train", lambda self, *rest: seen.append(torch.get_num_threads()) or train(self, *rest))
+    fedpurel_app.run(resume=folder.path)
+    assert set(seen) == {2} and folder.launch()["gpus-per-site"] == 0.25
+
+
+def test_the_time_of_a_run_is_not_that_of_its_process(run):
+    assert run.rounds[0]["seconds"]["start_up"] < 30 and psutil.Process().create_time() < time.time() - 1
+    later = fedpurel_app.run(resume=None, settings=settings(run.path.parent, global_rounds=1, personal_rounds=0),
+                             out=run.path.parent / "later")  # fmt: skip
+    assert later.rounds[0]["seconds"]["start_up"] < 5
 
 
 def test_the_command_line_does_it_as_well(tmp_path, capsys):

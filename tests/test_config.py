@@ -7,7 +7,16 @@ import pytest
 
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
-from fedpurel_app.config import RunConfig, known_keys, load_config, presets, require_same, run_config_table, to_toml
+from fedpurel_app.config import (
+    RunConfig,
+    known_keys,
+    load_config,
+    presets,
+    require_same,
+    run_config_table,
+    to_toml,
+    without_idle,
+)
 from fedpurel_app.config.presets import load_preset, preset_names
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.data.sources.catalog import DATASETS
@@ -157,3 +166,9 @@ def test_values_survive_toml():
 
 def test_keys_are_kebab_case():
     assert "max-failed-rounds" in known_keys() and not any("_" in key for key in known_keys())
+
+
+def test_a_method_that_is_no_text_is_refused_as_any_other_wrong_value():
+    for key in ("algorithm", "peft"):
+        assert without_idle({key: ["a"]}) == {key: ["a"]}
+        assert problems(**{key: ["a"]})[0].startswith(f"{key} = ['a']: should be")

@@ -54,6 +54,16 @@ def test_every_family_runs_under_every_algorithm_or_is_refused(tmp_path, family,
     assert ("conflict" in first) == (algorithm in ("fedpurel", "prograd"))
 
 
+@pytest.mark.parametrize("method", ["promptfolio", "kgcoop"])
+def test_methods_of_text_features_work_with_an_adapted_text_tower(tmp_path, method):
+    assert run(tmp_path / "text", peft="lora", lora_tower="text", algorithm=method).summary()["outcome"] == "completed"
+    if method == "promptfolio":  # whose two modules see an image through one of them
+        with pytest.raises(ConfigError, match='set lora-tower = "text"'):
+            run(tmp_path / "both", peft="lora", lora_tower="both", algorithm=method)
+    else:
+        assert run(tmp_path / "both", peft="lora", lora_tower="both", algorithm=method).summary()["global"]
+
+
 @pytest.mark.parametrize(
     "options",
     [

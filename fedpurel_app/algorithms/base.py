@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     counts : Tensor of int64, shape (C,), or None
         The site's own training images by class. Never sent for a method's sake. None at the server.
     prior : Tensor, shape (C,), or None
-        Training images by class of the whole federation; None where sites bring data of their own.
+        Training images by class of the whole federation; None at a site with data of its own.
     zero_shot_text : Tensor, shape (C, D), or None
         T, the L2-normalised text features of zero-shot CLIP.
     """

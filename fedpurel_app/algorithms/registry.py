@@ -84,6 +84,13 @@ def _keeps_text(settings: Settings) -> str:
     return f'it works on the text features, which peft = "{settings["peft"]}"{tower} does not change'
 
 
+def _images_alone(settings: Settings) -> str:
+    """Refuse families that change more than the text features: a mixture sees images through one of two modules."""
+    if FAMILIES[settings["peft"]].changed(settings) > {"text"}:
+        return 'it mixes text features alone, and lora-tower = "both" changes the images, too; set lora-tower = "text"'
+    return _keeps_text(settings)
+
+
 def _one_part(settings: Settings) -> str:
     """Refuse families that have nothing to divide."""
     return f"it divides the parameters, and of {one_tensor(settings)}" if one_tensor(settings) else ""
@@ -173,7 +180,7 @@ _ALL = (
         "Pan et al., NeurIPS 2024",
         options=(Option("mixing-weight", 0.4, Share, "theta, share of the site's own text features, [0, 1]"),),
         personalizes=True,
-        unfit=_keeps_text,
+        unfit=_images_alone,
     ),
     Method(
         "logit-adjustment",

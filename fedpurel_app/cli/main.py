@@ -182,7 +182,7 @@ def _run(options: argparse.Namespace) -> int:
     return simulate.run(options, _in_process)
 
 
-def _in_process(config: RunConfig, path: Path, threads: int) -> None:
+def _in_process(config: RunConfig, path: Path, threads: int | None) -> None:
     from fedpurel_app.api import play  # loads torch and Flower
 
     play(config, path, threads)

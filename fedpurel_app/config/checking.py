@@ -67,7 +67,8 @@ def without_idle(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[st
     """
     defaults = {str(field.alias): field.default for field in RunConfig.model_fields.values()}
     every: dict[str, Any] = {**defaults, **values}
-    if every["algorithm"] not in METHODS or every["peft"] not in FAMILIES:
+    chosen = (every["algorithm"], METHODS), (every["peft"], FAMILIES)
+    if not all(isinstance(name, str) and name in known for name, known in chosen):
         return dict(values)
     idle = idle_keys(every).keys() - set(kept)
     return {key: value for key, value in values.items() if key not in idle}

@@ -18,6 +18,7 @@ from fedpurel_app.inference.trained import TrainedModel
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.models.peft.base import PeftModule, parameters_of
 from fedpurel_app.models.peft.lora import Lora
+from fedpurel_app.models.peft.pair import Pair
 
 SCHEMA = 1
 _FUSED = {"q": 0, "k": 1, "v": 2}  # their order in open_clip's one matrix
@@ -88,7 +89,8 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         ),
         "classifier.safetensors": save(classifier),
     }
-    image_side = _image_side(branch, config.peft)
+    seen_through = branch.shared if isinstance(branch, Pair) else branch
+    image_side = _image_side(seen_through, config.peft)
     if isinstance(branch, Lora) and host.backbone is not None:
         files |= _merged_clip(host.backbone, branch.deltas())
     settings = config.model_dump(by_alias=True)

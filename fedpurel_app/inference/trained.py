@@ -146,8 +146,16 @@ def _bias(folder: RunFolder, experiment: Experiment) -> Tensor | None:
     """Return what the method adds to logits, by the counts of classes that the run wrote down."""
     if experiment.kit.algorithm.bias is None:
         return None
-    counts = torch.tensor(folder.read_json("partition.json")["train_counts"], device=experiment.kit.device)
-    return experiment.kit.bias(Facts(prior=counts))
+    counts = None
+    if (folder.path / "partition.json").is_file():
+        counts = torch.tensor(folder.read_json("partition.json")["train_counts"], device=experiment.kit.device)
+    try:
+        return experiment.kit.bias(Facts(prior=counts))
+    except ValueError as error:
+        raise StateError(
+            f"{folder.path} has no partition.json, and with it no class counts, by which this run's predictions are "
+            "adjusted."
+        ) from error
 
 
 def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
@@ -173,13 +181,15 @@ def _private_state(
 ) -> PrivateState:
     """Read the private state that the checkpoint knows of; errors speak of the command line, not of a node."""
     known, trained = state["roster"], state["private_rounds"]
-    keeps_parts = experiment.kit.algorithm.keeps_parts
     if site not in known:
         raise StateError(f'the run has no site "{site}"; its sites: {_listed(known)}.')
     if site not in trained:
-        instead = "it has no model yet" if keeps_parts else "its model is the global one, without --site"
+        kit = experiment.kit
+        known = kit.algorithm.is_known(kit.new_shared(), kit.options)
+        instead = "its model is the global one, without --site" if known else "it has no model yet"
+        part = "part" if kit.algorithm.keeps_parts else "branch"
         raise StateError(
-            f"{site} trained no private {'part' if keeps_parts else 'branch'} up to round {state['round']}: {instead}. "
+            f"{site} trained no private {part} up to round {state['round']}: {instead}. "
             f"Sites with one: {_listed(trained)}."
         )
     stamp, experiment_id = int(trained[site]), str(state["experiment_id"])

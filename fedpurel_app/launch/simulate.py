@@ -48,7 +48,7 @@ def _print_presets() -> None:
         print(f"  {name:<26} {load_preset(name).title}{' (default)' if name == DEFAULT_PRESET else ''}")
 
 
-InProcess = Callable[[RunConfig, Path, int], None]  # of checked settings, a folder, and threads
+InProcess = Callable[[RunConfig, Path, int | None], None]  # of checked settings, a folder, and threads
 
 
 def run(options: argparse.Namespace, in_process: InProcess) -> int:
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace, in_process: InProcess) -> int:
         config, path, expect = _resume(options) if options.resume else _new(options)
         if options.in_process:
             claims.close()  # it claims the folder itself
-            return _play(in_process, config, path, options.cpus_per_site or 1, expect)
+            return _play(in_process, config, path, options.cpus_per_site, expect)
         preflight(config)
         if not options.resume:
             claims.enter_context(RunFolder(path).claim())
@@ -253,7 +253,7 @@ def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder
 
     The number of CPUs is the number of threads, which decides the last bits of the result.
     """
-    before = folder.read_json(LAUNCH) if (folder.path / LAUNCH).exists() else {}
+    before = folder.launch()
     number = options.cpus_per_site or before.get("cpus-per-site", 1)
     share = options.gpus_per_site
     if share is None:
@@ -264,7 +264,7 @@ def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder
     return number, share
 
 
-def _play(in_process: InProcess, config: RunConfig, path: Path, threads: int, expect: str) -> int:
+def _play(in_process: InProcess, config: RunConfig, path: Path, threads: int | None, expect: str) -> int:
     """Run in this process, and tell how it ended."""
     folder = RunFolder(path)
     print(f"fedpurel {__version__}: run folder {path}; all sites in this process", flush=True)

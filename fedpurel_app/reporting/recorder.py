@@ -70,9 +70,14 @@ class Recorder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the outcome and let go of the trackers."""
-        self._track(lambda tracker: tracker.close())
+        self.close()
         self.folder.write_json("summary.json", summary)
         logger.log(INFO, "%s in %s. Run folder: %s", summary["outcome"], duration(self.seconds), self.folder.path)
+
+    def close(self) -> None:
+        """Let go of the trackers; a second time does nothing."""
+        self._track(lambda tracker: tracker.close())
+        self._trackers.clear()
 
     def _track(self, use: Callable[[Tracker], None]) -> None:
         """Use the trackers; one that fails (its server is gone) is dropped, and the run goes on."""

@@ -194,9 +194,14 @@ class RunFolder:
         """Return ``summary.json``; None while the run goes on or when it was cut off."""
         return self.read_json("summary.json") if (self.path / "summary.json").is_file() else None
 
-    def write_launch(self, threads: int, gpus: float) -> None:
+    def launch(self) -> dict[str, Any]:
+        """Return what each site got when the run was begun; empty for a new one."""
+        return self.read_json(LAUNCH) if (self.path / LAUNCH).exists() else {}
+
+    def write_launch(self, threads: int, gpus: float | None) -> None:
         """Write down what each site gets: the number of threads decides the last bits of a result."""
-        self.write_json(LAUNCH, {"cpus-per-site": threads, "gpus-per-site": gpus})
+        share = {} if gpus is None else {"gpus-per-site": gpus}
+        self.write_json(LAUNCH, {"cpus-per-site": threads, **share})
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 

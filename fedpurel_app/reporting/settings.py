@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedpurel_app.config import without_idle
+from fedpurel_app.config import load_config, without_idle
 from fedpurel_app.core.names import clean, split_names
 from fedpurel_app.reporting.run_folder import RunFolder
 
+_DEFAULTS = load_config({}).model_dump(by_alias=True)
 # Keys in which runs of one setting may differ.
 FREE = frozenset({"seed", "out", "resume-from", "experiment-id", "state-dir", "device", "console", "tracker"})
 
@@ -41,8 +42,9 @@ def data_in_words(config: Mapping[str, Any]) -> str:
 
 def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
     """Return what makes runs comparable: all keys that are not free, or some of them."""
-    chosen = sorted(config if keys is None else keys)
-    return tuple((key, str(config.get(key))) for key in chosen if key not in FREE)
+    full = {**_DEFAULTS, **without_idle(config)}  # a run of before a key was there had what is its default now
+    chosen = sorted(full if keys is None else keys)
+    return tuple((key, str(full.get(key))) for key in chosen if key not in FREE)
 
 
 def differing(configs: Sequence[Mapping[str, Any]], among: Iterable[str] | None = None) -> list[str]:

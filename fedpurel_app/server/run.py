@@ -104,6 +104,8 @@ class Server:
             self._fail(error)
             raise
         finally:
+            if self._recorder is not None:
+                self._recorder.close()  # also on an interrupt: in a notebook this process goes on
             self._lock.release()
 
     # --- before -----------------------------------------------------------------------------------------------------
@@ -148,6 +150,9 @@ class Server:
         except RunError as error:
             hint = federation_hint(self.config, strategy, self.config.num_sites or self.config.suggested_sites)
             raise RunError(f"{error} {hint}".rstrip()) from None
+        described = [one for one in strategy.roster.descriptions.values() if one is not None]
+        if any(not one.partitions for one in described) and (why := self.experiment.kit.unfit_for_own_data()):
+            raise RunError(f'algorithm = "{self.config.algorithm}": {why}.')
         size = sum(value.nbytes for value in self._arrays.values())
         announce(self.experiment, strategy, self.folder.path, size, self._resumed)
         write_partition(self.experiment, strategy, self.folder)

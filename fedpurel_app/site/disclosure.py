@@ -51,15 +51,19 @@ class Disclosure:
             return {SECONDS: seconds, FEATURE_SECONDS: feature_seconds}
         return {SECONDS: round(seconds, 1), FEATURE_SECONDS: round(feature_seconds, 1)}
 
-    def scores(self, counts: Mapping[str, ClassCounts]) -> Metrics:
+    def scores(self, counts: Mapping[str, ClassCounts], global_is_private: bool = False) -> Metrics:
         """Return what an evaluation tells: counts by class or in all, rounded, or that they are withheld.
 
         Parameters
         ----------
         counts : mapping of str to ClassCounts
             By model; totals are equal.
+        global_is_private : bool
+            The global model of this site holds parts that it keeps: its score tells of them.
         """
         if not self.trusted:
+            if global_is_private and self.node.scores == "global":
+                return {WITHHELD: 1}
             if self.tells_no_scores or int(counts["global"].total.sum()) < self.node.min_test_images:
                 return {WITHHELD: 1}
             told = [model for model in counts if model != "personalized" or self.node.scores != "global"]

@@ -99,6 +99,8 @@ class Site:
         facts.keep_in(cache)
         self.experiment = one = _experiment(self.config, cache, self._own, self.simulated)
         self.federation, self.kit, self.images = one.federation, one.kit, one.images
+        if self._own and (why := self.kit.unfit_for_own_data()):
+            raise PolicyError(f'algorithm = "{self.kit.method.name}": {why}')
         self._features_before = self.images.seconds
 
     # --- messages ---------------------------------------------------------------------------------------------------
@@ -188,7 +190,8 @@ class Site:
         scores = evaluate(data, algorithm.global_model(models), personalized, bias)
         counts = {"zero-shot": scores.zero_shot, "global": scores.global_model}
         counts |= {} if scores.personalized is None else {"personalized": scores.personalized}
-        return self._reply(self.discloses.scores(counts))
+        known = algorithm.is_known(shared, self.kit.options)
+        return self._reply(self.discloses.scores(counts, global_is_private=not known))
 
     # --- parts ------------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,12 @@ from fedpurel_app.algorithms.fedper import base_layers
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.promptfolio import Mixture
 from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.registry import FAMILIES
-from tests.support import private_files, run_tiny, tiny_features
+from tests.support import private_files, run_tiny, timeless, tiny_features
 
 TEXT = functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0], [-0.6, 0.5]]), dim=-1)
 HOST = Host(TEXT, 10.0, ("a", "b", "c"), None)
@@ -224,4 +226,29 @@ def test_a_resumed_run_of_a_method_that_keeps_parts_is_the_same_run(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_tiny(tmp_path / "cut", **changes, grid={"spy": stop})
     cut = run_tiny(tmp_path / "cut", **changes, resume_from=str(tmp_path / "cut" / "run"), out="")
-    assert private_files(cut) == private_files(whole)
+    assert private_files(cut) == private_files(whole) and same(shared(cut), shared(whole))
+    assert timeless(cut) == timeless(whole)
+
+
+@pytest.mark.parametrize("where", ["training", "prediction"])
+def test_an_adjusted_model_is_loaded_with_its_bias_where_it_has_one(tmp_path, where):
+    folder = run_tiny(tmp_path, algorithm="logit-adjustment", adjust_in=where)
+    features = torch.randn(5, 8)
+    model = load_trained(folder.path)
+    plain = model.branches["global"].frozen()(features)
+    assert (model.bias is None) == (where == "training")
+    assert torch.equal(model.logits(features), plain if model.bias is None else plain + model.bias)
+    (folder.path / "partition.json").unlink()
+    if where == "training":
+        assert torch.equal(load_trained(folder.path).logits(features), plain)
+    else:
+        with pytest.raises(StateError, match=r"no partition.json, and with it no class counts"):
+            load_trained(folder.path)
+
+
+def test_a_site_of_promptfolio_that_never_trained_has_the_global_model(tmp_path):
+    folder = run_tiny(tmp_path, algorithm="promptfolio", global_rounds=1, fraction_train=0.2)
+    trained = {path.parent.name for path in folder.path.rglob("private-*.safetensors")}
+    other = next(name for name in ("site-0", "site-1") if name not in trained)
+    with pytest.raises(StateError, match="its model is the global one, without --site"):
+        load_trained(folder.path, other)

@@ -1,6 +1,8 @@
 """What people see of finished runs: tables, lines and pictures."""
 
 import csv
+import json
+import shutil
 import time
 import xml.dom.minidom
 
@@ -149,6 +151,17 @@ def test_compare_keeps_settings_apart_and_names_what_differs(runs, tmp_path):
     compare([*(run.path for run in runs.values()), other.path], tmp_path / "table")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert any("momentum 0.5 | 1 |" in line for line in lines) and any("momentum 0.9 | 2 |" in line for line in lines)
+
+
+def test_compare_averages_over_runs_of_before_a_key_was_there(runs, tmp_path):
+    shutil.copytree(runs["fedavg", 1].path, tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    content = json.loads(path.read_text())
+    for key in ("ditto-weight", "mixing-weight", "text-weight"):
+        del content["config"][key]
+    path.write_text(json.dumps(content | {"config": content["config"] | {"penalty-weight": 9.0}}))
+    lines = compare([runs["fedavg", 0].path, tmp_path / "old"])
+    assert "fedavg, text-residual, features (2 seeds)" in lines
 
 
 def test_compare_leaves_out_what_is_not_completed(runs, tmp_path):
