@@ -91,17 +91,19 @@ def answer(
 
         from fedpurel_app.client_app import app
         from fedpurel_app.core.records import ARRAYS, CONFIG, Instruction, to_array_record
-        from fedpurel_app.experiment import Experiment
+        from fedpurel_app.federation import Federation
+        from fedpurel_app.images import Images
+        from fedpurel_app.model_kit import ModelKit
         from fedpurel_app.site import site
     from flwr.app import Context, Message, RecordDict
     from flwr.supercore.task_identity import TaskIdentity
 
     for owner, name, part in (
         (site.Site, "__init__", "settings"),
-        (Experiment, "source", "data"),
-        (Experiment, "_cached", "features"),
-        (Experiment, "host", "texts"),
-        (Experiment, "new_module", "branches"),
+        (Federation, "source", "data"),
+        (Images, "_cached", "features"),
+        (ModelKit, "host", "texts"),
+        (ModelKit, "new_module", "branches"),
         (site, "train", "work"),
         (site, "evaluate", "work"),
     ):

@@ -109,21 +109,39 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "family", "key"), CASES)
-def test_a_key_of_a_method_has_an_effect_or_is_refused(tmp_path, monkeypatch, method, family, key):
-    """Its value changes what a run shares, keeps or scores; where it cannot, the settings are refused."""
-    monkeypatch.setattr(rendered, "SHAPES_TEST", 2)
-    images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 8, "imbalance_factor": 4, "num_sites": 3}
-    common = {"peft": family, "algorithm": method, "global_rounds": 2, "fraction_train": 0.7}
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """What a method with a family has to show at its defaults, found once."""
+    found = {}
+
+    def play(method, family):
+        if (method, family) not in found:
+            found[method, family] = small(tmp_path_factory.mktemp("plain"), method, family)
+        return found[method, family]
+
+    return play
+
+
+def small(folder, method, family, **changes):
+    """Run a method with a family, as small as shows an effect; images inside towers take their time."""
+    images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 6, "imbalance_factor": 3, "num_sites": 2}
+    common = {"peft": family, "algorithm": method, "global_rounds": 2, "fraction_train": 0.7, "experiment_id": "e"}
     common |= {"learning_rate": 0.5} if family in FEATURES else images  # enough for predictions to change
-    key_of, other = key.replace("-", "_"), OTHER[key]
-    owned = {option.key for option in METHODS[method].options}
-    if key in owned and not has_effect(method, family, key):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendered, "SHAPES_TEST", 1)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return outcome(run_tiny(folder, **common, **changes))
+
+
+@pytest.mark.parametrize(("method", "family", "key"), CASES)
+def test_a_key_of_a_method_has_an_effect_or_is_refused(tmp_path, plain, method, family, key):
+    """Its value changes what a run shares, keeps or scores; where it cannot, the settings are refused."""
+    change = {key.replace("-", "_"): OTHER[key]}
+    if key in {option.key for option in METHODS[method].options} and not has_effect(method, family, key):
         with pytest.raises(ConfigError, match=key):
-            run_tiny(tmp_path, **common, **{key_of: other})
+            small(tmp_path, method, family, **change)
         return
-    plain = outcome(run_tiny(tmp_path / "plain", **common, experiment_id="e"))
-    assert plain != outcome(run_tiny(tmp_path / "other", **common, experiment_id="e", **{key_of: other}))
+    assert plain(method, family) != small(tmp_path, method, family, **change)
 
 
 @pytest.mark.parametrize("name", METHODS)
