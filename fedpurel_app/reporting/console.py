@@ -11,7 +11,7 @@ from typing import Any
 
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.reporting.settings import data_in_words
+from fedpurel_app.reporting.settings import run_in_words
 
 _PLAIN = {"–": "-", "—": "-", "±": "+/-", "×": "x", "→": "->", "…": "...", "·": ".", "α": "alpha", "λ": "lambda"}
 COLUMNS = ("all", "many", "medium", "few", "balancedness")
@@ -186,12 +186,7 @@ def show(folder: RunFolder) -> None:
 def show_lines(folder: RunFolder) -> list[str]:
     """Print what a run was, how it ended, and where its time went."""
     config, summary, rounds = folder.read_json("config.json")["config"], folder.summary(), folder.rounds()
-    lines = [
-        clean(
-            f"{config['algorithm']}, {config['peft']} on {config['dataset']}, {data_in_words(config)}, "
-            f"seed {config['seed']}"
-        )
-    ]
+    lines = [clean(run_in_words(config))]
     if summary is None:
         done = rounds[-1]["round"] if rounds else 0
         if folder.is_running:

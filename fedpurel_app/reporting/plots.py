@@ -13,6 +13,7 @@ from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.diagnostics import balance, contribution, gradients, head_to_tail
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.settings import run_in_words
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
@@ -60,11 +61,13 @@ def draw(folder: RunFolder) -> list[Path]:
     for name, paint in pictures.items():
         figure = plt.figure(figsize=(7.5, 4.2), layout="constrained")
         if paint(folder, figure):
+            _name(folder, figure)
             written += save(figure, folder.path / "plots" / name)
         plt.close(figure)
     for name, diagnose in {"balance": balance, "gradients": gradients, "contribution": contribution}.items():
         figure = plt.figure(figsize=(9, 4.2), layout="constrained")
         if table := diagnose(folder, figure):
+            _name(folder, figure)
             written += save(figure, folder.path / "plots" / name)
             folder.write_csv(f"plots/{name}.csv", *table)
             written.append(folder.path / "plots" / f"{name}.csv")
@@ -102,6 +105,12 @@ def label(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
         )
+
+
+def _name(folder: RunFolder, figure: Any) -> None:
+    """Write below a picture which method, data and run it is of."""
+    config = folder.read_json("config.json")["config"]
+    figure.supxlabel(clean(f"{run_in_words(config)}; {folder.path.name}", 160), fontsize=7, color="#666666")
 
 
 def _curves(folder: RunFolder, figure: Any) -> bool:
@@ -143,18 +152,21 @@ def _classes(folder: RunFolder, figure: Any) -> bool:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, ".", color=COLOURS[key], alpha=0.35, markersize=5)
             axes.plot(x, _smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2)
+    axes.plot([], [], ".", color="#999999", alpha=0.6, label="one class")
     if counted:
         size = axes.twinx()
-        size.fill_between(
-            range(len(rows)), [int(row["train_images"]) for row in rows], color="#dddddd", zorder=0, step="mid"
-        )
+        counts = [int(row["train_images"]) for row in rows]
+        size.fill_between(range(len(rows)), counts, color="#dddddd", zorder=0, step="mid")
         size.set(ylabel="training images", yscale="log")
+        size.yaxis.set_major_formatter("{x:g}")  # matplotlib's own are formulas, which are not parsed here
+        size.yaxis.set_minor_formatter("")
+        axes.fill_between([], [], color="#dddddd", label="training images (right)")
         axes.set_zorder(size.get_zorder() + 1)
         axes.patch.set_visible(False)
     axes.set(
         xlabel="classes, head to tail" if counted else "classes, by label",
         ylabel="accuracy [%]",
-        title="Accuracy by class (line: mean over neighbours)",
+        title="Accuracy by class (lines: means over neighbours)",
     )
     axes.legend(frameon=False, fontsize=8, loc="lower left")
     return True

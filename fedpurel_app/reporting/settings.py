@@ -40,6 +40,12 @@ def data_in_words(config: Mapping[str, Any]) -> str:
     return f"IF {config['imbalance-factor']:g}, {config['partition']}{alpha}"
 
 
+def run_in_words(config: Mapping[str, Any]) -> str:
+    """Say what a run is: method, family, data and seed."""
+    method = f"{config['algorithm']}, {config['peft']}"
+    return f"{method} on {config['dataset']}, {data_in_words(config)}, seed {config['seed']}"
+
+
 def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
     """Return what makes runs comparable: all keys that are not free, or some of them."""
     full = {**_DEFAULTS, **without_idle(config)}  # a run of before a key was there had what is its default now

@@ -117,6 +117,23 @@ def test_numbers_for_trackers_are_flat():
     assert flat["global/few"] == 60 and flat["sites/personalized/all"] == 61 and "kept_old_model" not in flat
 
 
+def test_pictures_name_their_run_and_have_numbers_for_labels(runs):
+    """And all marks are in the legend: lines, dots and the grey area of the picture of classes."""
+    from fedpurel_app.reporting import plots
+
+    folder, figure = runs["fedpurel", 0], plots.pyplot().figure()
+    assert plots._classes(folder, figure)
+    plots._name(folder, figure)
+    figure.canvas.draw()
+    labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels() + axes.get_xticklabels()]
+    assert any(labels) and not any("$" in text or "math" in text for text in labels)
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert {"one class", "training images (right)", "zero-shot", "global model"} <= set(legend)
+    assert (
+        "fedpurel, text-residual on features" in figure.get_supxlabel() and folder.path.name in figure.get_supxlabel()
+    )
+
+
 def test_compare_averages_seeds_and_writes_the_table(runs, tmp_path):
     lines = compare([run.path for run in runs.values()], tmp_path / "table")
     zero_shot, ours, average = (tmp_path / "table.md").read_text().splitlines()[2:5]
