@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpurel_app.config import RunConfig
-from fedpurel_app.launch import simulate
+from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.provenance import start_now
 from fedpurel_app.reporting.run_folder import RunFolder
 
@@ -68,7 +68,7 @@ class Run:
 def run(
     settings: Mapping[str, Any] | None = None,
     *,
-    preset: str = simulate.DEFAULT_PRESET,
+    preset: str = choose.DEFAULT_PRESET,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     threads: int | None = None,
@@ -107,9 +107,9 @@ def run(
     asked = dict(settings or {})
     if resume is not None:
         path = Path(resume).absolute()
-        config = simulate.resumed(path, asked)
+        config = choose.resumed(path, asked)
     else:
-        config, path = simulate.begun(preset, asked, None if out is None else Path(out).absolute())
+        config, path = choose.begun(preset, asked, None if out is None else Path(out).absolute())
     play(config, path, threads)
     return Run(path)
 

@@ -7,6 +7,7 @@ import pytest
 from fedpurel_app.cli import main as cli
 from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import RunError
+from fedpurel_app.launch import choose
 from fedpurel_app.launch import own_superlink as conductor
 from fedpurel_app.launch import simulate as run_command
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -146,7 +147,7 @@ def test_impossible_resources_are_refused(capsys, option, value):
 def test_relative_paths_are_the_callers(monkeypatch, tmp_path):
     tiny_features(tmp_path / "f.npz")
     monkeypatch.chdir(tmp_path)
-    assert run_command._assignments(
+    assert choose.assignments(
         ["dataset-path=f.npz", "seed=3", "alpha=0.5", "peft=adapter", "share-class-counts=true"]
     ) == {
         "dataset-path": str(tmp_path / "f.npz"),

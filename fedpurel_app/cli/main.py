@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedpurel_app import __version__
 from fedpurel_app.core.errors import ConfigError, DiskFullError, FedPurelError, RunError
-from fedpurel_app.launch import simulate
+from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.console import show, spare_streams
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.terminal import BriefConsole, complain, silence
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         complain("stopped")
-        return simulate.INTERRUPTED
+        return choose.INTERRUPTED
 
 
 def _call(arguments: Sequence[str] | None) -> int:
@@ -50,13 +50,13 @@ def _call(arguments: Sequence[str] | None) -> int:
         return code
     except FedPurelError as error:
         complain(f"error: {error}")
-        return simulate.FAILED if isinstance(error, RunError | DiskFullError) else simulate.BAD_INPUT
+        return choose.FAILED if isinstance(error, RunError | DiskFullError) else choose.BAD_INPUT
     except PermissionError as error:  # files of another user: whoever opens one of them first meets it
         complain(f"error: {error.filename or 'a file'} is not open to this user: run as its owner, or have it opened.")
-        return simulate.BAD_INPUT
+        return choose.BAD_INPUT
     except (MemoryError, ImportError) as error:  # a limit of memory keeps libraries from being loaded, too
         complain(f"error: {type(error).__name__}: {error}. Either there is too little memory, or a package is broken.")
-        return simulate.FAILED
+        return choose.FAILED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,7 +113,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"settings to start from (default: {simulate.DEFAULT_PRESET}), or a TOML file",
+        help=f"settings to start from (default: {choose.DEFAULT_PRESET}), or a TOML file",
     )
     run.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting; repeatable")
     where = run.add_mutually_exclusive_group()
@@ -221,7 +221,7 @@ def _positive(text: str) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    config = simulate.settings(options.preset or simulate.DEFAULT_PRESET, options.set)
+    config = choose.settings(options.preset or choose.DEFAULT_PRESET, options.set)
     if options.node_config is None:
         from fedpurel_app.cli.doctor import examine  # loads torch
 
@@ -286,7 +286,7 @@ def _watch(options: argparse.Namespace) -> int:
                 time.sleep(0.5)
             view.update(folder)
     except KeyboardInterrupt:
-        return simulate.INTERRUPTED
+        return choose.INTERRUPTED
     show(folder)
     return 0
 
