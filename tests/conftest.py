@@ -12,6 +12,9 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers that each take all cores only slow each other
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 import pytest
 from hypothesis import settings
