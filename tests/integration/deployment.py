@@ -181,7 +181,9 @@ class Federation:
 
     def is_at_work(self, name: str, folder: Path) -> bool:
         """Whether a site works for the round that is on in a run folder."""
-        began = (folder / "rounds.jsonl").stat().st_mtime
+        # The kernel tells when it booted in whole seconds: a process may seem up to a second older than it is. Those of
+        # the round before are older than that, for what they import.
+        began = (folder / "rounds.jsonl").stat().st_mtime - 1.0
         return any(one.create_time() > began for one in self.app_processes(name))
 
     # --- runs -------------------------------------------------------------------------------------------------------
