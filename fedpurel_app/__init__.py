@@ -7,12 +7,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fedpurel_app.api import Run, run
-    from fedpurel_app.inference.trained import load_trained
-    from fedpurel_app.strategies import FedPuReL
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["FedPuReL", "Run", "__version__", "load_trained", "run"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedpurel_app.core.errors import DiskFullError
-from fedpurel_app.core.files import drop_leftovers, make_folders, reserve, write_atomically
+from fedpurel_app.core.files import drop_leftovers, make_folders, write_atomically
 
 
 def names(folder):
@@ -86,35 +86,3 @@ def test_a_full_disk_says_what_where_how_much_and_what_to_do(tmp_path, monkeypat
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "absent" / "file", b"")
-
-
-def sparse(path, size):
-    with path.open("wb") as file:
-        file.truncate(size)
-    return path
-
-
-def test_room_is_taken_before_a_map_is_written(tmp_path):
-    path = sparse(tmp_path / "map", 1_000_000)
-    assert path.stat().st_blocks * 512 < 1_000_000
-    reserve(path)
-    assert path.stat().st_blocks * 512 >= 1_000_000 and path.stat().st_size == 1_000_000
-
-
-@pytest.mark.parametrize("way", ["absent", "unsupported"])
-@pytest.mark.parametrize("free", [10, 10**9])
-def test_where_room_cannot_be_taken_it_is_counted(tmp_path, monkeypatch, way, free):
-    def unsupported(*arguments):
-        raise OSError(errno.EOPNOTSUPP, "no")
-
-    if way == "absent":
-        monkeypatch.delattr(os, "posix_fallocate")
-    else:
-        monkeypatch.setattr(os, "posix_fallocate", unsupported)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, free))
-    path = sparse(tmp_path / "map", 1_000_000)
-    if free > 1_000_000:
-        reserve(path)
-    else:
-        with pytest.raises(DiskFullError, match="1,000,000 bytes, 10 are free"):
-            reserve(path)

@@ -2,6 +2,8 @@
 
     theta_k = (w shared, b_k of the site's own): both trained together on the site's loss, w alone is sent
 
+The paper divides the layers of a network; here, the tensors that a family trains, in their order from input to output.
+
 References
 ----------
 M. G. Arivazhagan, V. Aggarwal, A. K. Singh, S. Choudhary, "Federated Learning with Personalization Layers", 2019, arXiv

@@ -5,7 +5,7 @@ A new method is one file in this folder, with a value ``ALGORITHM``, and one ent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,8 +43,6 @@ class Method:
         Whether a site has another model than the global one: with personal rounds, always.
     unfit : callable
         From all settings of a run to the reason why the method cannot work with them; "" where it can.
-    reading : str
-        What is ours where the publication is silent or could not be had; "" = as published.
     """
 
     name: str
@@ -54,7 +52,6 @@ class Method:
     personal_rounds: bool = False
     personalizes: bool = False
     unfit: Callable[[Settings], str] = _fits
-    reading: str = ""
 
     def load(self) -> Algorithm:
         """Import the method's value."""
@@ -172,7 +169,6 @@ _ALL = (
         options=(Option("ditto-weight", 1.0, NotNegative, "lambda, weight of ||v - w||^2 / 2"),),
         personal_rounds=True,
         personalizes=True,
-        reading="the penalty is taken implicitly, which is stable for every lambda",
     ),
     Method(
         "promptfolio",
@@ -206,17 +202,6 @@ _ALL = (
         "Arivazhagan et al., 2019, arXiv 1912.00818",
         options=(Option("personal-share", 0.5, Part, "share of the tensors, from the output, that stay, (0, 1)"),),
         unfit=_one_part,
-        reading="the paper divides a network's layers; here, the tensors that a family trains",
     ),
 )
 METHODS = {method.name: method for method in _ALL}
-
-
-def owners(key: str) -> list[str]:
-    """List the methods that read a key; empty for one that is no method's own."""
-    return [method.name for method in METHODS.values() if key in method.keys]
-
-
-def all_options() -> Mapping[str, Option]:
-    """Return the options of all methods by key."""
-    return {option.key: option for method in METHODS.values() for option in method.options}

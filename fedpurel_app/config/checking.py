@@ -11,12 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fedpurel_app.algorithms.registry import METHODS
-from fedpurel_app.config.model import RunConfig
-from fedpurel_app.config.rules import broken_rules, idle_keys
+from fedpurel_app.config.idle import idle_keys
+from fedpurel_app.config.model import REGISTRIES, RunConfig
+from fedpurel_app.config.rules import broken_rules
 from fedpurel_app.config.text import known_keys, to_toml
 from fedpurel_app.core.errors import ConfigError, StateError
-from fedpurel_app.models.peft.registry import FAMILIES
 
 # Keys that say where and on what a run runs, not what it computes: they may differ between a run and its resumption.
 PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker", "dataset-path"})
@@ -67,8 +66,7 @@ def without_idle(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[st
     """
     defaults = {str(field.alias): field.default for field in RunConfig.model_fields.values()}
     every: dict[str, Any] = {**defaults, **values}
-    chosen = (every["algorithm"], METHODS), (every["peft"], FAMILIES)
-    if not all(isinstance(name, str) and name in known for name, known in chosen):
+    if not all(isinstance(every[kind], str) and every[kind] in known for kind, known in REGISTRIES.items()):
         return dict(values)
     idle = idle_keys(every).keys() - set(kept)
     return {key: value for key, value in values.items() if key not in idle}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from fedpurel_app.algorithms.registry import METHODS, owners
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.core.names import SAFE_NAME, is_printable, split_names
-from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Positive
+from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Owner, Positive, readers
 from fedpurel_app.models.peft.registry import FAMILIES
 
 Auto = Literal["auto"]
@@ -176,7 +176,7 @@ class CommonConfig(BaseModel):
         return self.global_rounds, self.personal_rounds
 
 
-_REGISTRIES: dict[str, Iterable[str]] = {"algorithm": METHODS, "peft": FAMILIES}
+REGISTRIES: Mapping[str, Mapping[str, Owner]] = {"algorithm": METHODS, "peft": FAMILIES}  # by the key that chooses
 
 
 def _of_owners(option: Option, names: list[str]) -> Any:
@@ -186,12 +186,13 @@ def _of_owners(option: Option, names: list[str]) -> Any:
     )
 
 
-def _options() -> dict[str, Any]:
+def _declared() -> dict[str, Any]:
     """Declare what the registries hold: the choices of method and family, and the options of each."""
-    fields = {option.key: (option, owners(option.key)) for method in METHODS.values() for option in method.options}
-    fields |= {option.key: (option, [family.name]) for family in FAMILIES.values() for option in family.options}
-    choices = {name: (Literal[tuple(known)], CommonConfig.model_fields[name]) for name, known in _REGISTRIES.items()}
-    return choices | {key.replace("-", "_"): _of_owners(*declared) for key, declared in fields.items()}
+    fields = {key: (Literal[tuple(known)], CommonConfig.model_fields[key]) for key, known in REGISTRIES.items()}
+    for registry in (METHODS, FAMILIES):
+        for option in (option for owner in registry.values() for option in owner.options):
+            fields[option.key.replace("-", "_")] = _of_owners(option, readers(registry, option.key))
+    return fields
 
 
 if TYPE_CHECKING:
@@ -202,5 +203,5 @@ else:
         __base__=CommonConfig,
         __module__=__name__,
         __doc__="Checked settings: the common keys, and those that methods and families own.",
-        **_options(),
+        **_declared(),
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config.idle import idle_keys
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.text import to_toml
 from fedpurel_app.core.files import names_weights
@@ -34,29 +34,6 @@ def broken_rules(config: RunConfig) -> list[Rule]:
 
 def _rule(keys: str, is_broken: bool, message: str) -> Rule:
     return Rule(frozenset(keys.split()), is_broken, message)
-
-
-def idle_keys(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys of methods and families that have no effect under settings, each with the reason.
-
-    Parameters
-    ----------
-    settings : mapping
-        Of every key.
-    """
-    reasons: dict[str, str] = {}
-    for kind, registry in (("algorithm", METHODS), ("peft", FAMILIES)):
-        chosen = settings[kind]
-        keys = dict.fromkeys(key for owner in registry.values() for key in owner.keys)
-        for key in keys:
-            names = [owner.name for owner in registry.values() if key in owner.keys]
-            if chosen not in names:
-                belongs = " or ".join(f'"{name}"' for name in names)
-                reasons[key] = f'it belongs to {kind} = {belongs} and has no use with {kind} = "{chosen}"'
-        for option in registry[chosen].options:
-            if why := option.idle(settings):
-                reasons[option.key] = f"it has no use with {why}"
-    return reasons
 
 
 def _model_rules(config: RunConfig) -> list[Rule]:

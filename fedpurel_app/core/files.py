@@ -19,7 +19,6 @@ from fedpurel_app.core.errors import DiskFullError
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what spreadsheets take for one, also behind the mark that says it is none
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_NO_RESERVATION = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # file systems that cannot
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -116,36 +115,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def reserve(path: Path) -> None:
-    """Take all the room that a file's size asks for, so that writing to a map of it cannot fail.
-
-    Memory that maps a file has no way to report a full disk but to kill the process (SIGBUS).
-
-    Parameters
-    ----------
-    path : Path
-        A file of its final size, whose blocks may not be there yet.
-
-    Raises
-    ------
-    DiskFullError
-        When there is not enough room.
-    """
-    status = path.stat()
-    with full_disk_named(path, status.st_size):
-        try:
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, status.st_size)
-            return
-        except AttributeError:  # macOS has no such call
-            pass
-        except OSError as error:
-            if error.errno not in _NO_RESERVATION:
-                raise
-        if shutil.disk_usage(path.parent).free < status.st_size - 512 * status.st_blocks:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
@@ -65,3 +65,17 @@ def unless(key: str, *values: Any) -> Callable[[Settings], str]:
         return "" if settings[key] in values else f'{key} = "{settings[key]}"'
 
     return idle
+
+
+class Owner(Protocol):
+    """A method, or a family: what owns keys."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that it reads."""
+        ...
+
+
+def readers(registry: Mapping[str, Owner], key: str) -> list[str]:
+    """List by name who in a registry reads a key."""
+    return [name for name, owner in registry.items() if key in owner.keys]

@@ -19,8 +19,9 @@ from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import kept_classes
 from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, to_tensors
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.site.private_store import PrivateState, PrivateStore
+from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.site.sealing import read_key
+from fedpurel_app.site.state import PrivateState
 
 _WHY = {  # by the reason of an UnusableBranchError; a folder follows
     "absent": "is not in",

@@ -19,7 +19,7 @@ from fedpurel_app.core.errors import ConfigError, DiskFullError
 from fedpurel_app.launch.choose import DEFAULT_PRESET, FAILED, INTERRUPTED, assignments, begun, merged, resumed
 from fedpurel_app.launch.processes import count_gpus, ray_address
 from fedpurel_app.reporting.console import counting, show, text_lines
-from fedpurel_app.reporting.outcome import write_outcome
+from fedpurel_app.reporting.outcome import Outcome, write_outcome
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.summary import without_effect
 from fedpurel_app.reporting.terminal import Terminal, complain
@@ -203,7 +203,7 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
     return _outcome(folder, status, expect)
 
 
-def mark(folder: RunFolder, config: RunConfig, outcome: str, error: str) -> None:
+def mark(folder: RunFolder, config: RunConfig, outcome: Outcome, error: str) -> None:
     """Write an outcome where the server could not."""
     if folder.summary() is not None:
         return

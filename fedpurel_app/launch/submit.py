@@ -16,6 +16,7 @@ from fedpurel_app.launch.other_superlink import RemoteRun
 from fedpurel_app.launch.simulate import mark
 from fedpurel_app.reporting.console import show
 from fedpurel_app.reporting.log_view import LogView
+from fedpurel_app.reporting.outcome import Outcome
 from fedpurel_app.reporting.terminal import Terminal, complain
 
 _PATIENCE = 30.0  # seconds for a server that was stopped to leave its folder
@@ -92,7 +93,7 @@ def _outcome(options: argparse.Namespace, config: RunConfig, run: RemoteRun, vie
         if view.folder is not None:
             show(view.folder)
         return 0
-    how = run.status.removeprefix("finished:")
+    how: Outcome = "stopped" if run.status == "finished:stopped" else "failed"
     why = ": ".join(filter(None, [run.details, run.cause]))
     _close(config, view, how, f"Flower ended the run: {why}")
     complain(f"error: the run {how}: {why}")
@@ -101,7 +102,7 @@ def _outcome(options: argparse.Namespace, config: RunConfig, run: RemoteRun, vie
     return FAILED
 
 
-def _close(config: RunConfig, view: LogView, outcome: str, error: str) -> None:
+def _close(config: RunConfig, view: LogView, outcome: Outcome, error: str) -> None:
     """Write an outcome where the server could not, if its folder is here and ours to write.
 
     Flower tells that a run has ended before the server's process has: until then the folder is in use, and a resume

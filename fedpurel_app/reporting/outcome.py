@@ -16,7 +16,7 @@ Outcome = Literal["completed", "stopped", "failed"]
 def write_outcome(
     folder: RunFolder,
     settings: Mapping[str, Any],
-    outcome: str,
+    outcome: Outcome,
     error: str | None = None,
     recorder: Recorder | None = None,
 ) -> dict[str, Any]:
@@ -27,8 +27,7 @@ def write_outcome(
     folder : RunFolder
     settings : mapping
         Of the run, by key.
-    outcome : str
-        "completed", "stopped" or "failed".
+    outcome : {"completed", "stopped", "failed"}
     error : str, optional
         Why it did not go on.
     recorder : Recorder, optional

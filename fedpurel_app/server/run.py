@@ -21,7 +21,7 @@ from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import CLASSES, keep_classes
 from fedpurel_app.reporting.console import summary_lines
-from fedpurel_app.reporting.outcome import write_outcome
+from fedpurel_app.reporting.outcome import Outcome, write_outcome
 from fedpurel_app.reporting.provenance import process_start, provenance
 from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
@@ -199,7 +199,7 @@ class Server:
 
     # --- after ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, outcome: str, error: str | None) -> None:
+    def _finish(self, outcome: Outcome, error: str | None) -> None:
         summary = write_outcome(self.folder, self.config.model_dump(by_alias=True), outcome, error, self._recorder)
         if outcome == "completed":
             for line in summary_lines(summary):

@@ -12,7 +12,6 @@ import itertools
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,42 +26,14 @@ from fedpurel_app.site import run_fence as attempts
 from fedpurel_app.site.private_quota import Quota
 from fedpurel_app.site.run_fence import Attempt, Work
 from fedpurel_app.site.sealing import Key, is_sealed, seal, sealed_facts, unseal
-
-Named = dict[str, npt.NDArray[np.float32]]
+from fedpurel_app.site.state import Named
 
 SCHEMA = 1
-_KEPT = "kept/"  # before the names, in files, of what a site keeps of the shared module
 _FILE = re.compile(r"private-([0-9]{6,})\.safetensors")  # other files in the folder are not ours
 _ELSE = "Else start a new experiment, or let this site begin afresh: --node-config 'private-fallback=\"fresh\"'."
 _MISPLACED = "It was left as it is. Move it to where it belongs, or fix state-dir."
 _SET_ASIDE = ("damaged", "older-version")  # reasons to rename: nobody can use these as they are
 _PASSED_OVER = "passed-over"  # whole, but the server goes on from another generation, or from none
-
-
-@dataclass(frozen=True)
-class PrivateState:
-    """What a site keeps to itself between visits.
-
-    Attributes
-    ----------
-    branch : dict of str to ndarray
-        Parameters of the private module; empty before its first visit.
-    kept : dict of str to ndarray
-        Those of the shared module that are not sent; empty where all are, and before the first visit.
-    """
-
-    branch: Named = field(default_factory=dict)
-    kept: Named = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, npt.NDArray[np.float32]]) -> PrivateState:
-        """Sort the tensors of a file."""
-        kept = {name.removeprefix(_KEPT): value for name, value in tensors.items() if name.startswith(_KEPT)}
-        return cls({name: value for name, value in tensors.items() if not name.startswith(_KEPT)}, kept)
-
-    def tensors(self) -> Named:
-        """Return all tensors by their names in a file."""
-        return {_KEPT + name: value for name, value in self.kept.items()} | self.branch
 
 
 class PrivateStore:

@@ -38,9 +38,10 @@ from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameter
 from fedpurel_app.site.data_paths import cache_folder, private_folder, with_own_paths
 from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.site.private_quota import Quota
-from fedpurel_app.site.private_store import Named, PrivateState, PrivateStore
+from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.site.run_fence import Attempt, Work
 from fedpurel_app.site.sealing import read_key
+from fedpurel_app.site.state import Named, PrivateState
 from fedpurel_app.training.evaluation import evaluate
 from fedpurel_app.training.inputs import TrainingData
 from fedpurel_app.training.local import train
@@ -222,10 +223,10 @@ class Site:
         instruction: Instruction,
         anchor: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, float]:
-        rule = self.kit.algorithm.visits[phase].rule
+        rule, facts = self.kit.algorithm.visits[phase].rule, self.kit.facts(data.labels)
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches
-        return train(module, data, rule, self.kit.sgd(phase), order, self.kit.options, self._facts(), anchor)
+        return train(module, data, rule, self.kit.sgd(phase), order, self.kit.options, facts, anchor)
 
     def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from logging import INFO, WARNING, getLogger
 from typing import ClassVar
@@ -40,7 +41,7 @@ def record_replies(report: RoundReport, screened: Screened, abilities: Abilities
         _details.log(INFO, "\t> No usable reply to %s from %s: %s", message_type, site, reason)
 
 
-class Round:
+class Round(ABC):
     """What both kinds share: screening, the quorum, means of metrics, and who wrote private state.
 
     Parameters
@@ -69,21 +70,21 @@ class Round:
         self.expected, self.sent, self._clock = connected, arrays, time.monotonic()
         return self.messages(report, config, grid)
 
+    @abstractmethod
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Make the messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, content: RecordDict, site: str) -> None:
         """Raise BadReplyError unless a reply's arrays are what such a round wants."""
-        raise NotImplementedError
 
+    @abstractmethod
     def needed(self, report: RoundReport) -> int:
         """Return how many usable replies the round needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def average(self, report: RoundReport, screened: Screened) -> ArrayRecord | None:
         """Return the new shared parameters; None where they stay."""
-        raise NotImplementedError
 
     def aggregate(
         self, report: RoundReport, replies: Iterable[Message]

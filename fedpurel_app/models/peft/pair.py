@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fedpurel_app.models.peft.base import Logits, PeftModule
 
 
-class Pair:
+class Pair(ABC):
     """Both are trained; images are seen through the shared one. A subclass says how their class features meet.
 
     Parameters
@@ -33,9 +34,9 @@ class Pair:
         self.shared.train(mode)
         self.own.train(mode)
 
+    @abstractmethod
     def class_features(self) -> Tensor:
         """Return what both make together, shape (C, D)."""
-        raise NotImplementedError
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute logits, shape (B, C)."""
