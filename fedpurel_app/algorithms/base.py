@@ -182,7 +182,7 @@ class Algorithm:
     Raises
     ------
     ValueError
-        When it has no global visit.
+        When it has no global visit, or its personal one names what is sent: nothing is.
     """
 
     visits: Mapping[Phase, Visit]
@@ -194,6 +194,8 @@ class Algorithm:
     def __post_init__(self) -> None:
         if Phase.GLOBAL not in self.visits:
             raise ValueError("a method needs a visit for global rounds, in which the shared parameters are trained.")
+        if self.has_personal_rounds and self.visits[Phase.PERSONAL].sends is not everything:
+            raise ValueError("a personal visit cannot choose what it sends: in personal rounds nothing is sent.")
 
     @property
     def has_personal_rounds(self) -> bool:

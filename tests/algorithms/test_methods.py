@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional
 
-from fedpurel_app.algorithms.base import Batch, Facts, Models
+from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Models, Visit
 from fedpurel_app.algorithms.fedper import base_layers
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.promptfolio import Mixture
@@ -252,3 +252,11 @@ def test_a_site_of_promptfolio_that_never_trained_has_the_global_model(tmp_path)
     other = next(name for name in ("site-0", "site-1") if name not in trained)
     with pytest.raises(StateError, match="its model is the global one, without --site"):
         load_trained(folder.path, other)
+
+
+def test_a_method_that_cannot_be_is_refused_when_it_is_made():
+    visit = METHODS["fedavg"].load().visits[Phase.GLOBAL]
+    with pytest.raises(ValueError, match="needs a visit for global rounds"):
+        Algorithm(visits={Phase.PERSONAL: visit})
+    with pytest.raises(ValueError, match="in personal rounds nothing is sent"):
+        Algorithm(visits={Phase.GLOBAL: visit, Phase.PERSONAL: Visit(visit.rule, sends=base_layers)})
