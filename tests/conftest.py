@@ -15,6 +15,7 @@ os.environ |= {
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers that each take all cores only slow each other
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # nor may a thread that waits for another keep a core busy
 
 import pytest
 from hypothesis import settings
@@ -39,6 +40,18 @@ def home(tmp_path_factory):
     os.environ.pop("FEDPUREL_HOME")
     if before is not None:
         os.environ["FEDPUREL_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting():
+    """Do not wait for the disk, ten thousand times, nor a second until no more sites come: here all are there at once.
+
+    That writes survive a power loss is tested in a process of its own, ``crashing.py``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which fails for a file that is not open, too
+        patch.setattr("fedpurel_app.strategies.sites._POLL", 0.01)
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Die at every system call of a write, as in a power loss, and look at what is left. Run in a process of its own.
 
-``python -m tests.crashing CASE FOLDER`` prints one JSON list of [call, when, state afterwards]. What was written and
-not synced is gone after such a death: the file is cut to nothing.
+``python -m tests.crashing FOLDER`` prints for every case a JSON list of its name and of all [call, when, state
+afterwards]. What was written and not synced is gone after such a death: the file is cut to nothing.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def _die_at(number: int, when: str) -> None:
 
 
 def main(name: str, root: Path) -> None:
-    """Try every point; the process itself never dies."""
+    """Try every point of a case; the process itself never dies."""
     case, found, most = CASES[name], [], 1000
+    root.mkdir()
     for when in ("before", "amid", "after"):
         for number in range(1, most + 1):
             folder = root / f"{when}-{number}"
@@ -157,8 +158,10 @@ def main(name: str, root: Path) -> None:
             if call == "" and when == "before":  # the write came to its end: that many calls it has
                 most = number - 1
                 break
-    print(json.dumps(found))
+    print(json.dumps([name, found]), flush=True)  # or every child would print it again
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    os.fsync = os.fstat  # type: ignore[assignment]  # what is lost without it is decided here, and no disk is waited for
+    for one in CASES:
+        main(one, Path(sys.argv[1]) / one)

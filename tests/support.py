@@ -12,11 +12,9 @@ from typing import Any
 import psutil
 
 from benchmarks.synthetic import tiny_features
-from fedpurel_app.client_app import app as client_app
 from fedpurel_app.data.shapes import shapes
 from fedpurel_app.launch.local_grid import LocalGrid, run_app
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.server_app import app as server_app
 
 __all__ = ["LocalGrid", "run_app", "tiny_features"]
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -44,6 +42,9 @@ def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def run_tiny(folder: Path, **changes: Any) -> RunFolder:
     """Run the real apps on tiny settings in this process; ``grid`` holds options of the grid."""
+    from fedpurel_app.client_app import app as client_app  # torch, which those who want other parts of this need not
+    from fedpurel_app.server_app import app as server_app
+
     grid = changes.pop("grid", {})
     config = tiny_config(folder, **changes)
     run_app(server_app, client_app, int(config["num-sites"]), config, **grid)

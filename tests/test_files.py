@@ -16,13 +16,20 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("case", ["private", "sealed", "checkpoint", "attempt"])
-def test_death_at_any_system_call_leaves_the_old_or_the_new(tmp_path, case):
-    """The state is checked in the child process, too: it fails on a broken file, on one lost and on leftovers."""
-    command = [sys.executable, "-m", "tests.crashing", case, str(tmp_path)]
+@pytest.fixture(scope="module")
+def deaths(tmp_path_factory):
+    """Die in every case, all from one process; return what each case found, and what went wrong."""
+    command = [sys.executable, "-m", "tests.crashing", str(tmp_path_factory.mktemp("deaths"))]
     result = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+    return {case: found for case, *found in map(json.loads, result.stdout.splitlines())}, result.stderr
+
+
+@pytest.mark.parametrize("case", ["private", "sealed", "checkpoint", "attempt"])
+def test_death_at_any_system_call_leaves_the_old_or_the_new(deaths, case):
+    """The state is checked in the child process, too: it fails on a broken file, on one lost and on leftovers."""
+    told, wrong = deaths
+    assert case in told, wrong
+    (found,) = told[case]
     for when in ("before", "after"):
         states = [state for _, at, state in found if at == when]
         assert states == sorted(states) and set(states) == {1, 2}, "old until the rename, new from there on"
