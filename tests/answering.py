@@ -1,9 +1,11 @@
-"""Answer one message of every kind in this process, as a real site does; say what each kind left imported.
+"""Answer one message of every kind, as a real site does, in two processes; say what each kind left imported.
 
-python tests/answering.py '["EXPERIMENT", {run settings}, {node settings}]'
+python tests/answering.py '[{run settings}, {node settings}]' prints a line for each process. The first fills the
+caches. Both are forks of this one, which imports what the app itself does and answers nothing.
 """
 
 import json
+import os
 import sys
 
 from flwr.app import Context, Message, RecordDict
@@ -44,4 +46,9 @@ def answer_all(experiment, settings, node):
 
 
 if __name__ == "__main__":
-    print(json.dumps(answer_all(*json.loads(sys.argv[1]))))
+    for name in ("first", "second"):
+        if not (child := os.fork()):
+            print(json.dumps(answer_all(name, *json.loads(sys.argv[1]))), flush=True)
+            os._exit(0)
+        if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            sys.exit(code)

@@ -103,9 +103,12 @@ def test_every_part_has_a_rule():
     assert {part for _, part in parts()} == set(RULES) | {"__init__"}
 
 
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def loaded_after(statement):
-    code = f"import sys; {statement}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    return set(run(f"import sys; {statement}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split())
 
 
 def test_the_strategy_loads_without_torch():
@@ -120,17 +123,16 @@ def test_the_strategy_loads_without_torch():
     }
 
 
-def test_the_mathematics_load_without_flower():
-    assert not loaded_after("import fedpurel_app.functional") & {"flwr", "ray", "open_clip", "peft", "pydantic"}
-
-
 def test_help_loads_without_torch():
     assert not loaded_after("import fedpurel_app.cli.main") & {"torch", "flwr", "ray", "matplotlib"}
 
 
-def test_training_does_not_load_torchs_compiler():
-    """It costs seconds in every new process, and at a real site every message is one."""
-    code = """
+# One process that goes from the mathematics on to an app that has trained, for torch takes its time.
+STAGES = """
+import sys
+def tell(): print(*sys.modules)
+import fedpurel_app.functional
+tell()
 import torch
 from torch import nn
 from fedpurel_app.algorithms.fedpurel import global_step
@@ -145,15 +147,32 @@ class Linear(nn.Module):
         return inputs @ self.weight
 data = LocalData(torch.ones(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(4, 2))
 train(Linear(), data, global_step, SgdSettings(0.1, 0.9, 0.1, 2, 1), torch.Generator(), METHODS["fedpurel"].defaults())
-import sys
-print("torch._dynamo" in sys.modules)
+tell()
+import fedpurel_app.client_app
+tell()
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False"
 
 
-def test_a_site_that_trains_loads_neither_open_clip_nor_peft():
-    assert not loaded_after("import fedpurel_app.client_app") & {
+@pytest.fixture(scope="module")
+def stages():
+    """Return the modules that are loaded with the mathematics, after training, and with the app."""
+    return [set(line.split()) for line in run(STAGES).splitlines()]
+
+
+def test_the_mathematics_load_without_flower(stages):
+    mathematics, _, _ = stages
+    assert "torch" in mathematics and not mathematics & {"flwr", "ray", "open_clip", "peft", "pydantic"}
+
+
+def test_training_does_not_load_torchs_compiler(stages):
+    """It costs seconds in every new process, and at a real site every message is one."""
+    _, trained, _ = stages
+    assert "fedpurel_app.training.local" in trained and "torch._dynamo" not in trained
+
+
+def test_a_site_that_trains_loads_neither_open_clip_nor_peft(stages):
+    _, _, app = stages
+    assert "fedpurel_app.client_app" in app and not app & {
         "open_clip",
         "peft",
         "torchvision",

@@ -113,27 +113,35 @@ def run(tmp_path_factory):
 
 def command(*arguments, **environment):
     script = "import sys; from fedpurel_app.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, **environment},
-        capture_output=True,
-    )
+    return python(script, *arguments, **environment)
+
+
+def python(script, *arguments, **environment):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def in_utf8(run):
+    return command("show", run, PYTHONIOENCODING="utf-8").stdout.decode()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
-def test_a_terminal_that_lacks_a_dash_gets_a_plain_one(run, tmp_path, encoding):
-    for arguments in (("show", run), ("compare", run, "--out", tmp_path / "table")):
-        result = command(*arguments, PYTHONIOENCODING=encoding)
+def test_a_terminal_that_lacks_a_dash_gets_a_plain_one(run, in_utf8, tmp_path, encoding):
+    compared, shown = (
+        command(*arguments, PYTHONIOENCODING=encoding)
+        for arguments in (("compare", run, "--out", tmp_path / "table"), ("show", run))
+    )
+    for result in (compared, shown):
         assert result.returncode == 0 and b"Traceback" not in result.stderr, result.stderr
-    shown = command("show", run, PYTHONIOENCODING=encoding).stdout.decode("ascii")
-    utf8 = command("show", run, PYTHONIOENCODING="utf-8").stdout.decode()
-    assert "–" in utf8 and shown == utf8.replace("–", "-")
+    assert "–" in in_utf8 and shown.stdout.decode("ascii") == in_utf8.replace("–", "-")
 
 
 def test_pictures_are_drawn_whatever_backend_a_notebook_asks_for(run, tmp_path):
-    for arguments in (("plot", run), ("plot", run, "--across", "convergence", "--out", tmp_path / "picture")):
-        result = command(*arguments, MPLBACKEND="module://matplotlib_inline.backend_inline")
-        assert result.returncode == 0, result.stderr
+    calls = [["plot", str(run)], ["plot", str(run), "--across", "convergence", "--out", str(tmp_path / "picture")]]
+    script = f"from fedpurel_app.cli.main import main; assert not any([main(one) for one in {calls}])"
+    result = python(script, MPLBACKEND="module://matplotlib_inline.backend_inline")
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "picture.png").stat().st_size and (run / "plots" / "curves.png").stat().st_size
 
 

@@ -31,6 +31,12 @@ def runs(tmp_path_factory):
     return folders
 
 
+@pytest.fixture(scope="module")
+def drawn(runs):
+    """Return the pictures of a run of each method, drawn once."""
+    return {algorithm: draw(runs[algorithm, 0]) for algorithm in ("fedpurel", "fedavg")}
+
+
 def scores(value):
     return dict.fromkeys(("all", "many", "medium", "few", "balancedness"), value)
 
@@ -209,8 +215,8 @@ def test_compare_counts_a_seed_once_and_a_long_tail_by_itself(runs, tmp_path):
     ]
 
 
-def test_all_pictures_are_drawn(runs):
-    paths = draw(runs["fedpurel", 0])
+def test_all_pictures_are_drawn(drawn):
+    paths = drawn["fedpurel"]
     diagnostics = ("balance", "contribution", "gradients")
     expected = {f"{n}.{e}" for n in ("classes", "curves", "sites", *diagnostics) for e in ("png", "svg")}
     assert {path.name for path in paths} == expected | {f"{name}.csv" for name in diagnostics}
@@ -220,17 +226,16 @@ def test_all_pictures_are_drawn(runs):
             xml.dom.minidom.parse(str(path))
 
 
-def test_a_method_without_a_private_part_has_no_picture_of_gains(runs):
-    assert {path.stem for path in draw(runs["fedavg", 0])} == {"classes", "curves", "balance", "gradients"}
+def test_a_method_without_a_private_part_has_no_picture_of_gains(drawn):
+    assert {path.stem for path in drawn["fedavg"]} == {"classes", "curves", "balance", "gradients"}
 
 
-def test_tables_of_diagnostics_hold_what_the_rounds_say(runs):
+def test_tables_of_diagnostics_hold_what_the_rounds_say(runs, drawn):
     folder = runs["fedpurel", 0]
-    draw(folder)
     rows = folder.read_csv("plots/gradients.csv")
     trained = [line["train"] for line in folder.rounds() if line["phase"] == "global"]
     assert [float(row["angle"]) for row in rows] == pytest.approx([line["angle"] for line in trained], rel=1e-3)
-    assert all(row["angle"] == "" for row in _drawn(runs["fedavg", 0], "gradients"))
+    assert all(row["angle"] == "" for row in runs["fedavg", 0].read_csv("plots/gradients.csv"))
     scored = [line for line in folder.rounds() if line.get("global") and line["phase"] != "personal"]
     assert [float(row["tkl"]) for row in folder.read_csv("plots/balance.csv")] == pytest.approx(
         [line["tkl"] for line in scored], rel=1e-3
@@ -239,11 +244,6 @@ def test_tables_of_diagnostics_hold_what_the_rounds_say(runs):
     for row in folder.read_csv("plots/contribution.csv"):
         gain = float(classes[row["class"]]["personalized_at_sites"]) - float(classes[row["class"]]["global"])
         assert float(row["gain"]) == pytest.approx(gain, abs=1e-3)
-
-
-def _drawn(folder, name):
-    draw(folder)
-    return folder.read_csv(f"plots/{name}.csv")
 
 
 def test_there_is_nothing_to_draw_before_the_first_evaluation(tmp_path):

@@ -2,6 +2,7 @@ import logging
 import multiprocessing
 import random
 import stat
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,15 +154,25 @@ def encode(folder, log):
     assert float(features[1999, 1]) == 3998
 
 
-def test_processes_that_start_together_encode_once(tmp_path):
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
+def processes(request):
+    """Return some processes that are there, made once: each imports torch."""
     context = multiprocessing.get_context("spawn")
+    all_there = context.Barrier(request.param, timeout=100)
+    with ProcessPoolExecutor(request.param, context, initializer=all_there.wait) as pool:
+        list(pool.map(abs, range(request.param)))
+        yield pool
+
+
+def together(processes, work, arguments):
+    """Give each process its part of some work; raise what any of them raised."""
+    for future in [processes.submit(work, *one) for one in arguments]:
+        future.result(120)
+
+
+def test_processes_that_start_together_encode_once(tmp_path, processes):
     log = tmp_path / "log"
-    workers = [context.Process(target=encode, args=(str(tmp_path / "cache"), str(log))) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    together(processes, encode, [(str(tmp_path / "cache"), str(log))] * 3)
     assert Counting(log).encoded == 2000
 
 
@@ -170,14 +181,9 @@ def encode_on_a_full_disk(folder, log):
         image_features(Numbers(200_000), Counting(log), Path(folder))
 
 
-def test_a_full_disk_is_an_error_and_no_dead_process(tmp_path, small_disk):
+def test_a_full_disk_is_an_error_and_no_dead_process(tmp_path, small_disk, processes):
     """Writing to a map of a file without room would be answered with SIGBUS."""
-    worker = multiprocessing.get_context("spawn").Process(
-        target=encode_on_a_full_disk, args=(str(small_disk / "cache"), str(tmp_path / "log"))
-    )
-    worker.start()
-    worker.join(120)
-    assert worker.exitcode == 0
+    together(processes, encode_on_a_full_disk, [(str(small_disk / "cache"), str(tmp_path / "log"))])
     assert not [path for path in (small_disk / "cache").iterdir() if path.suffix != ".lock"]
 
 
@@ -211,16 +217,19 @@ def test_features_are_those_of_the_whole_split_whoever_asked_first(tmp_path, cou
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".npy", ".lock"}, "whole at last"
 
 
-def test_the_real_towers_give_the_bits_of_the_whole_split(tmp_path):
+@pytest.mark.parametrize("batch", [64, pytest.param(module._BATCH, marks=pytest.mark.slow)])
+def test_the_real_towers_give_the_bits_of_the_whole_split(tmp_path, monkeypatch, batch):
+    """In a first batch, and in one that is smaller."""
+    monkeypatch.setattr(module, "_BATCH", batch)
     experiment = Experiment(load_config({"dataset": "shapes"}), tmp_path)
     backbone, source = experiment.kit.backbone, experiment.federation.source.test
 
     class Part:
-        labels, fingerprint = source.labels[:300], "part"
+        labels, fingerprint = source.labels[: batch + 44], "part"
         images = staticmethod(source.images)
 
     whole = np.array(image_features(Part(), backbone, tmp_path / "whole"))
-    for rows in ([3, 259, 299], [0, 1, 3, 100, 256], range(40, 60)):
+    for rows in ([3, batch + 3, batch + 43], [0, 1, 3, batch - 30, batch], range(40, 60)):
         assert np.array_equal(ask(Part(), backbone, tmp_path / "cache", rows), whole[sorted(rows)])
 
 
@@ -286,15 +295,9 @@ def ask_for_some(folder, log, first):
     assert np.array_equal(features[rows, 0], rows)
 
 
-def test_processes_that_ask_for_other_rows_share_the_file(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_processes_that_ask_for_other_rows_share_the_file(tmp_path, processes):
     arguments = [(str(tmp_path / "cache"), str(tmp_path / f"log{first}"), first) for first in range(3)]
-    workers = [context.Process(target=ask_for_some, args=one) for one in arguments]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    together(processes, ask_for_some, arguments)
     found = image_features(Numbers(3000), Counting(tmp_path / "more"), tmp_path / "cache")
     assert np.array_equal(found[:, 0], np.arange(3000)) and not (tmp_path / "more").exists()
 
