@@ -40,8 +40,11 @@ def unread(*arguments, both=False):
         ["show", "{run}"],
         ["watch", "{run}"],
         ["compare", "{run}", "--out", "{out}/table"],
-        ["doctor", "--set", "dataset=features", "--set", "peft=adapter", "--set", "dataset-path={data}"],
         ["keygen", "{out}/key"],
+        pytest.param(  # imports torch
+            ["doctor", "--set", "dataset=features", "--set", "peft=adapter", "--set", "dataset-path={data}"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )

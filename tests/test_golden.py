@@ -10,7 +10,16 @@ RECORD = json.loads(STORE.read_text())
 SAME_MACHINE = RECORD["machine"] == machine()
 
 
-@pytest.mark.parametrize("name", CASES)
+INSIDE = ("lora", "visual-prompt")  # the image tower: these cases take longer than all others together
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (case.get("peft") in INSIDE or name == "fedpurel, prompt"))
+        for name, case in CASES.items()
+    ],
+)
 def test_a_small_run_ends_in_the_bits_that_were_recorded(tmp_path, name):
     """Where the machine or a version is another one, bits differ: then sizes must agree, to what rounding does."""
     found, recorded = digests(play(name, tmp_path)), RECORD["runs"][name]

@@ -35,8 +35,22 @@ def run(folder, **changes):
     return run_tiny(folder, **(settings | changes))
 
 
-@pytest.mark.parametrize("algorithm", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+INSIDE = ("lora", "visual-prompt")  # the image tower: every step takes it forward and back
+
+
+def is_slow(family, algorithm):
+    settings = load_config({}).model_dump(by_alias=True) | {"peft": family, "algorithm": algorithm}
+    return family in INSIDE and algorithm != "fedavg" and not METHODS[algorithm].unfit(settings)
+
+
+@pytest.mark.parametrize(
+    ("family", "algorithm"),
+    [
+        pytest.param(family, algorithm, marks=[pytest.mark.slow] * is_slow(family, algorithm))
+        for family in FAMILIES
+        for algorithm in METHODS
+    ],
+)
 def test_every_family_runs_under_every_algorithm_or_is_refused(tmp_path, family, algorithm):
     method, settings = METHODS[algorithm], {"peft": family, "algorithm": algorithm}
     if why := method.unfit(load_config({}).model_dump(by_alias=True) | settings):
@@ -54,7 +68,7 @@ def test_every_family_runs_under_every_algorithm_or_is_refused(tmp_path, family,
     assert ("conflict" in first) == (algorithm in ("fedpurel", "prograd"))
 
 
-@pytest.mark.parametrize("method", ["promptfolio", "kgcoop"])
+@pytest.mark.parametrize("method", ["promptfolio", pytest.param("kgcoop", marks=pytest.mark.slow)])
 def test_methods_of_text_features_work_with_an_adapted_text_tower(tmp_path, method):
     assert run(tmp_path / "text", peft="lora", lora_tower="text", algorithm=method).summary()["outcome"] == "completed"
     if method == "promptfolio":  # whose two modules see an image through one of them
@@ -67,23 +81,29 @@ def test_methods_of_text_features_work_with_an_adapted_text_tower(tmp_path, meth
 @pytest.mark.parametrize(
     "options",
     [
-        {"peft": "lora", "lora_tower": "both", "lora_blocks": "0-1", "lora_projections": "q,v"},
         {"peft": "lora", "lora_tower": "text", "lora_rank": 2},
-        {"peft": "visual-prompt", "prompt_depth": "shallow", "prompt_tokens": 3},
         {"peft": "prompt", "class_specific_context": True, "context_position": "middle"},
-        {"peft": "prompt", "context_words": "a photo of a", "precision": "bf16"},
-        {"peft": "lora", "precision": "bf16"},
-        {"peft": "text-residual", "augment": "views", "views": 2},
-        {"peft": "lora", "augment": "views", "views": 2},
         {"peft": "prompt", "augment": "crop-flip"},
-        {"peft": "visual-prompt", "augment": "crop-flip"},
         {"peft": "adapter", "template": "a drawing of a {}."},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"peft": "lora", "lora_tower": "both", "lora_blocks": "0-1", "lora_projections": "q,v"},
+                {"peft": "visual-prompt", "prompt_depth": "shallow", "prompt_tokens": 3},
+                {"peft": "prompt", "context_words": "a photo of a", "precision": "bf16"},
+                {"peft": "lora", "precision": "bf16"},
+                {"peft": "text-residual", "augment": "views", "views": 2},
+                {"peft": "lora", "augment": "views", "views": 2},
+                {"peft": "visual-prompt", "augment": "crop-flip"},
+            )
+        ),
     ],
 )
 def test_options_of_families_run(tmp_path, options):
     assert run(tmp_path, **options).summary()["outcome"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_family_inside_the_image_tower_repeats_bit_for_bit(tmp_path):
     folders = [run(tmp_path / name, peft="lora") for name in ("a", "b")]
     checkpoints = [(folder.path / "checkpoint.safetensors").read_bytes() for folder in folders]
@@ -91,8 +111,16 @@ def test_a_family_inside_the_image_tower_repeats_bit_for_bit(tmp_path):
     assert list(private_files(folders[0])) == list(private_files(folders[1]))
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pt"])
-@pytest.mark.parametrize("family", ["prompt", "lora"])
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [
+        ("prompt", "safetensors"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("prompt", "pt"), ("lora", "safetensors"), ("lora", "pt"))
+        ),
+    ],
+)
 def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, family):
     """A model of open_clip's list, made small here, from a file in either form."""
     architecture = {
@@ -114,7 +142,7 @@ def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, f
     assert folder.summary()["outcome"] == "completed"
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedpurel"])
+@pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("fedpurel", marks=pytest.mark.slow)])
 def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
     """FedSA: A is averaged; every site has a B of its own, which is zero at first and trained in global rounds."""
     sent, stamps = [], []
@@ -157,6 +185,7 @@ def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
     assert len(b_of) == 3 and not torch.equal(*(one["kept/vision.blocks.0.attention.q.B"] for one in b_of[:2]))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_shares_a_alone_is_the_same_run(tmp_path):
     changes = {"peft": "lora", "shares": "lora-a", "global_rounds": 3, "personal_rounds": 0, "fraction_train": 0.7}
     whole = run(tmp_path / "whole", experiment_id="e", **changes)

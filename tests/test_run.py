@@ -387,7 +387,7 @@ def whole(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("point", ["checkpoint.safetensors", "state.json"])
-@pytest.mark.parametrize("killed_in", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("killed_in", [3, 4, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 5, 6))])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, whole, killed_in, point):
     """Killed between the sites' writes and the server's checkpoint; all that counts is equal bit for bit."""
     schedule, expected = whole
@@ -562,9 +562,11 @@ def test_missing_sites_are_an_error_with_the_command_that_gives_them(tmp_path, m
 # --- images -------------------------------------------------------------------------------------------------------
 
 
-def test_the_default_method_on_rendered_images(tmp_path):
+def test_the_default_method_on_rendered_images(tmp_path, monkeypatch):
     """Prompt, both phases, on the demo CLIP, small: everything is finite and training moves the model."""
-    folder = run_tiny(tmp_path, dataset="shapes", dataset_path="", peft="prompt", max_per_class=20, batch_size=32)
+    monkeypatch.setattr("fedpurel_app.data.shapes.rendered.SHAPES_TEST", 4)
+    settings = {"dataset": "shapes", "dataset_path": "", "peft": "prompt", "max_per_class": 6, "batch_size": 32}
+    folder = run_tiny(tmp_path, num_sites=3, **settings)
     summary = folder.summary()
     assert summary["outcome"] == "completed"
     numbers = [value for line in folder.rounds()[1:] for value in line["train"].values()]

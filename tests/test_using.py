@@ -72,7 +72,7 @@ def call(capsys, *arguments):
 # --- predict ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["prompt", "visual-prompt"])
+@pytest.mark.parametrize("family", ["prompt", pytest.param("visual-prompt", marks=pytest.mark.slow)])
 def test_predictions_have_the_accuracy_that_the_run_reports(run, images, capsys, family):
     """Of the global model on the server's test set, and of every personalized one on its site's part."""
     folder, (paths, labels) = run(family), images
@@ -148,6 +148,7 @@ def test_a_damaged_branch_is_no_talk_of_nodes(features_run, capsys, tmp_path):
     assert code == 2 and f"is damaged, in {damaged.parent}" in err and "--node-config" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedpurel"])
 def test_parts_that_a_site_keeps_to_itself_are_put_to_those_it_shares(tmp_path, images, capsys, algorithm, monkeypatch):
     """The personalized model has the accuracy that the run reports: that of the site's own global branch, if alone."""
@@ -332,7 +333,12 @@ def image_features(family, folder):
     return frozen
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+INSIDE = ("lora", "visual-prompt")  # the image tower: their runs take as long as those of all others
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name in INSIDE)) for name in FAMILIES]
+)
 def test_the_files_give_the_logits_of_the_global_and_of_the_personalized_model(run, capsys, tmp_path, family):
     for site in ("", "site-1"):
         out = tmp_path / (site or "whole")
@@ -352,6 +358,7 @@ def test_the_files_give_the_logits_of_the_global_and_of_the_personalized_model(r
         assert float((found - zero_shot).abs().max()) > 0.01, "nothing was trained"
 
 
+@pytest.mark.slow
 def test_merged_lora_is_loaded_by_name_and_file_and_in_both_towers(run, capsys, tmp_path):
     """As any other model: open_clip.create_model(name, pretrained=file), with weights that are all there."""
     classifier = exported(capsys, run("lora"), tmp_path / "out")

@@ -100,8 +100,9 @@ def test_keys_of_other_families_are_refused(family):
                 load_config({"peft": family, option.key: other_value(option)})
 
 
+FIRST = {method: family for method, family in reversed(PAIRS) if family in FEATURES}  # one of those that run at once
 CASES = [
-    pytest.param(method, family, key, marks=[] if family in FEATURES else pytest.mark.slow)
+    pytest.param(method, family, key, marks=[] if FIRST.get(method) == family else pytest.mark.slow)
     for method, family in PAIRS
     for key in METHODS[method].keys
 ]

@@ -67,7 +67,7 @@ def pictures(tmp_path_factory):
     return {"site": "north", "data": str(folder / "own")}
 
 
-SLOW = ("prompt", "visual-prompt", "lora")  # they load towers for every message, as a real site does
+SLOW = ("prompt", "visual-prompt", "lora", "lora-a")  # they load towers for every message, as a real site does
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])

@@ -7,6 +7,7 @@ import string
 import unicodedata
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -202,13 +203,12 @@ def mean_of(replies):
     return found["w"].numpy()
 
 
-ROUNDS = 170  # of training and evaluation at forty liars: 13,600 replies
-
-
-def test_random_replies_cost_their_sites_the_rounds_and_nothing_else(caplog, capfd):
+# Rounds of training and evaluation at forty liars: 2,720 replies, and 13,600.
+@pytest.mark.parametrize("rounds", [34, pytest.param(170, marks=pytest.mark.slow)])
+def test_random_replies_cost_their_sites_the_rounds_and_nothing_else(caplog, capfd, rounds):
     grid = Liars(honest(), SITES, {})
     strategy = FedPuReL(
-        Schedule(ROUNDS // 2, ROUNDS // 2),
+        Schedule(rounds // 2, rounds // 2),
         fraction_train=1.0,
         num_sites=SITES,
         num_classes=2,
@@ -232,15 +232,16 @@ def test_random_replies_cost_their_sites_the_rounds_and_nothing_else(caplog, cap
             assert current["w"].numpy().tobytes() == expected.tobytes()
         grid.heard.clear()
 
-    strategy.start(grid, to_array_record(START), num_rounds=ROUNDS, evaluate_fn=after)
-    assert grid.lies == 2 * ROUNDS * (SITES - GOOD)
+    strategy.start(grid, to_array_record(START), num_rounds=rounds, evaluate_fn=after)
+    assert grid.lies == 2 * rounds * (SITES - GOOD)
     out, err = capfd.readouterr()
     assert not any(one in caplog.text + out + err for one in ("\x1b[2J", "\u202e", "\x00"))
 
 
-def test_random_descriptions_and_refusals_are_read_or_left_out():
+@pytest.mark.parametrize("federations", [range(40), pytest.param(range(40, 160), marks=pytest.mark.slow)])
+def test_random_descriptions_and_refusals_are_read_or_left_out(federations):
     """Each of 160 federations asks forty liars who they are, 6,400 in all; each meets its four honest sites."""
-    for seed in range(160):
+    for seed in federations:
         grid = Liars(honest(), SITES, {}, shuffle=seed)
         grid.lottery = Lottery(1000 + seed)
         strategy = FedPuReL(Schedule(1, 0), num_sites=0, connect_timeout=0.0)

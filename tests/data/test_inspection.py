@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fedpurel_app.core.errors import DataError
-from fedpurel_app.data.sources import inspection
+from fedpurel_app.data.sources import inspection, tables
 from fedpurel_app.data.sources.catalog import DATASETS
 from fedpurel_app.data.sources.folders import load_imagefolder
 from fedpurel_app.data.sources.inspection import look_at
@@ -184,13 +184,21 @@ def test_a_superclass_that_is_not_one_is_refused(tmp_path):
         DATASETS["cifar100"].load(str(tmp_path), 0)
 
 
-def test_a_parquet_file_that_unpacks_to_very_much_is_not_opened(tmp_path):
+@pytest.mark.parametrize(
+    ("limit", "size", "told"),
+    [
+        (2**24, 9 * 2**20, "18,8"),
+        pytest.param(tables._MOST_UNPACKED, 150 * 2**20, "314,", marks=pytest.mark.slow),
+    ],
+)
+def test_a_parquet_file_that_unpacks_to_very_much_is_not_opened(tmp_path, monkeypatch, limit, size, told):
     import pyarrow
     from pyarrow import parquet
 
-    cells = [{"bytes": bytes(150 * 2**20), "path": None}] * 2
+    monkeypatch.setattr(tables, "_MOST_UNPACKED", limit)
+    cells = [{"bytes": bytes(size), "path": None}] * 2
     table = pyarrow.table({"image": cells, "label": ["cat", "dog"]})
     parquet.write_table(table, tmp_path / "train.parquet", compression="zstd", use_dictionary=False)
     assert (tmp_path / "train.parquet").stat().st_size < 10**6
-    with pytest.raises(DataError, match=r"train.parquet has .* bytes and unpacks to 314,.*: it is not opened"):
+    with pytest.raises(DataError, match=rf"train.parquet has .* bytes and unpacks to {told}.*: it is not opened"):
         load_own(str(tmp_path), ("cat", "dog"), 0)
