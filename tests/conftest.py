@@ -1,5 +1,6 @@
 """Settings for all tests: offline, silent, and nothing written outside pytest's own folders."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers that each take all core
 import pytest
 from hypothesis import settings
 
+gc.disable()  # it would look at all modules of all packages, again and again, while they load
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("default")
 
@@ -28,6 +30,13 @@ def pytest_configure():
     """Take interrupts, as from a terminal: a shell's background jobs, and all their children, ignore them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """Let the collector look at what tests make alone: the packages stay."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

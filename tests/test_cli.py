@@ -118,7 +118,8 @@ def test_a_run_of_another_federation_is_resumed_there(capsys, tmp_path):
     assert 'algorithm="fedavg"' in err and "seed=3" in err and f'resume-from="{folder.path}"' in err
 
 
-def test_a_folder_in_use_is_not_resumed(capsys, tmp_path):
+def test_a_folder_in_use_is_not_resumed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedpurel_app.reporting.run_folder._KILLED", 0.2)  # the seconds that a killed one's guard has
     folder = stopped_run(tmp_path)
     lock = folder.lock()
     code, _, err = call(capsys, "run", "--resume", folder.path)
