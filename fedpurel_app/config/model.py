@@ -98,7 +98,7 @@ class CommonConfig(BaseModel):
     schedule: Literal["two-phase", "interleaved"] = _field("two-phase", "two-phase (paper) | interleaved (reference)")
     global_rounds: Number = _field(40, "rounds of phase 1")
     personal_rounds: int = Field(
-        -1, ge=-1, description="rounds of phase 2; -1 = as many as global ones (interleaved: always as many)"
+        default=-1, ge=-1, description="rounds of phase 2; -1 = as many as global ones (interleaved: always as many)"
     )
     min_replies: Count = _field(1, "usable replies below which a round keeps the old model")
     max_failed_rounds: Count = _field(3, "such rounds in a row that stop the run")
@@ -146,7 +146,9 @@ class CommonConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = _field(0, "fixes data, sites, cohorts and every draw", "Run")
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "auto = cuda where there is one")
     out: str = _field("", "run folder, an absolute path; empty = a dated folder under ~/fedpurel/runs")
-    experiment_id: str = Field("", pattern=f"^({SAFE_NAME})?$", description="names private branches; empty = made anew")
+    experiment_id: str = Field(
+        default="", pattern=f"^({SAFE_NAME})?$", description="names private branches; empty = made anew"
+    )
     state_dir: str = _field("", "simulation: folder of private branches; empty = in the run folder")
     resume_from: str = _field("", "run folder to continue, an absolute path")
 
