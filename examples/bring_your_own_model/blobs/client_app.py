@@ -27,8 +27,8 @@ def train(message: Message, context: Context) -> Message:
     """Train the shared head; what opposes the teacher is taken out of every gradient."""
     config, (data, _) = context.run_config, _data(context)
     teacher = make_world(int(config["seed"])).teacher
-    head = linear(message.content["arrays"].to_torch_state_dict())
-    optimizer, conflicts = torch.optim.SGD(head.parameters(), lr=config["learning-rate"]), []
+    head = linear(message.content.array_records["arrays"].to_torch_state_dict())
+    optimizer, conflicts = torch.optim.SGD(head.parameters(), lr=float(config["learning-rate"])), []
     for rows in _batches(message, context):
         if config["purify"]:
             step = purified_step(head, (data.x[rows], data.y[rows]), teacher(data.x[rows]), optimizer)
@@ -48,10 +48,10 @@ def train(message: Message, context: Context) -> Message:
 def personalize(message: Message, context: Context) -> Message:
     """Train the private head beside the frozen shared one, and keep it: the reply carries numbers alone."""
     data, _ = _data(context)
-    instruction = message.content["config"]
-    shared = linear(message.content["arrays"].to_torch_state_dict()).requires_grad_(False)
-    private = _private_head(context, instruction["private-round"])
-    optimizer = torch.optim.SGD(private.parameters(), lr=context.run_config["learning-rate"])
+    before, now = _number(message, "private-round"), _number(message, "round")
+    shared = linear(message.content.array_records["arrays"].to_torch_state_dict()).requires_grad_(False)
+    private = _private_head(context, before)
+    optimizer = torch.optim.SGD(private.parameters(), lr=float(context.run_config["learning-rate"]))
     for rows in _batches(message, context):
         optimizer.zero_grad()
         loss = residual_loss(shared(data.x[rows]), private(data.x[rows]), data.y[rows])
@@ -59,8 +59,8 @@ def personalize(message: Message, context: Context) -> Message:
         optimizer.step()
     # `context.state` lives as long as the run; a site with a disk of its own would write a file. The head before is
     # kept, too: should the reply be lost, the server will name that one.
-    kept = {name: context.state[name] for name in [_name(instruction["private-round"])] if name in context.state}
-    context.state = RecordDict({**kept, _name(instruction["round"]): ArrayRecord(private.state_dict())})
+    kept = {name: context.state[name] for name in [_name(before)] if name in context.state}
+    context.state = RecordDict({**kept, _name(now): ArrayRecord(private.state_dict())})
     metrics = MetricRecord({"num-examples": len(data.y), "loss": loss.item()})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
@@ -70,18 +70,25 @@ def personalize(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Count correct predictions by class; logits of both heads are added."""
     _, data = _data(context)
-    logits = linear(message.content["arrays"].to_torch_state_dict())(data.x)
-    metrics = {"num-examples": max(1, len(data.y))}
+    logits = linear(message.content.array_records["arrays"].to_torch_state_dict())(data.x)
+    metrics = MetricRecord({"num-examples": max(1, len(data.y))})
     metrics["global/correct"], metrics["global/total"] = count(logits, data.y)
-    if number := message.content["config"]["private-round"]:
+    if number := _number(message, "private-round"):
         both = logits + _private_head(context, number)(data.x)
         metrics["personalized/correct"], metrics["personalized/total"] = count(both, data.y)
-    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
 def _private_head(context: Context, number: int) -> torch.nn.Linear:
     """Return the private head that a round left, as the server names it; 0: none yet."""
-    return linear(context.state[_name(number)].to_torch_state_dict() if number else None)
+    return linear(context.state.array_records[_name(number)].to_torch_state_dict() if number else None)
+
+
+def _number(message: Message, key: str) -> int:
+    """Return a round that the server names."""
+    number = message.content.config_records["config"][key]
+    assert isinstance(number, int)
+    return number
 
 
 def _name(number: int) -> str:
@@ -100,5 +107,5 @@ def _data(context: Context) -> tuple[Samples, Samples]:
 def _batches(message: Message, context: Context) -> tuple[torch.Tensor, ...]:
     """Shuffle the site's rows, in an order that site and round decide."""
     size = len(_data(context)[0].y)
-    seed = 1000 * message.content["config"]["round"] + _place(context)[0]
+    seed = 1000 * _number(message, "round") + _place(context)[0]
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).split(32)
