@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import run_tiny
@@ -35,7 +35,7 @@ def main(folder: Path, number: int, when: str) -> None:
             die()
 
     def spy(message: Message, reply: Message) -> None:
-        kind, config = message.metadata.message_type, message.content.config_records.get("config", {})
+        kind, config = message.metadata.message_type, message.content.config_records.get("config", ConfigRecord())
         if when == "work" and kind.startswith("train") and config.get("round") == number:
             die()
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -40,7 +40,15 @@ def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
     return config | {key.replace("_", "-"): value for key, value in changes.items()}
 
 
-def run_tiny(folder: Path, **changes: Any) -> RunFolder:
+class EndedRun(RunFolder):
+    """The folder of a run that has come to an end: it has a summary, and a test need not ask first."""
+
+    if TYPE_CHECKING:
+
+        def summary(self) -> dict[str, Any]: ...
+
+
+def run_tiny(folder: Path, **changes: Any) -> EndedRun:
     """Run the real apps on tiny settings in this process; ``grid`` holds options of the grid."""
     from fedpurel_app.client_app import app as client_app  # torch, which those who want other parts of this need not
     from fedpurel_app.server_app import app as server_app
@@ -48,7 +56,7 @@ def run_tiny(folder: Path, **changes: Any) -> RunFolder:
     grid = changes.pop("grid", {})
     config = tiny_config(folder, **changes)
     run_app(server_app, client_app, int(config["num-sites"]), config, **grid)
-    return RunFolder(Path(config["resume-from"] if config.get("resume-from") else config["out"]))
+    return EndedRun(Path(config["resume-from"] if config.get("resume-from") else config["out"]))
 
 
 def a_round(number: int, **more: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Each method by hand: one step of its definition, and what it must be equal to at the ends of its options."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ KNOWN = Facts(zero_shot_text=TEXT)
 
 
 def text_module(shift=0.0):
-    module = FAMILIES["text-residual"].build(HOST, "global", {"residual-scale": 0.5}, torch.Generator())
+    module: Any = FAMILIES["text-residual"].build(HOST, "global", {"residual-scale": 0.5}, torch.Generator())
     with torch.no_grad():
         module.residual.add_(shift * torch.tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2]]))
     return module
@@ -105,7 +106,7 @@ def test_ditto_with_a_huge_weight_returns_the_global_model(tmp_path):
 
 def test_ditto_predicts_by_the_sites_own_model_alone():
     algorithm, first, second = METHODS["ditto"].load(), text_module(), text_module(1.0)
-    assert algorithm.personalized(Models(first, second)) == (second,)
+    assert algorithm.personalized and algorithm.personalized(Models(first, second)) == (second,)
     assert algorithm.global_model(Models(first, second)) == (first,)
 
 
@@ -149,16 +150,18 @@ def test_logit_adjustment_in_training():
 
 def test_logit_adjustment_in_prediction_lifts_the_tail():
     bias, options = METHODS["logit-adjustment"].load().bias, METHODS["logit-adjustment"].defaults()
-    assert bias(Facts(prior=COUNTS), options) is None
+    assert bias and bias(Facts(prior=COUNTS), options) is None
     lift = bias(Facts(prior=COUNTS), options | {"adjust-in": "prediction"})
-    assert lift.tolist() == pytest.approx([0.0, math.log(2), math.log(6)])
+    assert lift is not None and lift.tolist() == pytest.approx([0.0, math.log(2), math.log(6)])
     assert (torch.tensor([2.0, 1.0, 0.5]) + lift).argmax() == 2
 
 
 def test_a_site_may_go_by_its_own_counts_and_a_class_without_an_image_counts_as_one():
     options = METHODS["logit-adjustment"].defaults() | {"class-prior": "local", "adjust-in": "prediction"}
-    bias = METHODS["logit-adjustment"].load().bias(Facts(counts=torch.tensor([4, 0, 1]), prior=COUNTS), options)
-    assert bias.tolist() == pytest.approx([0.0, math.log(4), math.log(4)])
+    bias = METHODS["logit-adjustment"].load().bias
+    assert bias
+    lift = bias(Facts(counts=torch.tensor([4, 0, 1]), prior=COUNTS), options)
+    assert lift is not None and lift.tolist() == pytest.approx([0.0, math.log(4), math.log(4)])
 
 
 @pytest.mark.parametrize("where", ["training", "prediction"])

@@ -154,7 +154,7 @@ def test_a_key_of_a_method_has_an_effect_or_is_refused(tmp_path, plain, method, 
 def test_what_is_sent_is_what_the_method_names(tmp_path, name):
     """And in personal rounds nothing, of any method."""
     family = next(one for one in ("adapter", "text-residual") if fits(name, one))
-    sent = {"train": set(), "train.personalize": set()}
+    sent: dict[str, set[str]] = {"train": set(), "train.personalize": set()}
 
     def spy(message, reply):
         if message.metadata.message_type in sent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def feature_site(folder: Path, **node):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     text = np.abs(rng.normal(size=(CLASSES, 8))) + 0.2
-    arrays = {"text_features": text.astype(np.float32), "logit_scale": np.float32(10)}
+    arrays: dict[str, Any] = {"text_features": text.astype(np.float32), "logit_scale": np.float32(10)}
     for split, sizes in (("train", (23, 11, 7, 4)), ("test", (13, 9, 5, 3))):
         labels = np.repeat(np.arange(CLASSES), sizes)
         features = text[labels] + np.abs(0.7 * rng.normal(size=(len(labels), 8)))

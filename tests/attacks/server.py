@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Message, RecordDict
 
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.core.records import (
@@ -90,7 +90,7 @@ def told(reply: Message) -> dict[str, Any]:
     for record, content in reply.content.items():
         for name, value in content.items():
             if name not in TIMES:
-                found[f"{record}/{name}"] = value.numpy().tobytes() if record == ARRAYS else value
+                found[f"{record}/{name}"] = value.numpy().tobytes() if isinstance(value, Array) else value
     return found
 
 

@@ -3,6 +3,8 @@
 The table in docs/security.md states these numbers.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,8 @@ def test_totals_tell_test_counts_after_as_many_messages_as_there_are_other_class
 def test_lists_by_class_tell_them_at_once_where_both_sides_agree(make):
     site = make({"share-class-counts": True})
     assert metrics(site.evaluate(constant(0), 1))["global/total"] == TEST
-    for number, refusal in enumerate([{"share_class_counts": False}, {"scores": "totals"}], 2):
+    refusals: list[dict[str, Any]] = [{"share_class_counts": False}, {"scores": "totals"}]
+    for number, refusal in enumerate(refusals, 2):
         site = make({"share-class-counts": True}, **refusal)
         assert metrics(site.evaluate(constant(0), number))["global/total"] == sum(TEST)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_paths_that_a_server_names_make_no_difference(tmp_path):
     config, node = feature_site(tmp_path)
     there, absent = tmp_path / "there", tmp_path / "absent"
     there.write_text("x")
-    answers = []
+    answers: list[Any] = []
     for path in (there, absent):
         for key in ("state-dir", "out", "resume-from", "dataset-path"):
             site = Server({**config, key: str(path)}, node)
@@ -153,7 +154,7 @@ def test_every_documented_run_is_served(name):
 
 # Every key that bounds a run, a value below what these settings ask for, and how they ask for it.
 LORA = {"peft": "lora", "dataset": "sites", "dataset-path": ""}
-BOUNDS = {
+BOUNDS: dict[str, tuple[float, dict[str, Any]]] = {
     "max-classes": (3, {}),
     "max-local-epochs": (1, {"local-epochs": 2}),
     "max-batch-size": (7, {}),

@@ -1,6 +1,8 @@
 """Nothing that is a function of a private branch and of something the server chose leaves a site in personal rounds."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from fedpurel_app.core.records import ARRAYS
 from tests.attacks.conftest import KEEPERS, feature_site, initial
 from tests.attacks.server import EXPERIMENT, Server, metrics, told
 
-ASKED = {  # settings and parameters that a server may choose
+Craft = Callable[[np.ndarray], np.ndarray]
+ASKED: dict[str, tuple[dict[str, Any], Craft]] = {  # settings and parameters that a server may choose
     "as it should": ({}, lambda value: value),
     "zeros": ({}, np.zeros_like),
     "a unit vector": ({}, lambda value: np.eye(1, value.size, dtype=value.dtype).reshape(value.shape)),

@@ -5,6 +5,7 @@ import json
 import random
 import string
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,12 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedpurel_app.core.records import ARRAYS, CONFIG, METRICS, Description, to_array_record
 from fedpurel_app.reporting.console import show_lines
-from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.strategies import FedPuReL, Schedule
-from tests.support import LocalGrid, run_app, tiny_config
+from tests.support import EndedRun, LocalGrid, run_app, tiny_config
 
 GOOD, SITES = 4, 44
-START = {"w": np.array([np.pi, np.e], np.float32), "n": np.array([3], np.int64)}
+START: dict[str, np.ndarray] = {"w": np.array([np.pi, np.e], np.float32), "n": np.array([3], np.int64)}
 NASTY = [
     "",
     "\x1b[2J\x1b[31m",
@@ -94,7 +94,7 @@ class Lottery:
 
     def config(self) -> ConfigRecord:
         keys = ["site", "num-examples", "partitions", "device", "class-counts", "test-examples", "refusal", "reason"]
-        found = {}
+        found: dict[str, Any] = {}
         for key in self.draw.sample(keys, self.draw.randrange(len(keys) + 1)):
             found[key] = self.draw.choice(
                 (self.text(), self.draw.randrange(-5, 10**10), True, 1.5, b"\x00\xff", [1, 2], [self.text()], ["a"])
@@ -105,7 +105,7 @@ class Lottery:
 
     def content(self) -> RecordDict:
         makers = {ARRAYS: self.arrays, METRICS: self.metrics, CONFIG: self.config}
-        found = {}
+        found: dict[str, Any] = {}
         for _ in range(self.draw.randrange(4)):
             name = self.draw.choice((ARRAYS, METRICS, CONFIG, self.text()))
             found[name] = self.draw.choice(list(makers.values()))()
@@ -149,7 +149,7 @@ def honest(describes=lambda site: f"s{site:02d}", width=2, numbers=lambda site: 
 
     @app.evaluate()
     def evaluate(message, context):
-        metrics = {"num-examples": 4, "global/correct": [1] * width, "global/total": [4] + [0] * (width - 1)}
+        metrics: dict[str, Any] = {"num-examples": 4, "global/total": [4] + [0] * (width - 1)}
         metrics["global/correct"] = [1] + [0] * (width - 1)
         return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
 
@@ -200,6 +200,7 @@ def mean_of(replies):
         weight = MetricRecord({"num-examples": metrics["num-examples"]})
         contents.append(Message(RecordDict({ARRAYS: arrays, METRICS: weight}), reply_to=reply))
     found, _ = FedAvg(min_train_nodes=1, min_available_nodes=1).aggregate_train(1, contents)
+    assert found is not None
     return found["w"].numpy()
 
 
@@ -223,6 +224,7 @@ def test_random_replies_cost_their_sites_the_rounds_and_nothing_else(caplog, cap
         if not number:
             return
         report = strategy.report
+        assert report is not None
         assert is_clean(report.dropped) and is_clean(list(report.train)) and is_clean(strategy.state())
         assert {f"s{site:02d}" for site in range(GOOD)} <= set(report.usable)
         assert all(np.isfinite(value) for value in [*report.train.values(), *report.seconds.values()])
@@ -263,7 +265,7 @@ def test_a_whole_run_writes_and_prints_clean_text(tmp_path, caplog, capfd):
         return None if site < 2 or introduces_itself else lie(lottery, reply)
 
     run_app(server_app, honest(width=6, numbers=lambda site: 7), 20, config, spy=spy)
-    folder = RunFolder(tmp_path / "run")
+    folder = EndedRun(tmp_path / "run")
     assert folder.summary()["outcome"] == "completed" and folder.summary()["dropped_replies"] > 50
     for name in ("state.json", "summary.json", "config.json"):
         assert is_clean(folder.read_json(name))

@@ -96,7 +96,7 @@ class Federation:
         return subprocess.Popen(
             [sys.executable, "-m", "fedpurel_app.cli.main", *arguments],
             cwd=self.home("user"),
-            env=self.environment("user") | self._family.mark,
+            env={**self.environment("user"), **self._family.mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

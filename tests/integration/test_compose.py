@@ -10,9 +10,8 @@ import subprocess
 
 import pytest
 
-from fedpurel_app.reporting.run_folder import RunFolder
 from tests.integration.federation import CONNECTION, Federation, free_port
-from tests.support import tiny_features
+from tests.support import EndedRun, tiny_features
 from tests.test_docker import DOCKER, SITES, made, stack
 
 pytestmark = pytest.mark.slow
@@ -103,5 +102,5 @@ def test_the_encrypted_stack_trains_and_its_gate_lets_sites_in_alone(tmp_path):
         except subprocess.TimeoutExpired:
             pytest.fail("\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log")))
         assert process.returncode == 0, output
-        folder = RunFolder(next((federation.home("superexec-server") / "runs").iterdir()))
+        folder = EndedRun(next((federation.home("superexec-server") / "runs").iterdir()))
         assert folder.summary()["outcome"] == "completed" and not folder.rounds()[1]["dropped"]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from fedpurel_app.reporting.run_folder import RunFolder
-from tests.support import flwr_run, private_files, timeless, tiny_config
+from tests.support import EndedRun, flwr_run, private_files, timeless, tiny_config
 
 pytestmark = pytest.mark.slow
 ROUNDS = ("--set", "global-rounds=4", "--set", "experiment-id=same")
@@ -100,7 +100,7 @@ def test_a_killed_run_fails_loudly_and_is_resumed_bit_for_bit(tmp_path, whole, k
         victim.kill()
     code, output = finish(process)
     assert code == 1 and "error: the run failed" in output and "--resume" in output, output
-    assert folder.summary()["outcome"] == "failed"
+    assert EndedRun(folder.path).summary()["outcome"] == "failed"
     code, output = finish(start([*COMMAND, "--resume", str(folder.path)], tmp_path))
     assert code == 0, output
     expected, _ = whole
@@ -133,7 +133,7 @@ def test_a_signal_is_answered_at_once_and_ends_the_run_after_its_round(tmp_path,
     code, output = finish(process)
     assert code == 130 and f"fedpurel run --resume {folder.path}" in output, output
     assert time.monotonic() - pressed < 30, "a round takes about a second"
-    assert folder.summary()["outcome"] == "stopped"
+    assert EndedRun(folder.path).summary()["outcome"] == "stopped"
     ended = folder.read_checkpoint()[1]["round"]
     assert said - 1 <= ended <= said + 1 and ended == folder.rounds()[-1]["round"], "no round is cut in two"
     assert f"stopped after round {ended}" in output and not folder.is_to_stop
@@ -152,7 +152,7 @@ def test_the_second_press_ends_the_round_and_the_run_is_resumed_bit_for_bit(tmp_
     assert code in (0, 130) and time.monotonic() - pressed < 30, output  # a round of 5,000 would go on
     assert not left_over(since)
     if code:
-        assert folder.summary()["outcome"] == "stopped" and "--resume" in output
+        assert EndedRun(folder.path).summary()["outcome"] == "stopped" and "--resume" in output
         code, output = finish(start([*COMMAND, "--resume", str(folder.path)], tmp_path))
     assert code == 0, output
     assert timeless(folder) == timeless(whole[0]) and private_files(folder) == private_files(whole[0])
@@ -202,7 +202,7 @@ def test_a_run_that_fails_at_the_sites_exits_with_1_and_the_reason(tmp_path):
     assert code == 1 and "sites gave a usable reply" in output, output
     assert f"FileNotFoundError: [Errno 2] No such file or directory: '{state}'" in output, output
     assert "Traceback" not in output and "ray::" not in output, output
-    assert RunFolder(tmp_path / "run").summary()["global"]["all"] > 0
+    assert EndedRun(tmp_path / "run").summary()["global"]["all"] > 0
 
 
 def test_flwr_run_works_as_it_stands(tmp_path):
@@ -210,7 +210,7 @@ def test_flwr_run_works_as_it_stands(tmp_path):
     project = Path(__file__).parent.parent.parent
     config = f'out="{tmp_path}/run" global-rounds=1 max-per-class=12 imbalance-factor=3'
     text = flwr_run(project, tmp_path, config, "", 39477)
-    folder = RunFolder(tmp_path / "run")
+    folder = EndedRun(tmp_path / "run")
     assert folder.summary() and folder.summary()["outcome"] == "completed", text
     assert "2 sites are connected; this setting is made for 20." in text
     assert "num-supernodes=20 client-resources-num-cpus=1" in text

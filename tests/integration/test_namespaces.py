@@ -12,7 +12,7 @@ import pytest
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.integration.deployment import Federation
 from tests.integration.namespaces import SERVER, SERVER_ADDRESS, Network, UnavailableError
-from tests.support import CLASS_NAMES, own_sites
+from tests.support import CLASS_NAMES, EndedRun, own_sites
 
 pytestmark = [pytest.mark.slow, pytest.mark.drill]
 CUT, OTHER = "north", "south"
@@ -121,7 +121,7 @@ def test_a_site_that_is_cut_off_for_a_minute_comes_back(federation, tmp_path):
           f"usable in round {back}, {returned - mended:.0f} s later")  # fmt: skip
     assert federation.finish(run, PATIENCE) == "finished:completed", federation.log("link-exec")
 
-    rounds, summary = folder.rounds()[1:], folder.summary()
+    rounds, summary = folder.rounds()[1:], EndedRun(folder.path).summary()
     assert summary["outcome"] == "completed" and summary["rounds"] == ROUNDS
     assert summary["rounds_without_quorum"] == 0 and not any(line["kept_old_model"] for line in rounds)
     for line in rounds:

@@ -16,7 +16,7 @@ import pytest
 
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.integration.test_flower import command, finish, start, wait_for_round
-from tests.support import private_files
+from tests.support import EndedRun, private_files
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,8 @@ class Witness(threading.Thread):
 
     def __init__(self, nodes):
         super().__init__(daemon=True)
-        self.worked, self._nodes, self._over = [set() for _ in nodes], nodes, threading.Event()
+        self.worked: list[set[int]] = [set() for _ in nodes]
+        self._nodes, self._over = nodes, threading.Event()
         self.start()
 
     def run(self):
@@ -127,7 +128,7 @@ def test_sites_work_on_all_machines_of_a_cluster_that_outlives_the_run(cluster, 
         witness.stop()
     assert code == 0 and f"on the Ray cluster at {address}" in output, output
     assert all(len(worked) == 1 for worked in witness.worked), "one process of one processor on each node"
-    folder = RunFolder(tmp_path / "run")
+    folder = EndedRun(tmp_path / "run")
     assert folder.summary()["outcome"] == "completed" and folder.summary()["dropped_replies"] == 0
     assert len(private_files(folder)) == 2 * 5
     assert_alive_and_idle(nodes)

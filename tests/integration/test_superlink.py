@@ -7,7 +7,7 @@ import pytest
 
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.integration.federation import CONNECTION, Federation
-from tests.support import tiny_features
+from tests.support import EndedRun, tiny_features
 
 pytestmark = pytest.mark.slow
 TINY = ("dataset=features", "peft=text-residual", "imbalance-factor=3", "global-rounds=1", "fraction-train=1")
@@ -46,7 +46,7 @@ def test_a_run_elsewhere_is_followed_to_its_end(federation):
     lines = output.splitlines()
     assert sum(line.startswith(("[1/2 global", "[2/2 personal")) for line in lines) == 2, output
     assert any("personalized, at sites" in line for line in lines), output
-    folder = RunFolder(next((federation.home("superlink") / "runs").iterdir()))
+    folder = EndedRun(next((federation.home("superlink") / "runs").iterdir()))
     assert f"run folder: {folder.path}" in lines and folder.summary()["outcome"] == "completed"
     for site in range(2):
         assert len(list((federation.home(f"site-{site}") / "private").rglob("*.safetensors"))) == 1
@@ -74,5 +74,5 @@ def test_ctrl_c_stops_the_run_and_leaves_the_superlink(federation):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert f"--superlink {CONNECTION} --resume {folder.path}" in output and federation.is_up(), output
-    assert folder.summary()["outcome"] == "stopped" and not folder.is_running
+    assert EndedRun(folder.path).summary()["outcome"] == "stopped" and not folder.is_running
     assert folder.read_checkpoint()[1]["round"] >= 1
