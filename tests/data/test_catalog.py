@@ -6,8 +6,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from fedpurel_app.core.errors import DataError
-from fedpurel_app.data.sources import catalog
 from fedpurel_app.data.sources.catalog import DATASETS, IMAGENET_LT, PLACES_LT
+from fedpurel_app.data.sources.published import load_aircraft
 
 # Columns, class names, splits, and what a class is called in prompts: as the hub has them.
 HUB = {
@@ -167,7 +167,7 @@ def test_aircraft_from_its_archive(tmp_path):
 
 def test_aircraft_that_are_absent_say_what_to_bring(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="needs dataset-path"):
-        catalog.load_aircraft("", 0)
+        load_aircraft("", 0)
     monkeypatch.setattr("torchvision.datasets.fgvc_aircraft.download_and_extract_archive", lambda *a, **k: exit(1))
     with pytest.raises(DataError, match=r"could not be downloaded.*fgvc-aircraft-2013b\.tar\.gz"):
-        catalog.load_aircraft(str(tmp_path), 0)
+        load_aircraft(str(tmp_path), 0)

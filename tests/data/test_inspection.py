@@ -49,7 +49,12 @@ def test_of_very_many_faults_some_are_named_and_all_counted(folder):
 
 def test_what_was_sound_is_not_looked_at_again_until_it_changes(folder, monkeypatch):
     looked = []
-    monkeypatch.setattr("fedpurel_app.data.sources.inspection.fault_of", lambda path: looked.append(path) or "")
+
+    def sound(path):
+        looked.append(path)
+        return ""
+
+    monkeypatch.setattr("fedpurel_app.data.sources.inspection.fault_of", sound)
     for expected in (40, 40):  # the second time by memory
         look_at(load_imagefolder(str(folder), 0))
         assert len(looked) == expected

@@ -6,6 +6,7 @@ from PIL import Image as Pillow
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.sources.catalog import CIFAR100
 from fedpurel_app.data.sources.feature_file import load_features
+from fedpurel_app.data.sources.source import FeatureSplit
 from tests.support import SHARED
 
 
@@ -30,6 +31,7 @@ def save(folder, arrays):
 
 def test_features_load(tmp_path):
     source = load_features(save(tmp_path, good()), 0)
+    assert isinstance(source.train, FeatureSplit) and source.classifier is not None
     assert source.train.features.dtype == np.float32 and source.train.features.shape == (9, 4)
     assert source.class_names == ("class 0", "class 1", "class 2") and source.classifier.logit_scale == 100
     assert source.train.fingerprint != source.test.fingerprint
@@ -117,7 +119,7 @@ def stand_in(folder, **drop):
 
 def test_cifar100_loads_from_a_local_folder_in_the_hubs_form(tmp_path):
     source = CIFAR100.load(stand_in(tmp_path), 0)
-    assert source.class_names[7] == "name_7" and source.superclass[47] == 7
+    assert source.class_names[7] == "name_7" and source.superclass is not None and source.superclass[47] == 7
     assert source.train.labels.tolist() == list(range(100)) * 2
     (image,) = source.test.images(np.array([3]))
     assert image.mode == "RGB" and image.size == (32, 32)

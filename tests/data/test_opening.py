@@ -1,6 +1,7 @@
 """Every door that an image comes in by: a folder, parquet, the hub's form, and ``fedpurel predict``."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,8 @@ def test_what_is_transparent_lies_on_white(mode):
         image.putpalette([10, 20, 30, 200, 0, 0])
         image.putpixel((1, 0), 1)
     found = open_image(encoded(image, **options))
-    left = 3 * (image.getpixel((0, 0))[0],) if mode == "LA" else (10, 20, 30)
+    first: Any = image.getpixel((0, 0))
+    left = 3 * (first[0],) if mode == "LA" else (10, 20, 30)
     assert found.getpixel((0, 0)) == left and found.getpixel((1, 0)) == (255, 255, 255)
 
 
@@ -120,7 +122,9 @@ def test_half_transparent_is_half_white():
 def test_of_several_frames_the_first_is_taken(form):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     content = encoded(frames[0], format=form, save_all=True, append_images=frames[1:])
-    red, green, blue = open_image(content).getpixel((3, 3))
+    colour = open_image(content).getpixel((3, 3))
+    assert isinstance(colour, tuple)
+    red, green, blue = colour
     assert red > 200 and green < 50 and blue < 50
 
 

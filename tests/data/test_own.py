@@ -6,6 +6,7 @@ from PIL import Image
 
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.sources.own import hold_out, load_own
+from fedpurel_app.data.sources.source import FeatureSplit
 from tests.support import write_images
 
 NAMES = ("cat", "polar bear", "dog")
@@ -131,6 +132,7 @@ def test_features_of_some_classes(tmp_path):
     found = {
         tuple(row): label
         for split in (source.train, source.test)
+        if isinstance(split, FeatureSplit)
         for row, label in zip(split.features, split.labels, strict=True)
     }
     assert found == {tuple(row): label for row, label in zip(rows, [2, 0, 2, 0, 0, 2], strict=True)}

@@ -5,6 +5,8 @@ from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.dealing.partition import _deal, dirichlet, expected_empty, iid, pachinko
 
 CLASSES, SITES = 10, 8
+PAIRS = [label // 2 for label in range(CLASSES)]
+Splits = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # rows and labels of both splits
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def splits():
 def every_kind(splits, seed):
     train, test = splits
     yield dirichlet(train, test, SITES, 0.5, np.random.default_rng(seed))
-    yield pachinko(train, test, SITES, 0.5, np.arange(CLASSES) // 2, np.random.default_rng(seed))
+    yield pachinko(train, test, SITES, 0.5, PAIRS, np.random.default_rng(seed))
     yield iid(train, test, SITES, np.random.default_rng(seed))
 
 
@@ -37,11 +39,11 @@ def test_dealing_with_one_sort_gives_what_a_search_for_each_site_gives(sites):
     rows = [rng.permutation(one) for one in rows]
     shares = rng.dirichlet(np.full(sites, 0.3), len(rows))
     dealt = _deal(rows, shares, np.random.default_rng(5))
-    starts, owner = np.random.default_rng(5), []
+    starts, owners = np.random.default_rng(5), []
     for one, share in zip(rows, shares, strict=True):
         position = (np.arange(len(one)) + starts.random()) / max(1, len(one))
-        owner.append(np.minimum(np.searchsorted(np.cumsum(share), position, side="right"), sites - 1))
-    owner, everything = np.concatenate(owner), np.concatenate(rows)
+        owners.append(np.minimum(np.searchsorted(np.cumsum(share), position, side="right"), sites - 1))
+    owner, everything = np.concatenate(owners), np.concatenate(rows)
     assert len(dealt) == sites
     for site, part in enumerate(dealt):
         assert part.dtype == np.int64
@@ -59,7 +61,7 @@ def shares(parts, labels_of):
     return counts / counts.sum(0)
 
 
-def test_dirichlet_test_parts_match_the_training_parts(splits):
+def test_dirichlet_test_parts_match_the_training_parts(splits: Splits):
     (train, train_labels), (_, test_labels) = splits
     labels_of = np.zeros(5000, int)
     labels_of[train] = train_labels
@@ -83,13 +85,13 @@ def test_no_site_is_favoured():
     assert classes.max() / classes.min() < 1.1
 
 
-def test_uniform_test_parts_hold_all_classes_alike(splits):
+def test_uniform_test_parts_hold_all_classes_alike(splits: Splits):
     split = dirichlet(*splits, SITES, 0.1, np.random.default_rng(0), uniform_test=True)
     counts = np.array([np.bincount(splits[1][1][part], minlength=CLASSES) for part in split.test])
     assert (counts == 5).all()
 
 
-def test_small_alpha_concentrates_classes(splits):
+def test_small_alpha_concentrates_classes(splits: Splits):
     def evenness(alpha):
         split = dirichlet(*splits, SITES, alpha, np.random.default_rng(0))
         share = shares(split.test, splits[1][1])
@@ -98,18 +100,18 @@ def test_small_alpha_concentrates_classes(splits):
     assert evenness(0.1) > 0.5 > 0.2 > evenness(50)
 
 
-def test_pachinko_sites_draw_equally_many_images(splits):
-    split = pachinko(*splits, SITES, 0.5, np.arange(CLASSES) // 2, np.random.default_rng(0))
+def test_pachinko_sites_draw_equally_many_images(splits: Splits):
+    split = pachinko(*splits, SITES, 0.5, PAIRS, np.random.default_rng(0))
     sizes = [len(a) + len(b) for a, b in zip(split.train, split.test, strict=True)]
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_iid_parts_are_equal_in_size(splits):
+def test_iid_parts_are_equal_in_size(splits: Splits):
     split = iid(*splits, SITES, np.random.default_rng(0))
     assert max(map(len, split.train)) - min(map(len, split.train)) <= 1
 
 
-def test_too_many_sites_are_refused_with_advice(splits):
+def test_too_many_sites_are_refused_with_advice(splits: Splits):
     with pytest.raises(DataError, match=r"alpha = 0.05 left some of the 70 sites.*partition = \"iid\""):
         dirichlet(*splits, 70, 0.05, np.random.default_rng(0))
     with pytest.raises(DataError, match=r"would leave about 2\d\d of 300 sites without a training .*\"iid\""):
@@ -139,5 +141,5 @@ def test_what_cannot_be_met_is_said_without_drawing(splits):
     test = (np.arange(10_000), np.repeat(np.arange(100), 100))
     train = (np.arange(50_000), np.repeat(np.arange(100), 500))
     with pytest.raises(DataError, match=r"about \d\d\d of 5,000 sites without a test image: .* 2.0 for each site"):
-        dirichlet(train, test, 5000, 1.0, NoDraw())
+        dirichlet(train, test, 5000, 1.0, NoDraw())  # type: ignore[arg-type]
     assert expected_empty(np.full(100, 100), 5000, 1.0, even=True) == pytest.approx(5000 * 0.98**100)

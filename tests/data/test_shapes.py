@@ -62,6 +62,7 @@ def test_the_loaded_split_knows_its_labels_and_renders_any_rows():
 
 def test_superclasses_are_the_colours():
     source = load_shapes("", 4)
+    assert source.superclass is not None
     colours = [name.split()[0] for name in source.class_names]
     assert len({(a, b) for a, b in zip(colours, source.superclass, strict=True)}) == 6
 

@@ -128,6 +128,6 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"\(16, 12\).*\(16, 11\)"):
         alignment_loss(student, teacher[:, :11])
     with pytest.raises(ValueError, match='"mean" or "none"'):
-        alignment_loss(student, teacher, reduction="sum")
+        alignment_loss(student, teacher, reduction="sum")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='"frozen" or "implicit"'):
-        alignment_gradient(align(student, teacher), "exact")
+        alignment_gradient(align(student, teacher), "exact")  # type: ignore[arg-type]

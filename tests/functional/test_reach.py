@@ -106,7 +106,8 @@ def test_only_samples_within_reach_are_touched(classes, scale):
         student = 1.3 * teacher + drift * noise
         pair = align(student, teacher)
         exact = [softmax_at_entropy(logits, pair.target_entropy.double().numpy()) for logits in (student, teacher)]
-        bound = sum(reach(torch.from_numpy(p).clamp_min(1e-300).log()).numpy() for p in exact)
+        first, second = (reach(torch.from_numpy(p).clamp_min(1e-300).log()).numpy() for p in exact)
+        bound = first + second
         gone = pair.weight.numpy() == 0
         assert (distance(*exact)[gone] <= 2 * bound[gone]).all(), "its true difference is no more than the solver's"
         assert gone[distance(*exact) <= 1e-3 * bound].all(), "what is equal is found equal"

@@ -1,3 +1,5 @@
+from importlib import resources
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,6 @@ from PIL import Image
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.data.shapes import shapes
-from fedpurel_app.models import checkpoints as module
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.tokenizers import WordTokenizer
 
@@ -60,6 +61,6 @@ def test_words_are_whole_and_punctuation_stands_alone():
 
 def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
     (tmp_path / "clip.json").write_text('{"architecture": {}, "vocabulary": []}')
-    monkeypatch.setattr(module.resources, "files", lambda name: tmp_path)
+    monkeypatch.setattr(resources, "files", lambda name: tmp_path)
     with pytest.raises(StateError, match="pip install -e"):
         load_backbone("demo", CPU)

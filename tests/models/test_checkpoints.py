@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_statistics_of_cifar_change_the_input_and_the_cache_key():
 
 # --- weights of another architecture ----------------------------------------------------------------------------------
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},

@@ -6,6 +6,7 @@ import shutil
 import xml.dom.minidom
 from itertools import pairwise
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ SEEDS = (0, 1)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Runs of FedPuReL with three lambdas and of FedAvg, two seeds each; all data lie in places of their own."""
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "fedavg": {"algorithm": "fedavg"},
         **{str(weight): {"private_weight": weight, "private_learning_rate": 0.5} for weight in (0.0, 0.5, 0.9)},
     }

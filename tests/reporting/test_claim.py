@@ -36,7 +36,7 @@ def hold():
             [sys.executable, "-c", HOLD, str(path), what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         started.append(process)
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout and process.stdout.readline() == "held\n"
         return process
 
     yield start
@@ -120,4 +120,5 @@ def test_looking_at_a_folder_writes_nothing(tmp_path):
     assert Claim(tmp_path, "run").holder() is None and list(tmp_path.iterdir()) == []
     with Claim(tmp_path, "run") as claim:
         claim.acquire()
-        assert Claim(tmp_path, "run").holder().pid == os.getpid()
+        holder = Claim(tmp_path, "run").holder()
+        assert holder is not None and holder.pid == os.getpid()

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support import run_tiny
 
 JSON = ("config.json", "state.json", "summary.json", "partition.json", "launch.json", "classes.json", "rounds.jsonl")
 TABLES = ("sites.csv", "classes.csv")
-STRANGE = (
+STRANGE: tuple[Any, ...] = (
     None,
     True,
     -1,

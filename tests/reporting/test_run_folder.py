@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import write_atomically
 from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from tests.support import a_round, a_state
@@ -93,12 +94,11 @@ def test_the_checkpoint_comes_back(folder):
 @pytest.mark.parametrize("victim", ["checkpoint.safetensors", "state.json"])
 def test_a_crash_at_any_write_leaves_the_old_pair(folder, monkeypatch, victim):
     folder.write_checkpoint(arrays(1), a_state(1))
-    write = run_folder.write_atomically
 
     def dying(path, content, mode=0o644):
         if path.name == victim:
             raise OSError(28, "No space left on device")
-        write(path, content, mode)
+        write_atomically(path, content, mode)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "write_atomically", dying)

@@ -1,6 +1,7 @@
 """The strategy under a client of two numbers: no torch, no CLIP."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def client(spoil=None, examples=lambda site: site + 1):
     def evaluate(message, context):
         instruction = Instruction.from_config(message.content[CONFIG])
         counts = ClassCounts(np.array([1, 0]), np.array([2, 2]))
-        metrics = {"num-examples": 4, **counts_to_metrics("global", counts, True)}
+        metrics: dict[str, Any] = {"num-examples": 4, **counts_to_metrics("global", counts, True)}
         if instruction.private_round:
             metrics |= counts_to_metrics("personalized", ClassCounts(np.array([2, 2]), np.array([2, 2])), True)
         return reply(message, context, RecordDict({METRICS: MetricRecord(metrics)}))
@@ -91,7 +92,7 @@ def run(strategy, app=None, sites=SITES, shuffle=0, rounds=None, start=START):
 
 
 def strategy(schedule=None, inner=None, **options):
-    settings = {"fraction_train": 1.0, "num_sites": SITES, "seed": 3} | options
+    settings: dict[str, Any] = {"fraction_train": 1.0, "num_sites": SITES, "seed": 3} | options
     return FedPuReL(schedule or Schedule(1, 0), inner, **settings)
 
 
@@ -127,7 +128,7 @@ def test_messages_name_the_private_branch_that_the_server_knows(kind):
 
     plan = strategy(Schedule(3, 3, kind), fraction_train=0.4)
     run(plan, client(listen))
-    last = {}
+    last: dict[int, int] = {}
     for site, number, named in heard:
         assert named == last.get(site, 0)
         last[site] = number

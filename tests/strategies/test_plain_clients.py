@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fedpurel_app.strategies.replies import as_sent
 from tests.support import LocalGrid
 
 SITES = 5
-START = {"w": np.array([1.0, 2.0], np.float32), "seen": np.array(0, np.int64)}
+START: dict[str, np.ndarray] = {"w": np.array([1.0, 2.0], np.float32), "seen": np.array(0, np.int64)}
 
 
 def array_dict(arrays):
@@ -91,7 +92,8 @@ def run(strategy, app=None, rounds=None, grid=None, start=None):
 
 
 def fedpurel(global_rounds=2, personal_rounds=0, **options):
-    return FedPuReL(Schedule(global_rounds, personal_rounds), **({"fraction_train": 1.0, "num_sites": SITES} | options))
+    settings: dict[str, Any] = {"fraction_train": 1.0, "num_sites": SITES} | options
+    return FedPuReL(Schedule(global_rounds, personal_rounds), **settings)
 
 
 def warnings_of(caplog):
@@ -135,9 +137,7 @@ def test_clients_that_are_not_meant_to_purify_are_not_told_of_it(caplog):
 
 def test_personal_rounds_that_nobody_can_do_nothing_and_do_not_end_the_run():
     asked = []
-    grid = LocalGrid(
-        plain_client(), SITES, {}, spy=lambda message, reply: asked.append(message.metadata.message_type) or None
-    )
+    grid = LocalGrid(plain_client(), SITES, {}, spy=lambda message, reply: asked.append(message.metadata.message_type))
     result, reports = run(fedpurel(1, 6, max_failed_rounds=2, min_replies=3), grid=grid)
     np.testing.assert_allclose(result.arrays["w"].numpy(), START["w"] + 40 / 15, rtol=1e-6)
     assert asked.count("train.personalize") == SITES  # once each, not once a round
@@ -185,7 +185,7 @@ def test_a_quorum_still_binds_the_sites_that_can():
 def test_clients_without_evaluation_are_asked_once(caplog):
     asked = []
     grid = LocalGrid(plain_client(evaluates=False), SITES, {}, spy=lambda message, reply: asked.append(
-        message.metadata.message_type) or None)  # fmt: skip
+        message.metadata.message_type))  # fmt: skip
     result, reports = run(fedpurel(3), grid=grid)
     assert asked.count("evaluate") == SITES and not result.evaluate_metrics_clientapp
     assert len(reports[0].dropped) == SITES and not reports[1].dropped

@@ -3,6 +3,7 @@
 import pytest
 from flwr.app import MetricRecord
 
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.strategies.round_report import RoundReport
 
 
@@ -14,6 +15,6 @@ def test_the_time_of_the_busiest_process_counts_and_real_sites_are_processes_of_
         site: MetricRecord({"seconds": spent, "feature-seconds": spent / 2, **worker})
         for (site, spent), worker in zip(seconds.items(), named, strict=True)
     }
-    report = RoundReport(1, "global", ["a", "b"])
+    report = RoundReport(1, Phase.GLOBAL, ["a", "b"])
     report.keep_time("training", 6.0, metrics)
     assert report.seconds == {"training": 6.0, "training_at_sites": busiest, "training_features": busiest / 2}

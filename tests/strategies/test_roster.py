@@ -10,7 +10,8 @@ app = ClientApp()
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    names, sizes = context.run_config["names"].split(), context.run_config.get("sizes", "10 " * 20).split()
+    config = context.run_config
+    names, sizes = str(config["names"]).split(), str(config.get("sizes", "10 " * 20)).split()
     site = int(context.node_config["partition-id"])
     if names[site] == "boom":
         raise ValueError("no data here")
@@ -88,7 +89,8 @@ def test_nodes_that_fail_or_have_nothing_are_left_out_with_a_reason():
 
 
 def test_a_node_that_failed_is_asked_again_ever_more_rarely():
-    roster, broken, asked = Roster(), grid("a boom"), []
+    roster, broken = Roster(), grid("a boom")
+    asked: list[int] = []
     send = broken.send_and_receive
 
     def watched(messages, timeout=None):

@@ -3,6 +3,7 @@ import multiprocessing
 import random
 import stat
 from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ from fedpurel_app.core.errors import DiskFullError
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.reporting.log_lines import encoding, is_over
 from fedpurel_app.training import feature_store as module
-from fedpurel_app.training.feature_store import image_features
+
+image_features: Callable[..., np.ndarray] = module.image_features  # of stand-ins for a split and a backbone
 
 
 class Numbers:
@@ -90,11 +92,11 @@ def test_a_damaged_file_is_made_again(tmp_path, backbone, damage, caplog):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, backbone):
-    def fail(pixels):
-        raise RuntimeError("out of memory")
+    class Broken(Counting):
+        def encode_pixels(self, pixels):
+            raise RuntimeError("out of memory")
 
-    broken = Counting(tmp_path / "log")
-    broken.encode_pixels = fail
+    broken = Broken(tmp_path / "log")
     with pytest.raises(RuntimeError, match="out of memory"):
         image_features(Numbers(10), broken, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]

@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ from fedpurel_app.training.local import SgdSettings, _step, train
 
 class Linear(nn.Module):
     """A module with hand-made logits: x W."""
+
+    takes_pixels: bool  # what a module has besides, and nobody asks for here
+    class_features: Any
+    logits_of: Any
+    frozen: Any
 
     def __init__(self, weight):
         super().__init__()
@@ -36,9 +42,8 @@ def setting(rows=20, width=3, classes=4, seed=0):
 
 
 def sgd(**changes):
-    return SgdSettings(
-        **{"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 100, "epochs": 1} | changes
-    )
+    plain: dict[str, Any] = {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 100, "epochs": 1}
+    return SgdSettings(**plain | changes)
 
 
 def rule_of(name):
@@ -155,7 +160,7 @@ def test_sgd_is_torchs():
     generator = torch.Generator().manual_seed(0)
     ours, theirs = ([nn.Parameter(torch.full(shape, 0.5)) for shape in ((3, 4), (5,))] for _ in range(2))
     settings = sgd(momentum=0.9, weight_decay=0.1)
-    velocity = [None] * len(ours)
+    velocity: list[torch.Tensor | None] = [None] * len(ours)
     reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(5):
         gradients = [torch.randn(value.shape, generator=generator) for value in ours]
