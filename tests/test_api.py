@@ -14,7 +14,7 @@ import fedpurel_app
 from fedpurel_app.cli import main as cli
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.reporting.run_folder import RunFolder
-from tests.support import private_files, run_tiny, timeless, tiny_config
+from tests.support import EndedRun, private_files, run_tiny, timeless, tiny_config
 
 
 def settings(folder, **changes):
@@ -94,7 +94,7 @@ def test_an_interrupted_run_goes_on_from_its_last_round(tmp_path, monkeypatch):
         patch.setattr(Site, "train", stop)
         with pytest.raises(KeyboardInterrupt):
             fedpurel_app.run(asked, out=tmp_path / "cut")
-    folder = RunFolder(tmp_path / "cut")
+    folder = EndedRun(tmp_path / "cut")
     assert folder.summary()["outcome"] == "stopped" and not folder.is_running
     resumed = fedpurel_app.run(resume=tmp_path / "cut")
     assert resumed.summary["outcome"] == "completed"
@@ -128,7 +128,12 @@ def test_a_run_goes_on_with_the_threads_and_the_gpus_that_it_was_begun_with(tmp_
         fedpurel_app.run(asked, out=tmp_path / "cut", threads=2)
     folder, seen = RunFolder(tmp_path / "cut"), []
     folder.write_launch(2, 0.25)
-    monkeypatch.setattr(Site, "train", lambda self, *rest: seen.append(torch.get_num_threads()) or train(self, *rest))
+
+    def watched(self, *rest):
+        seen.append(torch.get_num_threads())
+        return train(self, *rest)
+
+    monkeypatch.setattr(Site, "train", watched)
     fedpurel_app.run(resume=folder.path)
     assert set(seen) == {2} and folder.launch()["gpus-per-site"] == 0.25
 
@@ -155,4 +160,4 @@ def test_the_package_imports_nothing_before_it_is_asked():
     assert not {"torch", "flwr", "numpy", "pydantic"} & set(loaded)
     assert fedpurel_app.FedPuReL.__module__ == "fedpurel_app.strategies.fedpurel"
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
-        fedpurel_app.walk  # noqa: B018
+        fedpurel_app.walk  # type: ignore[attr-defined]  # noqa: B018

@@ -1,6 +1,8 @@
+import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from fedpurel_app.launch import choose
 from fedpurel_app.launch import own_superlink as conductor
 from fedpurel_app.launch import simulate as run_command
 from fedpurel_app.reporting.run_folder import RunFolder
-from tests.support import run_tiny, tiny_config, tiny_features
+from tests.support import EndedRun, run_tiny, tiny_config, tiny_features
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +175,7 @@ class CaughtError(BaseException):
 
 def settings_of(monkeypatch, *arguments):
     """Return what would be submitted to Flower."""
-    caught = {}
+    caught: dict[str, Any] = {}
 
     def catch(self, settings, folder, sites, cpus, gpus):
         caught.update(settings=settings, folder=folder, sites=sites, cpus=cpus, gpus=gpus)
@@ -212,7 +214,7 @@ def test_ray_is_our_own_unless_the_user_names_a_cluster(monkeypatch, tmp_path, g
 
 
 def test_a_cluster_may_have_more_processors_than_this_machine(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(run_command.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(SystemExit):
         cli.main(["run", "--cpus-per-site", "3"])
@@ -306,7 +308,7 @@ def test_presets_are_listed_by_group_the_default_first(capsys):
 )
 def test_what_was_meant_is_guessed(capsys, arguments, advice):
     try:
-        code = cli.main(arguments)
+        code: object = cli.main(arguments)
     except SystemExit as stop:
         code = stop.code
     assert code == 2 and advice in capsys.readouterr().err
@@ -346,7 +348,7 @@ def test_outcomes_written_by_the_server_are_not_overwritten(tmp_path):
     assert folder.summary()["outcome"] == "completed"
     other = RunFolder.create(tmp_path / "other")
     run_command.mark(other, config, "stopped", "interrupted by the user")
-    assert other.summary()["outcome"] == "stopped"
+    assert EndedRun(other.path).summary()["outcome"] == "stopped"
 
 
 def test_a_file_in_the_place_of_the_folder_of_private_branches_is_refused_before_flower_starts(tmp_path, capsys):

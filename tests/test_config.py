@@ -2,6 +2,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_the_module_prints_the_table():
 
 
 def choices(name):
-    return list(RunConfig.model_fields[name].annotation.__args__)
+    return list(get_args(RunConfig.model_fields[name].annotation))
 
 
 def test_choices_are_what_the_registries_hold():
@@ -159,7 +160,7 @@ def test_resumed_settings_must_be_the_same_but_for_the_place():
 
 
 def test_values_survive_toml():
-    values = {"a": True, "b": 3, "c": 5e-4, "d": 'quo"te \\ back', "e": ""}
+    values: dict[str, bool | int | float | str] = {"a": True, "b": 3, "c": 5e-4, "d": 'quo"te \\ back', "e": ""}
     text = "\n".join(f"{key} = {to_toml(value)}" for key, value in values.items())
     assert tomllib.loads(text) == values
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (.*?)\n(.*?)```", TEXT, re.DOTALL))
 FILES = {name: content for name, content in BLOCKS.items() if not name.startswith("one more in ")}
 ENTRIES = {
-    re.search(r"of (\S+\.py)", name)[1]: content for name, content in BLOCKS.items() if name.startswith("one more in ")
+    re.findall(r"of (\S+\.py)", name)[0]: content for name, content in BLOCKS.items() if name.startswith("one more in ")
 }
 
 
@@ -32,6 +33,7 @@ def example(name, folder):
     path = folder / Path(name).name
     path.write_text(FILES[name])
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -41,7 +43,8 @@ def test_the_methods_gradient_is_that_of_its_loss(tmp_path):
     algorithm = example("fedpurel_app/algorithms/label_smoothing.py", tmp_path).ALGORITHM
     logits = nn.Parameter(torch.randn(5, 7))
     labels = torch.arange(5)
-    batch = Batch(logits, labels, 1.0 * logits, logits, None, [logits], [logits], Facts(), {"smoothing": 0.3}, 0.1,
+    unread: Any = None  # the module, which this rule does not read
+    batch = Batch(logits, labels, 1.0 * logits, logits, unread, [logits], [logits], Facts(), {"smoothing": 0.3}, 0.1,
                   torch.Generator())  # fmt: skip
     (found,), metrics = algorithm.visits[Phase.GLOBAL].rule(batch)
     loss = functional.cross_entropy(logits, labels, label_smoothing=0.3)

@@ -11,6 +11,7 @@ import tempfile
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -34,7 +35,7 @@ SITES = ("a", "b", "c")
 
 def stack(name):
     """Merge the files of a stack as compose does, with every variable at its default."""
-    merged = {}
+    merged: dict[str, Any] = {}
     for file in STACKS[name]:
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (DOCKER / file).read_text())
         merge(merged, json.loads(json.dumps(yaml.safe_load(text))))  # what YAML's aliases share is each one's own
@@ -87,7 +88,7 @@ def test_processes_find_each_other(name):
     listening = {service: parsed(command) for service, command in commands(name).items() if "--port" in command}
     for options in listening.values():
         assert options.host == "0.0.0.0" and options.isolation == "process"
-    addresses = {}
+    addresses: dict[str, list[str]] = {}
     for service, command in commands(name).items():
         for flag in ("--superlink", "--runtime-api-address"):
             if flag in command:

@@ -5,6 +5,7 @@ import logging
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_the_numbers_are_those_of_the_readme_and_show_the_effect(run):
 
 
 def test_it_uses_the_strategy_and_the_mathematics_and_nothing_else():
-    modules = set()
+    modules: set[Any] = set()
     for path in (EXAMPLE / "blobs").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom | ast.Import):

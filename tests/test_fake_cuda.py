@@ -159,6 +159,7 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
         bias = (
             algorithm.bias(facts(one), {**method.chosen(settings), "adjust-in": "prediction"}) if algorithm.bias else 0
         )
+        assert bias is not None
         for model in (algorithm.global_model, algorithm.personalized or algorithm.global_model):
             logits = torch.stack([all_logits(part.frozen(), images.inputs) for part in model(models)]).sum(0) + bias
             assert logits.shape == (12, 3) and logits.device.type == "cuda" and logits.dtype == torch.float32

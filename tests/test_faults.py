@@ -11,13 +11,13 @@ from fedpurel_app.core.errors import AttemptError, DiskFullError, RunError
 from fedpurel_app.reporting.console import show_lines
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.strategies import FedPuReL
-from tests.support import run_tiny, timeless
+from tests.support import EndedRun, run_tiny, timeless
 from tests.test_run import Killed, kill_at
 
 
 def once(kind, act):
     """Make a spy that acts after the first reply of a kind."""
-    done = []
+    done: list[bool] = []
 
     def spy(message, reply):
         if message.metadata.message_type == kind and not done:
@@ -53,7 +53,7 @@ def test_a_twin_is_refused_and_harms_nothing(tmp_path, alone, during):
     first = run_tiny(tmp_path / "first", grid={"spy": once(during, start_another)}, **same)
     whole, stored = alone
     assert timeless(first) == timeless(whole) and branches(tmp_path / "state") == stored
-    summary = RunFolder(tmp_path / "second" / "run").summary()
+    summary = EndedRun(tmp_path / "second" / "run").summary()
     assert summary["outcome"] == "failed" and "give this one an experiment-id of its own" in summary["error"]
     assert "num-supernodes" not in summary["error"], "more nodes would not help"
 
@@ -69,7 +69,7 @@ def test_a_run_that_was_resumed_elsewhere_is_stopped_by_its_sites(tmp_path, alon
     with pytest.raises(RunError, match='attempt 1 of experiment "e" came after attempt 2'):
         run_tiny(tmp_path, grid={"spy": once("train.personalize", resume_a_copy)}, **same)
     whole, stored = alone
-    assert RunFolder(tmp_path / "copy").summary()["outcome"] == "completed"
+    assert EndedRun(tmp_path / "copy").summary()["outcome"] == "completed"
     assert timeless(RunFolder(tmp_path / "copy")) == timeless(whole) and branches(tmp_path / "state") == stored
 
 
@@ -126,7 +126,7 @@ def test_a_run_in_which_nothing_was_trained_has_failed_and_says_why(tmp_path, ro
     reason = "DataError: " + "a/long/path/" * 20 + "z.jpg is empty: mend it, or take it away."
     with pytest.raises(RunError, match="z.jpg is empty"):
         run_tiny(tmp_path, algorithm="fedavg", global_rounds=rounds, grid={"spy": failing("train", reason)})
-    folder = RunFolder(tmp_path / "run")
+    folder = EndedRun(tmp_path / "run")
     summary = folder.summary()
     assert summary["outcome"] == "failed" and reason in summary["error"], "the whole path, not the first of it"
     count = "the one global round" if rounds == 1 else "the 2 global rounds"

@@ -60,7 +60,7 @@ def test_leftovers_alone_are_dropped(tmp_path):
 
 
 def test_folders_are_made_and_their_names_synced(tmp_path, monkeypatch):
-    synced = []
+    synced: list[Path] = []
     monkeypatch.setattr("fedpurel_app.core.files.sync_folder", synced.append)
     make_folders(tmp_path / "a" / "b", mode=0o700)
     assert synced == [tmp_path, tmp_path / "a"] and (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700

@@ -1,5 +1,7 @@
 """What must hold on a GPU; run with ``pytest -m gpu``."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -69,8 +71,9 @@ def test_a_step_never_waits_for_the_gpu():
     try:
         options = METHODS["fedpurel"].defaults()
         output = inputs @ weight
+        unread: Any = None  # the module, which this rule does not read
         global_step(
-            Batch(inputs, labels, output, rows, None, [weight], [weight], Facts(), options, 0.1, torch.Generator())
+            Batch(inputs, labels, output, rows, unread, [weight], [weight], Facts(), options, 0.1, torch.Generator())
         )
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -39,7 +41,8 @@ def features(path):
     generator = np.random.default_rng(0)
     rows = {f"{part}_features": generator.normal(size=(12, 128)).astype(np.float32) for part in ("train", "test")}
     labels = {f"{part}_labels": np.arange(12) % 3 for part in ("train", "test")}
-    np.savez(path.with_suffix(".npz"), **rows, **labels, class_names=np.array(NAMES.split(", ")))
+    arrays: dict[str, Any] = rows | labels
+    np.savez(path.with_suffix(".npz"), **arrays, class_names=np.array(NAMES.split(", ")))
     return path.with_suffix(".npz")
 
 
@@ -63,7 +66,7 @@ def hub(path):
 
 PART = {"partition-id": 1}
 OWN = {"dataset": "sites", "classes": NAMES}
-CASES = {
+CASES: dict[str, tuple[Callable[[Path], Path] | None, dict[str, Any], dict[str, Any]]] = {
     "a folder of its own": (folder, OWN, {}),
     "parquet of its own": (parquet, OWN, {}),
     "features of its own": (features, {**OWN, "peft": "adapter"}, {}),

@@ -12,8 +12,7 @@ from PIL import Image
 from fedpurel_app.cli import main as cli
 from fedpurel_app.core.errors import RunError
 from fedpurel_app.launch import own_superlink as conductor
-from fedpurel_app.reporting.run_folder import RunFolder
-from tests.support import run_tiny, tiny_features, write_images
+from tests.support import EndedRun, run_tiny, tiny_features, write_images
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +83,7 @@ def test_a_run_in_which_nothing_was_trained_is_failed(tmp_path, monkeypatch):
         RunError, match="(?s)the global model is that of before.*no luck.*no private branch was trained.*no luck"
     ):
         run_tiny(tmp_path, global_rounds=1, personal_rounds=1)
-    summary = RunFolder(tmp_path / "run").summary()
+    summary = EndedRun(tmp_path / "run").summary()
     assert summary["outcome"] == "failed" and "no luck" in summary["error"]
 
 
@@ -97,7 +96,7 @@ def test_a_phase_in_which_nothing_was_trained_is_told_from_the_other(tmp_path, m
     monkeypatch.setattr("fedpurel_app.site.site.Site._train_private", fail)
     with pytest.raises(RunError, match="no private branch was trained"):
         run_tiny(tmp_path, global_rounds=1, personal_rounds=1)
-    summary = RunFolder(tmp_path / "run").summary()
+    summary = EndedRun(tmp_path / "run").summary()
     assert "before training" not in summary["error"] and summary["global"]["all"] > 0
 
 

@@ -145,7 +145,8 @@ def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, f
 @pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("fedpurel", marks=pytest.mark.slow)])
 def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
     """FedSA: A is averaged; every site has a B of its own, which is zero at first and trained in global rounds."""
-    sent, stamps = [], []
+    sent: list[tuple[str, str]] = []
+    stamps = []
 
     def spy(message, reply):
         stamps.append((message.metadata.message_type, message.content.get("config", {}).get("private-round")))

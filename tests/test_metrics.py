@@ -29,6 +29,7 @@ def test_pooled_counts_do_not_depend_on_how_images_are_dealt_out(hits, labels, c
     whole = ClassCounts.of(hits, labels, 5)
     parts = [ClassCounts.of(hits[part], labels[part], 5) for part in (slice(cut), slice(cut, None))]
     pooled = pool(parts)
+    assert pooled is not None
     assert pooled.correct.tolist() == whole.correct.tolist() and pooled.total.tolist() == whole.total.tolist()
 
 

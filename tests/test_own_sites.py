@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fedpurel_app.cli import main as cli
@@ -140,7 +141,7 @@ def test_feature_files_of_a_federation_without_a_backbone(tmp_path):
 def test_features_of_the_run_s_backbone(tmp_path):
     from fedpurel_app.models.backbone import load_backbone
 
-    backbone = load_backbone("demo", "cpu")
+    backbone = load_backbone("demo", torch.device("cpu"))
     pictures = [Image.fromarray(p) for label in (0, 1) for p in shapes.images("train", label, 0, 5)]
     features = backbone.encode_images(pictures).numpy()
     path = tmp_path / "own.npz"

@@ -10,7 +10,7 @@ from fedpurel_app.core.records import ARRAYS, to_arrays
 from fedpurel_app.reporting.console import round_line, show_lines
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
-from tests.support import private_files, run_app, run_tiny, tiny_config
+from tests.support import EndedRun, private_files, run_app, run_tiny, tiny_config
 from tests.test_run import Killed, kill_at
 
 FIXED = ("server-fixed", "client-fixed")
@@ -79,7 +79,7 @@ def test_a_run_whose_clients_lost_their_mod_is_refused(tmp_path, kind):
     config = tiny_config(tmp_path, privacy=accounted(kind))
     with pytest.raises(RunError, match="the client's privacy mod did not run"):
         run_app(server_app, bare, 5, config)
-    folder = RunFolder(tmp_path / "run")
+    folder = EndedRun(tmp_path / "run")
     assert folder.summary()["outcome"] == "failed" and len(folder.rounds()) <= 3  # two of five sites in a round
 
 
@@ -93,7 +93,7 @@ def test_epsilon_is_never_below_what_was_released(tmp_path, monkeypatch, point):
         with pytest.raises(Killed):
             run_tiny(tmp_path, **settings)
     cut = RunFolder(tmp_path / "run")
-    assert cut.spent()["if_cut_off"]["releases"] == 2
+    assert (spent := cut.spent()) and spent["if_cut_off"]["releases"] == 2
     resumed = run_tiny(tmp_path, **settings, resume_from=str(cut.path))
     assert resumed.summary()["privacy"]["releases"] == 4  # rounds 1, 2, 2 again, 3
     assert [line["privacy"]["releases"] for line in resumed.rounds()[1:4]] == [1, 3, 4]
@@ -113,5 +113,5 @@ def test_a_resumption_that_is_cut_off_at_once_is_on_disk(tmp_path, monkeypatch):
             kill_at(patch, 2, "state.json")
             with pytest.raises(Killed):
                 run_tiny(tmp_path, **settings, resume_from=str(folder.path))
-        assert folder.spent()["spent"]["releases"] == releases
-        assert folder.spent()["if_cut_off"]["releases"] == releases + 1
+        assert (spent := folder.spent()) and spent["spent"]["releases"] == releases
+        assert spent["if_cut_off"]["releases"] == releases + 1

@@ -37,6 +37,7 @@ def family(tmp_path):
     scratch.mkdir()
     command = [sys.executable, "-c", FAMILY, str(scratch)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
     members = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
     guards = [one for one in psutil.Process(process.pid).children() if "fedpurel_app.launch.guard" in one.cmdline()]
     assert len(members) == 2 and len(guards) == 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -17,7 +18,7 @@ from fedpurel_app.launch.other_superlink import RemoteRun, superlink_address
 from fedpurel_app.launch.processes import signals_deferred
 from fedpurel_app.reporting.log_view import LogView
 from fedpurel_app.reporting.run_folder import RunFolder
-from tests.support import run_tiny
+from tests.support import EndedRun, run_tiny
 
 LOG = """\
 \x1b[92mINFO \x1b[0m:      Start `flwr-serverapp` process
@@ -42,8 +43,8 @@ def flower_home(monkeypatch, tmp_path):
 class FakeRun(RemoteRun):
     """Plays Flower: gives the statuses one after the other; an error is raised."""
 
-    statuses = (None,)
-    calls = None
+    statuses: ClassVar[list[Any]] = [None]
+    calls: ClassVar[list[tuple[str, ...]]] = []
 
     def _submit(self, *more):
         self.run_id = "7"
@@ -271,4 +272,4 @@ def test_an_outcome_is_written_where_the_server_could_not(tmp_path, fake, capsys
         fake("finished:stopped")
         code, _, _ = call(capsys)
         assert not RunFolder(folder.path).is_running, "a resume that is typed at once would be refused"
-    assert code == 1 and RunFolder(folder.path).summary()["outcome"] == "stopped"
+    assert code == 1 and EndedRun(folder.path).summary()["outcome"] == "stopped"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import platform
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from flwr.app import ArrayRecord
 from fedpurel_app.algorithms.fedpurel import residual_step
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.core.errors import ConfigError, FedPurelError, RunError, StateError
+from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.reporting import run_folder
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -17,7 +19,17 @@ from fedpurel_app.server_app import app as server_app
 from fedpurel_app.site import site
 from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.training.local import train
-from tests.support import SHARED, LocalGrid, private_files, run_app, run_tiny, timeless, tiny_config, tiny_features
+from tests.support import (
+    SHARED,
+    EndedRun,
+    LocalGrid,
+    private_files,
+    run_app,
+    run_tiny,
+    timeless,
+    tiny_config,
+    tiny_features,
+)
 
 PARTS = ("all", "many", "medium", "few", "balancedness")
 MODELS = ("zero_shot", "global", "global_at_sites", "personalized")
@@ -165,7 +177,8 @@ def leaks(kind, reply, stored):
 
 def walked_run(tmp_path, monkeypatch):
     """Run both phases; give every reply, and every private tensor that was ever stored."""
-    stored, replies = [], []
+    stored: list[np.ndarray] = []
+    replies = []
     save = PrivateStore.save
 
     def watched(self, tensors, stamp, previous):
@@ -233,7 +246,7 @@ def test_a_real_site_keeps_the_text_of_its_errors(tmp_path, caplog):
     message = Message(RecordDict(), 1, "query.describe")
     message.metadata.__dict__["_message_id"] = "1"
     secret = tmp_path / "patients.npz"
-    node = {"partition-id": 0, "num-partitions": 5, "data": str(secret)}
+    node: dict[str, bool | float | int | str] = {"partition-id": 0, "num-partitions": 5, "data": str(secret)}
     config = tiny_config(tmp_path)
     context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=config)
     with pytest.raises(RuntimeError) as caught:
@@ -352,7 +365,7 @@ def test_processes_of_other_machines_with_the_same_number_are_told_apart(tmp_pat
     folder, workers = run_tiny(tmp_path, global_rounds=1), []
     arrays = folder.read_checkpoint()[0]
     for machine in ("one", "one", "other"):
-        monkeypatch.setattr(site.platform, "node", lambda machine=machine: machine)
+        monkeypatch.setattr(platform, "node", lambda machine=machine: machine)
         reply = site.Site(tiny_config(tmp_path), node).evaluate(arrays, Instruction("global", 1, "e"))
         workers.append(reply["worker"])
     assert workers[0] == workers[1] != workers[2]
@@ -367,14 +380,13 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, round_number, point):
     """End the run in a round: after the sites wrote, at one of the server's writes."""
-    write = run_folder.write_atomically
 
     def dying(path, content, mode=0o644):
         folder = RunFolder(path.parent)
         lines = folder.rounds() if path.name in ("checkpoint.safetensors", "state.json") else []
         if lines and lines[-1]["round"] == round_number and path.name == point:
             raise Killed
-        write(path, content, mode)
+        write_atomically(path, content, mode)
 
     monkeypatch.setattr(run_folder, "write_atomically", dying)
 
@@ -440,7 +452,7 @@ def test_resuming_on_fewer_nodes_is_refused(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"dealt out to 6 sites, now \d+ and 4"):
         run_app(server_app, client_app, 4, config)
     run_app(server_app, client_app, 6, config)
-    assert RunFolder(tmp_path / "run").summary()["outcome"] == "completed"
+    assert EndedRun(tmp_path / "run").summary()["outcome"] == "completed"
     assert not (tmp_path / "run" / "error.txt").exists()
 
 
@@ -476,7 +488,7 @@ def test_a_failed_run_says_why_and_keeps_what_it_reached(tmp_path):
 
     with pytest.raises(RunError, match="CUDA out of memory"):
         run_tiny(tmp_path, grid={"spy": broken}, max_failed_rounds=1)
-    folder = RunFolder(tmp_path / "run")
+    folder = EndedRun(tmp_path / "run")
     summary = folder.summary()
     assert summary["outcome"] == "failed" and "CUDA out of memory" in summary["error"]
     assert summary["global"]["all"] > 0 and summary["rounds"] == 3

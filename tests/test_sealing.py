@@ -7,7 +7,7 @@ from fedpurel_app.core.errors import ConfigError, DamagedError, StateError
 from fedpurel_app.site.sealing import Key, is_sealed, make_key_file, read_key, seal, sealed_facts, unseal
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(32))
-FACTS = {"experiment": "e", "round": 3}
+FACTS: dict[str, str | int] = {"experiment": "e", "round": 3}
 
 
 @pytest.fixture

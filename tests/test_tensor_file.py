@@ -6,7 +6,8 @@ import pytest
 from fedpurel_app.core.errors import DamagedError, StateError
 from fedpurel_app.core.tensor_file import dump, facts_of, parse, read
 
-ARRAYS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((2, 0)), "c": np.array(3)}
+SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
+ARRAYS: dict[str, np.ndarray] = {"b": SIX, "a": np.ones((2, 0)), "c": np.array(3)}
 PATH = Path("file")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -23,7 +24,7 @@ from tests.support import CLASS_NAMES, own_sites, run_app, run_tiny, tiny_featur
 
 CPU = torch.device("cpu")
 SITES = ("site-0", "site-1", "site-2")
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"lora_tower": "both", "lora_blocks": "0-2", "lora_projections": "q,v,out", "lora_alpha": 32.0},
     "visual-prompt": {"prompt_tokens": 2},
 }
@@ -36,9 +37,9 @@ def run(tmp_path_factory):
 
     def make(family):
         if family not in made:
-            settings = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "imbalance_factor": 4}
+            settings: dict[str, Any] = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4}
             settings |= {"num_sites": 3, "global_rounds": 2, "personal_rounds": 2, "evaluate_every": 1}
-            settings |= {"peft": family, "full_first_round": True, **OPTIONS.get(family, {})}
+            settings |= {"imbalance_factor": 4, "peft": family, "full_first_round": True, **OPTIONS.get(family, {})}
             made[family] = run_tiny(tmp_path_factory.mktemp(family), **settings)
         return made[family]
 
@@ -346,7 +347,7 @@ def test_the_files_give_the_logits_of_the_global_and_of_the_personalized_model(r
         model = load_trained(run(family).path, site)
         takes_pixels = model.branches["global"].takes_pixels
         expected = model.logits(pixels() if takes_pixels else load_backbone("demo", CPU).encode_pixels(pixels()))
-        found = 0
+        found = torch.zeros(())
         for folder in [out / "global", out / "private"] if site else [out]:
             weights = load_file(folder / "classifier.safetensors")["weights"]
             found = found + normalize(image_features(family, folder), dim=-1) @ weights.T

@@ -7,15 +7,15 @@ from safetensors.numpy import load_file
 
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.core.records import to_array_record
-from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
-from tests.support import CLASS_NAMES, HELD, own_sites, run_app
+from tests.support import CLASS_NAMES, HELD, EndedRun, own_sites, run_app
 from tests.wire import WINDOW, facts, found, secrets_of, sent
 
 
 def record(folder, **changes):
     """Run both phases over sites with data of their own; give what every site sent, and what it must not send."""
-    nodes, heard = own_sites(folder), {name: [] for name in HELD}
+    nodes = own_sites(folder)
+    heard: dict[str, list[bytes]] = {name: [] for name in HELD}
     config = {"dataset": "sites", "classes": ", ".join(CLASS_NAMES), "global-rounds": 2, "personal-rounds": 2}
     config |= {"fraction-train": 1.0, "out": str(folder / "run"), **changes}
     replies = []
@@ -28,7 +28,7 @@ def record(folder, **changes):
         spy=lambda message, reply: replies.append((message.metadata.dst_node_id, reply)),
     )
     for node, reply in replies:
-        heard[grid.contexts[node].node_config["site"]] += sent(reply)
+        heard[str(grid.contexts[node].node_config["site"])] += sent(reply)
     secrets = {name: secrets_of(folder / name, folder / f"{name}-state", CLASS_NAMES) for name in HELD}
     return heard, secrets, replies
 
@@ -54,7 +54,7 @@ def test_the_search_finds_what_is_sent(recorded):
     _, reply = next((node, one) for node, one in replies if one.content.array_records)
     shared = {name: array.numpy().tobytes() for name, array in reply.content["arrays"].items()}
     assert found(b"\0".join(b"\0".join(one) for one in heard.values()), shared) == list(shared)
-    assert RunFolder(folder / "run").summary()["outcome"] == "completed"
+    assert EndedRun(folder / "run").summary()["outcome"] == "completed"
 
 
 @pytest.mark.parametrize("kind", ["private", "piece", "half", "features", "image", "pixels", "path", "counts"])
