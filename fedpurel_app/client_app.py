@@ -13,6 +13,7 @@ from fedpurel_app.core.names import clean
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import (
     ARRAYS,
+    BRIEF,
     CLIPPING_NORM,
     CONFIG,
     METRICS,
@@ -50,7 +51,7 @@ def train(message: Message, context: Context) -> Message:
         # Flower's mods clip to what the message says, whatever that is.
         records = message.content.config_records.values()
         site.require_clipping([record[CLIPPING_NORM] for record in records if CLIPPING_NORM in record])
-        arrays, metrics = site.train(Phase.GLOBAL, *_unpack(message))
+        arrays, metrics = site.train(Phase.GLOBAL, *_unpack(message), _brief(message))
     content = RecordDict({ARRAYS: to_array_record(arrays), METRICS: MetricRecord(metrics)})
     return Message(content, reply_to=message)
 
@@ -90,7 +91,17 @@ def _unpack(message: Message) -> tuple[Arrays, Instruction]:
     arrays, config = message.content[ARRAYS], message.content.config_records[CONFIG]
     if not isinstance(arrays, ArrayRecord):
         raise TypeError(f'the message\'s record "{ARRAYS}" is a {type(arrays).__name__}, not an ArrayRecord')
-    unpacked = to_arrays(arrays)
+    return _finite(arrays), Instruction.from_config(config)
+
+
+def _brief(message: Message) -> Arrays:
+    """Return what the method's part at the server sent beside the shared parameters."""
+    record = message.content.array_records.get(BRIEF)
+    return {} if record is None else _finite(record)
+
+
+def _finite(record: ArrayRecord) -> Arrays:
+    unpacked = to_arrays(record)
     if not all(np.isfinite(value).all() for value in unpacked.values()):
         raise ValueError("the message's arrays hold NaN or Inf")
-    return unpacked, Instruction.from_config(config)
+    return unpacked

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms.base import Algorithm, Facts
+from fedpurel_app.algorithms.base import Algorithm, Facts, Memory
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
@@ -141,12 +141,19 @@ class ModelKit:
             {name: value for name, value in arrays.items() if name not in sent},
         )
 
-    def facts(self, labels: torch.Tensor | None = None) -> Facts:
-        """Return what the method may know: with a site's labels, shape (N,), its own counts, too."""
+    def facts(self, labels: torch.Tensor | None = None, brief: Mapping[str, torch.Tensor] | None = None) -> Facts:
+        """Return what the method may know: with a site's labels, shape (N,), its own counts, and the server's brief."""
         classes = len(self._federation.source.class_names)
         counts = None if labels is None else torch.bincount(labels, minlength=classes)
         prior = None if self._federation.own else torch.from_numpy(self._federation.train_counts).to(self.device)
-        return Facts(counts, prior, self.host.zero_shot_text)
+        return Facts(counts, prior, self.host.zero_shot_text, brief or {})
+
+    def memory(self, module: PeftModule, kept: Arrays) -> Memory:
+        """Return what a site remembers of the method: what it kept, else what the method begins with."""
+        if self.algorithm.memory is None:
+            return {}
+        kept_tensors = {name: torch.tensor(value, device=self.device) for name, value in kept.items()}  # copies
+        return self.algorithm.memory(parameters_of(module)) | kept_tensors
 
     def bias(self, facts: Facts) -> torch.Tensor | None:
         """Return what the method adds to logits in predictions, shape (C,); None where it adds nothing."""

@@ -29,8 +29,8 @@ def main(folder: Path, number: int, when: str) -> None:
     """Run until the point, or to the end."""
     write = RunFolder.write_checkpoint
 
-    def write_and_die(self: RunFolder, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        write(self, arrays, state)
+    def write_and_die(self: RunFolder, arrays: Mapping[str, Any], state: Mapping[str, Any], *more: Any) -> None:
+        write(self, arrays, state, *more)
         if when == "checkpoint" and state["round"] == number:
             die()
 
@@ -39,7 +39,7 @@ def main(folder: Path, number: int, when: str) -> None:
         if when == "work" and kind.startswith("train") and config.get("round") == number:
             die()
 
-    RunFolder.write_checkpoint = write_and_die  # type: ignore[method-assign]
+    RunFolder.write_checkpoint = write_and_die  # type: ignore[method-assign, assignment]
     resume = {"resume_from": str(folder / "run")} if (folder / "run" / "state.json").exists() else {}
     run_tiny(folder, global_rounds=10, evaluate_every=3, experiment_id="e", grid={"spy": spy}, **resume)
 

@@ -110,7 +110,7 @@ def facts(one):
 def visit(method, settings, module, images, phase, anchor, one):
     rule = method.load().visits[phase].rule
     order = torch.Generator().manual_seed(0)
-    totals, steps = take_steps(
+    totals, _, steps = take_steps(
         module, images, rule, SgdSettings(0.1, 0.9, 1e-4, 4, 2), order, method.chosen(settings), facts(one), anchor
     )
     assert steps == 6 and all(value.device.type == "cuda" for value in totals.values())

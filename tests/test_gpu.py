@@ -40,7 +40,7 @@ def trained(name, device):
     inputs = pixels if module.takes_pixels else features
     data = LocalData(inputs, labels, host.zero_shot_logits(features))
     settings, order = SgdSettings(0.01, 0.9, 5e-4, 32, 1), torch.Generator().manual_seed(2)
-    metrics = train(module, data, global_step, settings, order, METHODS["fedpurel"].defaults())
+    metrics, _ = train(module, data, global_step, settings, order, METHODS["fedpurel"].defaults())
     return {key: value.cpu() for key, value in parameters_of(module).items()}, metrics
 
 

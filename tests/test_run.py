@@ -13,7 +13,7 @@ from fedpurel_app.client_app import app as client_app
 from fedpurel_app.core.errors import ConfigError, FedPurelError, RunError, StateError
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.reporting import run_folder
+from fedpurel_app.reporting import checkpoint, run_files, run_folder
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.site import site
@@ -388,7 +388,8 @@ def kill_at(monkeypatch, round_number, point):
             raise Killed
         write_atomically(path, content, mode)
 
-    monkeypatch.setattr(run_folder, "write_atomically", dying)
+    for module in (run_folder, checkpoint, run_files):
+        monkeypatch.setattr(module, "write_atomically", dying)
 
 
 @pytest.fixture(scope="module", params=["two-phase", "interleaved"])

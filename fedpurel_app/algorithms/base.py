@@ -8,98 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import torch
 from torch import Tensor
 
+from fedpurel_app.algorithms.step import Batch, Facts, Memory, Metrics, Options, Visited
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.models.peft.base import PeftModule, Role
 
-Options = Mapping[str, Any]  # a method's keys and their values
-Metrics = dict[str, Tensor]  # scalars, averaged over the steps of a visit
-_SCALE = 2.0**10  # keeps small gradients in the range of half precision; a power of two costs no accuracy
+__all__ = [
+    "Algorithm",
+    "Batch",
+    "Compose",
+    "End",
+    "Facts",
+    "Memory",
+    "Metrics",
+    "Model",
+    "Models",
+    "Names",
+    "Options",
+    "Rule",
+    "Visit",
+    "Visited",
+    "everything",
+    "plain",
+    "shared_alone",
+]
 
-
-class Facts(NamedTuple):
-    """What a method may know where it works.
-
-    Attributes
-    ----------
-    counts : Tensor of int64, shape (C,), or None
-        The site's own training images by class. Never sent for a method's sake. None at the server.
-    prior : Tensor, shape (C,), or None
-        Training images by class of the whole federation; None at a site with data of its own.
-    zero_shot_text : Tensor, shape (C, D), or None
-        T, the L2-normalised text features of zero-shot CLIP.
-    """
-
-    counts: Tensor | None = None
-    prior: Tensor | None = None
-    zero_shot_text: Tensor | None = None
-
-
-@dataclass
-class Batch:
-    """One step: a batch, the forward pass that was made of it, and the ways back to the parameters.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        Image features, shape (B, D), not normalised, or uint8 pixels, shape (B, 3, H, W): what the module takes.
-    labels : Tensor of int64, shape (B,)
-    output : Tensor, shape (B, C)
-        The module's logits with their graph.
-    reference : Tensor, shape (B, C)
-        Logits of the frozen model that the visit names: zero-shot CLIP, or the global model.
-    module : PeftModule
-    trained : list of Parameter
-        The module's parameters, in the order of their names in it.
-    anchor : list of Tensor
-        The global branch's parameters as the site received them, in the same order.
-    facts : Facts
-    options : mapping
-        The method's keys.
-    rate : float
-        The learning rate.
-    generator : torch.Generator
-        On the CPU; what a rule draws.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    output: Tensor
-    reference: Tensor
-    module: PeftModule
-    trained: list[torch.nn.Parameter]
-    anchor: list[Tensor]
-    facts: Facts
-    options: Options
-    rate: float
-    generator: torch.Generator
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """The module's logits without a graph, shape (B, C), for closed forms."""
-        return self.output.detach()
-
-    def pull_back(self, cotangent: Tensor) -> list[Tensor]:
-        """Return the gradient of every parameter from a gradient at the logits, shape (B, C)."""
-        scaled = (_SCALE * cotangent).to(self.output.dtype)
-        return [part / _SCALE for part in torch.autograd.grad(self.output, self.trained, scaled, retain_graph=True)]
-
-    def gradients(self, loss: Tensor) -> list[Tensor]:
-        """Return the gradient of every parameter of a scalar loss, which autograd finds: of output, or of the module.
-
-        Parameters that the loss does not depend on have zeros.
-        """
-        found = torch.autograd.grad(
-            _SCALE * loss, self.trained, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return [part / _SCALE for part in found]
-
-
+End = Callable[[Visited], Mapping[str, float]]
 Rule = Callable[[Batch], tuple[list[Tensor], Metrics]]  # the gradient of every parameter, and what is reported
 Names = Callable[[Sequence[str], Options], Collection[str]]  # from all names, in the module's order, to some
 Compose = Callable[[Callable[[Role], PeftModule], Options], PeftModule]  # from a maker of the family's modules
@@ -124,11 +61,15 @@ class Visit:
         the others stay with the site's private state. In a personal round nothing is sent.
     reference : {"zero-shot", "global"}
         Whose logits a batch has beside the module's own.
+    end : callable or None
+        Brings the memory up to date when the last step is taken, and returns the numbers that the method's part at the
+        server needs. They are sent whatever a site's settings say of metrics.
     """
 
     rule: Rule
     sends: Names = everything
     reference: Literal["zero-shot", "global"] = "zero-shot"
+    end: End | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +119,9 @@ class Algorithm:
         model than the global one.
     bias : callable or None
         From facts and options to what is added to the logits of both models in predictions, shape (C,), or to None.
+    memory : callable or None
+        Makes what a site keeps beside parameters, as it is before the first visit, from the names and initial values of
+        the shared module's parameters; None: nothing.
 
     Raises
     ------
@@ -190,6 +134,7 @@ class Algorithm:
     global_model: Callable[[Models], Model] = shared_alone
     personalized: Callable[[Models], Model] | None = None
     bias: Callable[[Facts, Options], Tensor | None] | None = None
+    memory: Callable[[Mapping[str, Tensor]], Memory] | None = None
 
     def __post_init__(self) -> None:
         if Phase.GLOBAL not in self.visits:
@@ -206,6 +151,11 @@ class Algorithm:
     def keeps_parts(self) -> bool:
         """Whether sites keep a part of what they train in global rounds to themselves."""
         return self.visits[Phase.GLOBAL].sends is not everything
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a global round writes private state: a part of what is trained, or the method's memory."""
+        return self.keeps_parts or self.memory is not None
 
     def sent(self, shared: PeftModule, options: Options) -> frozenset[str]:
         """Return the names of the shared module's parameters that are sent and averaged."""

@@ -43,6 +43,8 @@ class Method:
         Whether a site has another model than the global one: with personal rounds, always.
     unfit : callable
         From all settings of a run to the reason why the method cannot work with them; "" where it can.
+    part : str
+        File in ``strategies/parts`` with what the method does at the server beside averaging; "" = nothing.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Method:
     personal_rounds: bool = False
     personalizes: bool = False
     unfit: Callable[[Settings], str] = _fits
+    part: str = ""
 
     def load(self) -> Algorithm:
         """Import the method's value."""
@@ -104,6 +107,16 @@ def _adjusts_by_site(settings: Settings) -> str:
     if settings["adjust-in"] == "prediction" and settings["class-prior"] == "local":
         return 'the global model has no site whose classes adjust-in = "prediction" could go by; set "training"'
     return _prior_unknown(settings)
+
+
+def _reads_replies(settings: Settings) -> str:
+    """Refuse what hides single replies, or bounds what one can do: a part at the server reads each of them."""
+    if settings["privacy"] == "none" and settings["aggregation"] == "mean":
+        return ""
+    return (
+        "its part at the server goes by every single reply, which neither noise nor a robust aggregation covers; set "
+        'privacy = "none" and aggregation = "mean"'
+    )
 
 
 PROJECTION_SCOPE = Option(
@@ -161,6 +174,13 @@ _ALL = (
         "FedProx",
         "Li et al., MLSys 2020",
         options=(Option("proximal-weight", 0.01, NotNegative, "mu, weight of ||w - w received||^2 / 2"),),
+    ),
+    Method(
+        "scaffold",
+        "SCAFFOLD",
+        "Karimireddy et al., ICML 2020",
+        unfit=_reads_replies,
+        part="scaffold",
     ),
     Method(
         "ditto",

@@ -184,14 +184,15 @@ def _private_state(
     known, trained = state["roster"], state["private_rounds"]
     if site not in known:
         raise StateError(f'the run has no site "{site}"; its sites: {_listed(known)}.')
-    if site not in trained:
-        kit = experiment.kit
+    kit = experiment.kit
+    has_model = kit.method.personal_rounds or kit.algorithm.keeps_parts
+    if site not in trained or not has_model:
         known = kit.algorithm.is_known(kit.new_shared(), kit.options)
         instead = "its model is the global one, without --site" if known else "it has no model yet"
         part = "part" if kit.algorithm.keeps_parts else "branch"
         raise StateError(
             f"{site} trained no private {part} up to round {state['round']}: {instead}. "
-            f"Sites with one: {_listed(trained)}."
+            f"Sites with one: {_listed(trained if has_model else ())}."
         )
     stamp, experiment_id = int(trained[site]), str(state["experiment_id"])
     key = read_key(key_file, "--key-file") if key_file else None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from fedpurel_app.core.errors import StateError
-from fedpurel_app.core.files import unquoted
+from fedpurel_app.core.files import unquoted, write_atomically
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.run_schemas import (
     ClassRow,
@@ -52,6 +54,21 @@ def read_object(path: Path) -> dict[str, Any]:
     if path.name in _JSON:
         _check(content, _JSON[path.name], str(path))
     return content
+
+
+def write_object(path: Path, content: Mapping[str, Any], mode: int = 0o644) -> None:
+    """Write a JSON file of a run folder, whole or not at all."""
+    text = json.dumps({"schema": SCHEMA, **finite(content)}, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, text.encode(), mode)
+
+
+def finite(value: Any) -> Any:
+    """Put null in the place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import time
@@ -13,14 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
 from fedpurel_app.core.errors import DiskFullError, StateError
 from fedpurel_app.core.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
 from fedpurel_app.core.names import FLOWER_LOG
-from fedpurel_app.core.tensor_file import dump, read
+from fedpurel_app.reporting.checkpoint import Arrays, Checkpoint, Named
 from fedpurel_app.reporting.claim import Claim, going_on, is_own
-from fedpurel_app.reporting.run_files import SCHEMA, read_object, read_rounds, read_table
+from fedpurel_app.reporting.run_files import finite, read_object, read_rounds, read_table, write_object
 
 _KILLED = 10.0  # seconds that a killed command's server may live on
 LAUNCH = "launch.json"  # what a resumed run must have, too, for the same bits
@@ -183,8 +180,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any], mode: int = 0o644) -> None:
         """Write a JSON file, whole or not at all."""
-        text = json.dumps({"schema": SCHEMA, **_finite(content)}, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / name, text.encode(), mode)
+        write_object(self.path / name, content, mode)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of this folder; raises StateError when it is absent, damaged or foreign."""
@@ -207,7 +203,7 @@ class RunFolder:
 
     def append_round(self, line: Mapping[str, Any]) -> None:
         """Append one round to ``rounds.jsonl``."""
-        path, text = self.path / "rounds.jsonl", json.dumps(_finite(line), allow_nan=False) + "\n"
+        path, text = self.path / "rounds.jsonl", json.dumps(finite(line), allow_nan=False) + "\n"
         with full_disk_named(path, len(text)), path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -234,36 +230,17 @@ class RunFolder:
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
-    def write_checkpoint(self, arrays: Mapping[str, npt.NDArray[Any]], state: Mapping[str, Any]) -> None:
-        """Write arrays and state so that a crash at any point leaves a matching pair.
+    def write_checkpoint(self, arrays: Arrays, state: Mapping[str, Any], part: Arrays | None = None) -> None:
+        """Write arrays, state and that of the method's part; a crash at any point leaves a set that matches."""
+        Checkpoint(self.path).write(arrays, state, part or {})
 
-        The checkpoint before is kept until the state that names the new one is on disk.
-        """
-        current, previous = self.path / "checkpoint.safetensors", self.path / "checkpoint.previous.safetensors"
-        with contextlib.suppress(StateError):
-            # Only a file that the state names may push the one before out: one left over by a crash is overwritten.
-            if read(current)[1].get("round") == self.read_json("state.json")["round"]:
-                current.replace(previous)
-        write_atomically(current, dump(arrays, {"schema": SCHEMA, "round": state["round"]}))
-        self.write_json("state.json", state, mode=0o600)  # the experiment's secret is in it
+    def read_checkpoint(self) -> tuple[Named, dict[str, Any]]:
+        """Read the last matching pair of arrays and state; raises StateError when there is none."""
+        return Checkpoint(self.path).read()[:2]
 
-    def read_checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        """Read the last matching pair of arrays and state.
-
-        Raises
-        ------
-        StateError
-            When there is none.
-        """
-        if not (self.path / "state.json").exists():
-            raise StateError(f"{self.path} has no checkpoint yet: nothing was lost, start it anew with another folder.")
-        state = self.read_json("state.json")
-        for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors"):
-            with contextlib.suppress(StateError):  # the other one may be whole
-                arrays, facts = read(self.path / name)
-                if facts.get("round") == state["round"]:
-                    return arrays, state
-        raise StateError(f"{self.path} has no readable checkpoint of round {state['round']}.")
+    def read_part(self) -> Named:
+        """Read the state of the method's part in the last matching checkpoint; raises StateError when there is none."""
+        return Checkpoint(self.path).read()[2]
 
     def spent(self) -> dict[str, Any] | None:
         """Return what the checkpoint says of the privacy that was spent; None where nothing accounts for it.
@@ -277,15 +254,6 @@ class RunFolder:
         privacy = state.get("privacy") or {}
         found = {key: privacy.get(key) for key in ("spent", "if_cut_off")}
         return found if all(found.values()) else None
-
-
-def _finite(value: Any) -> Any:
-    """Put null in the place of NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_run_path(algorithm: str, peft: str, dataset: str, seed: int) -> Path:

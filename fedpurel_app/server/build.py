@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.config import RunConfig
+from fedpurel_app.core.records import Arrays
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.strategies import Aggregation, FedPuReL, Schedule
+from fedpurel_app.strategies.parts import load_part
 
 
 def build_strategy(
-    config: RunConfig, experiment: Experiment, private_dir: Path, state: Mapping[str, Any] | None
+    config: RunConfig,
+    experiment: Experiment,
+    private_dir: Path,
+    state: Mapping[str, Any] | None,
+    part_state: Arrays | None = None,
 ) -> FedPuReL:
     """Make the strategy of a run.
 
@@ -26,7 +32,10 @@ def build_strategy(
         Where simulated sites keep their private state.
     state : mapping or None
         Of the run to resume.
+    part_state : mapping of str to ndarray, optional
+        Of the method's part in it.
     """
+    kit = experiment.kit
     aggregation = Aggregation(
         config.aggregation,
         config.trim_share,
@@ -44,7 +53,8 @@ def build_strategy(
         full_first_round=config.full_first_round,
         min_replies=config.min_replies,
         max_failed_rounds=config.max_failed_rounds,
-        keeps_parts=experiment.kit.algorithm.keeps_parts,
+        keeps_state=kit.algorithm.keeps_state,
+        part=load_part(kit.method.part, kit.options),
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,
         num_sites=config.num_sites,
@@ -54,4 +64,6 @@ def build_strategy(
     )
     if state is not None:
         strategy.restore(state)
+        if strategy.part is not None:
+            strategy.part.restore(part_state or {})
     return strategy

@@ -9,14 +9,13 @@ from logging import INFO, getLogger
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedpurel_app.config import RunConfig, require_same, stored_config
 from fedpurel_app.core.errors import RunError, RunStopped, StateError
 from fedpurel_app.core.files import home
-from fedpurel_app.core.records import to_array_record, to_arrays
+from fedpurel_app.core.records import Arrays, to_array_record, to_arrays
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import CLASSES, keep_classes
@@ -51,6 +50,7 @@ class Server:
 
     def __init__(self, config: RunConfig) -> None:
         self._process_started = process_start()
+        self._part: Arrays = {}
         resume = Path(config.resume_from) if config.resume_from else None
         if resume is not None:
             self.folder = RunFolder.open(resume)
@@ -58,6 +58,7 @@ class Server:
             self._lock = self.folder.lock()
             try:
                 self._arrays, self._state = self.folder.read_checkpoint()
+                self._part = self.folder.read_part()
                 self.folder.drop_leftovers()
                 self.folder.forget_outcome()
             except BaseException:
@@ -112,7 +113,8 @@ class Server:
 
     def _strategy(self) -> FedPuReL:
         state = self._state if self._resumed else None
-        strategy = build_strategy(self.config, self.experiment, self.folder.path / "private", state)
+        private = self.folder.path / "private"
+        strategy = build_strategy(self.config, self.experiment, private, state, self._part)
         roster = strategy.roster
         self._scoring = Scoring(self.experiment, lambda: [d.class_counts for d in roster.descriptions.values() if d])
         return strategy
@@ -142,7 +144,7 @@ class Server:
             self.folder.drop_rounds_after(strategy.round_offset)
             # Before any site hears of this attempt: the next one must have a higher number, and what a lost round may
             # have spent of the privacy is on disk before it is spent again.
-            self.folder.write_checkpoint(self._arrays, {**strategy.state(), "seconds": self._state["seconds"]})
+            self._checkpoint(strategy, self._arrays, self._state["seconds"])
         else:
             self._arrays, _ = self.experiment.kit.split(self.experiment.kit.new_shared())
         try:
@@ -193,9 +195,10 @@ class Server:
         if self.folder.is_to_stop:
             raise RunStopped
 
-    def _checkpoint(self, strategy: FedPuReL, arrays: dict[str, np.ndarray], seconds: float) -> None:
-        self._arrays = arrays
-        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": seconds})
+    def _checkpoint(self, strategy: FedPuReL, arrays: Arrays, seconds: float) -> None:
+        self._arrays = dict(arrays)
+        part = {} if strategy.part is None else strategy.part.state()
+        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": seconds}, part)
 
     # --- after ------------------------------------------------------------------------------------------------------
 

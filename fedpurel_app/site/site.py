@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from fedpurel_app.config import (
 from fedpurel_app.core import disk_memo as facts
 from fedpurel_app.core.errors import PolicyError, RunError, StateError, UnusableBranchError
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.core.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
+from fedpurel_app.core.records import BRIEF, NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
@@ -77,6 +78,7 @@ class Site:
         When the node has no part in the data.
     """
 
+    _brief: Mapping[str, torch.Tensor] = MappingProxyType({})  # what the method's part at the server sent
     _restarted = False  # whether the private branch was lost, and begun afresh
     _stored: PrivateState | None = None  # once it is read
 
@@ -131,8 +133,19 @@ class Site:
         if not self.simulated and self.config.privacy in ("client-fixed", "client-adaptive"):
             require_clipping(self.config, self.node, norms[0] if len(norms) == 1 else None)
 
-    def train(self, phase: Phase, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
+    def train(
+        self, phase: Phase, arrays: Arrays, instruction: Instruction, brief: Arrays | None = None
+    ) -> tuple[Named, Metrics]:
         """Do a phase's visit on this site's data; return what is sent, in personal rounds nothing.
+
+        Parameters
+        ----------
+        phase : Phase
+        arrays : mapping of str to ndarray
+            The shared parameters.
+        instruction : Instruction
+        brief : mapping of str to ndarray, optional
+            What the method's part at the server sent beside them.
 
         Raises
         ------
@@ -142,19 +155,23 @@ class Site:
         visit = self.kit.algorithm.visits.get(phase)
         if visit is None:
             raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
-        self._begin("train", arrays, instruction)
+        self._begin("train", arrays, instruction, brief)
+        self._brief = {name: value.to(self.kit.device) for name, value in to_tensors(brief or {}).items()}
         return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
 
     def _train_shared(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared module; return what of it is sent."""
         module = self._shared_module(arrays, instruction)
         data = self._training_data(module, visit, module)
-        metrics = self._visit(module, data, Phase.GLOBAL, instruction)
+        memory = self.kit.memory(module, self._state(instruction).memory)
+        metrics, numbers = self._visit(module, data, Phase.GLOBAL, instruction, memory=memory)
         sent, kept = self.kit.split(module)
-        if self.kit.algorithm.keeps_parts:
-            self._keep(replace(self._state(instruction), kept=kept), instruction)
-        told = self.discloses.training(metrics, is_private=self.kit.algorithm.keeps_parts)
-        return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
+        keeps = self.kit.algorithm.keeps_state
+        if keeps:
+            state = replace(self._state(instruction), kept=kept, memory=_numpy(memory))
+            self._keep(state, instruction)
+        told = self.discloses.training(metrics, is_private=keeps)
+        return sent, self._reply({**told, **numbers, NUM_EXAMPLES: len(data.labels)})
 
     def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train this site's private module beside the frozen global one, and keep it here."""
@@ -162,14 +179,14 @@ class Site:
         private = self._private_module(shared, instruction)
         data = self._training_data(private, visit, shared)
         start = parameters_of(shared)
-        metrics = self._visit(private, data, Phase.PERSONAL, instruction, start)
-        tensors = _numpy(private)
+        metrics, _ = self._visit(private, data, Phase.PERSONAL, instruction, start)
+        tensors = _numpy(parameters_of(private))
         squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
         if not self.simulated and not _is_finite(tensors):
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
-            tensors = _numpy(self._private_module(shared, instruction))
+            tensors = _numpy(parameters_of(self._private_module(shared, instruction)))
         self._keep(replace(self._state(instruction), branch=tensors), instruction)
         told = self.discloses.training(metrics, is_private=True)
         return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
@@ -222,11 +239,13 @@ class Site:
         phase: Phase,
         instruction: Instruction,
         anchor: Mapping[str, torch.Tensor] | None = None,
-    ) -> dict[str, float]:
-        rule, facts = self.kit.algorithm.visits[phase].rule, self.kit.facts(data.labels)
+        memory: dict[str, torch.Tensor] | None = None,
+    ) -> tuple[dict[str, float], Mapping[str, float]]:
+        visit, facts = self.kit.algorithm.visits[phase], self.kit.facts(data.labels, self._brief)
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches
-        return train(module, data, rule, self.kit.sgd(phase), order, self.kit.options, facts, anchor)
+        sgd, options = self.kit.sgd(phase), self.kit.options
+        return train(module, data, visit.rule, sgd, order, options, facts, anchor, memory, visit.end)
 
     def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
@@ -264,9 +283,9 @@ class Site:
 
     @property
     def _has_private_part(self) -> bool:
-        return self.kit.method.personal_rounds or self.kit.algorithm.keeps_parts
+        return self.kit.method.personal_rounds or self.kit.algorithm.keeps_state
 
-    def _begin(self, work: Work, arrays: Arrays, instruction: Instruction) -> None:
+    def _begin(self, work: Work, arrays: Arrays, instruction: Instruction, brief: Arrays | None = None) -> None:
         """Refuse what this site does not work for.
 
         In a simulation that is a second run of the experiment, where there is a private part to protect. A real site
@@ -282,7 +301,8 @@ class Site:
             require_few_steps(self.config, self.node, len(self._rows("train")))
         config = self.config
         method = f"{config.algorithm}, {config.peft}, {self.kit.settings['shares']}"
-        self._store(instruction).begin(work, instruction.round, _digest(arrays, instruction, config), method)
+        asked = {**arrays, **{f"{BRIEF}/{name}": value for name, value in (brief or {}).items()}}
+        self._store(instruction).begin(work, instruction.round, _digest(asked, instruction, config), method)
 
     def _require_attempt(self, instruction: Instruction) -> None:
         if not self.simulated and instruction.attempt > self.node.max_attempts:
@@ -343,5 +363,5 @@ def _is_finite(arrays: Arrays) -> bool:
     return all(np.isfinite(value).all() for value in arrays.values())
 
 
-def _numpy(module: PeftModule) -> Named:
-    return {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
+def _numpy(tensors: Mapping[str, torch.Tensor]) -> Named:
+    return {name: value.cpu().numpy() for name, value in tensors.items()}

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Named = dict[str, npt.NDArray[np.float32]]
-_KEPT = "kept/"  # before the names, in files, of what a site keeps of the shared module
+# Before the names, in files, of what a site keeps of the shared module, and of what the method remembers.
+_KEPT, _MEMORY = "kept/", "memory/"
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,24 @@ class PrivateState:
         Parameters of the private module; empty before its first visit.
     kept : dict of str to ndarray
         Those of the shared module that are not sent; empty where all are, and before the first visit.
+    memory : dict of str to ndarray
+        What the method remembers beside parameters; empty where it remembers nothing, and before the first visit.
     """
 
     branch: Named = field(default_factory=dict)
     kept: Named = field(default_factory=dict)
+    memory: Named = field(default_factory=dict)
 
     @classmethod
     def of(cls, tensors: Mapping[str, npt.NDArray[np.float32]]) -> PrivateState:
         """Sort the tensors of a file."""
-        kept = {name.removeprefix(_KEPT): value for name, value in tensors.items() if name.startswith(_KEPT)}
-        return cls({name: value for name, value in tensors.items() if not name.startswith(_KEPT)}, kept)
+        parts: dict[str, Named] = {_KEPT: {}, _MEMORY: {}, "": {}}
+        for name, value in tensors.items():
+            prefix = next(one for one in parts if name.startswith(one))
+            parts[prefix][name.removeprefix(prefix)] = value
+        return cls(parts[""], parts[_KEPT], parts[_MEMORY])
 
     def tensors(self) -> Named:
         """Return all tensors by their names in a file."""
-        return {_KEPT + name: value for name, value in self.kept.items()} | self.branch
+        parts = {_KEPT: self.kept, _MEMORY: self.memory, "": self.branch}
+        return {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}

@@ -16,6 +16,7 @@ from fedpurel_app.core.records import NUM_EXAMPLES, Description
 from fedpurel_app.strategies.evaluation import Evaluation
 from fedpurel_app.strategies.inner_checks import refuse_idle, refuse_sampling
 from fedpurel_app.strategies.legacy_clients import Abilities
+from fedpurel_app.strategies.parts import Part
 from fedpurel_app.strategies.post import Post
 from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.quorum import Quorum
@@ -54,8 +55,8 @@ class FedPuReL(Strategy):
         but what its sites wrote stays theirs.
     max_failed_rounds : int
         Such rounds in a row that end the run.
-    keeps_parts : bool
-        Sites keep a part of the global model, too: a global round also writes their private state.
+    keeps_state : bool
+        Sites write private state in global rounds, too: a part of the global model, or what the method remembers.
     evaluate_every : int
         Rounds of a phase between evaluations at all sites; a phase's last round always is one.
     num_sites : int
@@ -79,12 +80,14 @@ class FedPuReL(Strategy):
         Whether clients are meant to purify their gradients. Purification is the client's work (see
         :func:`fedpurel_app.functional.purified_step`): one written for FedAvg does not, and its global rounds are those
         of the inner strategy. Where no reply of a global round has the metric ``conflict``, that is logged once.
+    part : Part, optional
+        What a method does at the server beside averaging.
 
     Notes
     -----
     The client's contract. Every message but a query carries two records:
 
-    - ArrayRecord ``arrays``: the shared parameters.
+    - ArrayRecord ``arrays``: the shared parameters. With a ``part``, a second one, ``brief``, in global rounds.
     - ConfigRecord ``config``: what the user gave to ``start`` as ``train_config`` or ``evaluate_config``, Flower's
       ``server-round``, and ``phase`` ("global" or "personal"), ``round`` (of the schedule, from 1), ``experiment-id``,
       ``private-round``, ``simulation-dir``, ``attempt``, ``token`` and ``secret`` (see
@@ -140,7 +143,7 @@ class FedPuReL(Strategy):
         full_first_round: bool = False,
         min_replies: int = 1,
         max_failed_rounds: int = 3,
-        keeps_parts: bool = False,
+        keeps_state: bool = False,
         evaluate_every: int = 1,
         num_sites: int = 0,
         connect_timeout: float = 60.0,
@@ -151,6 +154,7 @@ class FedPuReL(Strategy):
         num_classes: int = 0,
         required_mod: str = "",
         purifies: bool = True,
+        part: Part | None = None,
     ) -> None:
         if not 0 < fraction_train <= 1:
             raise ValueError(f"fraction_train = {fraction_train}: must lie in (0, 1].")
@@ -162,13 +166,13 @@ class FedPuReL(Strategy):
         self.inner = inner or FedAvg(min_train_nodes=1, min_available_nodes=1, weighted_by_key=weighted_by_key)
         refuse_sampling(self.inner)
         self.clipping = Clipping.within(self.inner)
-        self.roster, self.round_offset = Roster(), 0
+        self.part, self.roster, self.round_offset = part, Roster(), 0
         self.report: RoundReport | None = None
         self._quorum, abilities = Quorum(min_replies, max_failed_rounds), Abilities()
         self._post = Post(self.roster, experiment_id, simulation_dir)
         common = (self._post, abilities, self._quorum, weighted_by_key)
         self._rounds: dict[Phase, Round] = {
-            Phase.GLOBAL: GlobalRound(*common, self.inner, self.clipping, required_mod, keeps_parts, purifies),
+            Phase.GLOBAL: GlobalRound(*common, self.inner, self.clipping, required_mod, keeps_state, purifies, part),
             Phase.PERSONAL: PersonalRound(*common),
         }
         self._evaluation = Evaluation(self._post, abilities, weighted_by_key, num_classes)

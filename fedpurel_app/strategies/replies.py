@@ -11,11 +11,11 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedpurel_app.core.records import ARRAYS, METRICS, to_array_record, to_arrays
 from fedpurel_app.strategies.roster import Roster
-from fedpurel_app.strategies.screening import BadReplyError, brief, check_size
+from fedpurel_app.strategies.screening import BadReplyError, check_size, last_line
 
 
 @dataclass(frozen=True)
-class Screened:
+class ScreenedReplies:
     """Replies after screening, by site in the order of names.
 
     Attributes
@@ -36,7 +36,7 @@ class Screened:
     bytes_received: int
 
 
-def as_sent(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
+def cast_like(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
     """Return an aggregate in the types of what was sent: some strategies compute in another one.
 
     Raises
@@ -54,25 +54,39 @@ def as_sent(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
     return to_array_record({name: found[name].astype(wanted[name].dtype, copy=False) for name in wanted})
 
 
-def uniform(message: Message, metric_names: list[str], equal: str = "") -> Message:
+def strip_reply(message: Message, metric_names: list[str], key: str, equal: bool, factor: float) -> Message:
     """Cut a reply down to its arrays, other records, and the metrics that all replies share.
 
-    Flower's strategies refuse a whole round when one reply has a metric more than another. The metric named by
-    ``equal`` becomes 1: every reply then weighs the same.
+    Flower's strategies refuse a whole round when one reply has a metric more than another.
+
+    Parameters
+    ----------
+    message : Message
+        Changed in place.
+    metric_names : list of str
+        The metrics that all replies share.
+    key : str
+        The metric that the inner strategy weighs by.
+    equal : bool
+        Every reply weighs 1.
+    factor : float
+        Of its weight.
     """
     records: dict[str, Any] = {
         name: record for name, record in message.content.items() if not isinstance(record, ArrayRecord | MetricRecord)
     }
     metrics = next(iter(message.content.metric_records.values()))
     records[ARRAYS] = next(iter(message.content.array_records.values()))
-    records[METRICS] = MetricRecord({name: 1 if name == equal else metrics[name] for name in metric_names})
+    numbers = {name: metrics[name] for name in metric_names}
+    weight: Any = 1 if equal else metrics[key]
+    records[METRICS] = MetricRecord({**numbers, key: weight if factor == 1 else factor * weight})
     message.content = RecordDict(records)
     return message
 
 
 def screen(
     replies: Iterable[Message], check: Callable[[Message, str], MetricRecord], roster: Roster, expected: list[str]
-) -> Screened:
+) -> ScreenedReplies:
     """Sort out the usable replies, and find the reason for every other.
 
     Parameters
@@ -87,7 +101,7 @@ def screen(
 
     Returns
     -------
-    Screened
+    ScreenedReplies
     """
     good: dict[str, tuple[Message, MetricRecord]] = {}
     reasons: dict[str, str] = {}
@@ -97,9 +111,9 @@ def screen(
         site = roster.site(message.metadata.src_node_id)
         if message.has_error():
             if site is None:
-                unsigned.append(brief(message.error.reason))
+                unsigned.append(last_line(message.error.reason))
             else:
-                reasons[site] = brief(message.error.reason)
+                reasons[site] = last_line(message.error.reason)
             continue
         if site is None or site not in asked or site in good:
             continue
@@ -113,7 +127,7 @@ def screen(
             reasons[site] = f"its reply cannot be read ({type(error).__name__})"
     lost = f"no reply ({'; '.join(sorted(set(unsigned)))})" if unsigned else "no reply in time"
     ordered = sorted(good)
-    return Screened(
+    return ScreenedReplies(
         {site: good[site][0] for site in ordered},
         {site: good[site][1] for site in ordered},
         [(site, reasons.get(site, lost)) for site in expected if site not in good],

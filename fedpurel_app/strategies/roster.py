@@ -14,7 +14,7 @@ from fedpurel_app.core.names import listed
 from fedpurel_app.core.records import CONFIG, DESCRIBE, Description, Instruction, Refusal
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.strategies.identity import Identities
-from fedpurel_app.strategies.screening import BadReplyError, brief, check_size
+from fedpurel_app.strategies.screening import BadReplyError, check_size, last_line
 
 _UNREGISTERED = "No query function registered"
 
@@ -102,7 +102,7 @@ class Roster:
                 plain.append(name := f"node-{node}")
                 self._admit(node, name, None)
                 return []
-            return self._leave_out(node, brief(reply.error.reason))
+            return self._leave_out(node, last_line(reply.error.reason))
         try:
             answer = _read(reply)
         except BadReplyError as error:

@@ -11,7 +11,7 @@ from flwr.app import MetricRecord
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import FEATURE_SECONDS, RESTARTED, SECONDS, WORKER
 from fedpurel_app.core.site_scores import SiteScores
-from fedpurel_app.strategies.replies import Screened
+from fedpurel_app.strategies.replies import ScreenedReplies
 
 
 @dataclass
@@ -67,7 +67,7 @@ class RoundReport:
     bytes_up: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def take(self, screened: Screened) -> None:
+    def take(self, screened: ScreenedReplies) -> None:
         """Book the replies that were dropped, the bytes of all, and who lost a private branch."""
         lost = {site for site, record in screened.metrics.items() if record.get(RESTARTED)}
         self.restarted = sorted(lost.union(self.restarted))

@@ -14,17 +14,29 @@ from flwr.serverapp.strategy import Strategy
 
 from fedpurel_app.core.errors import RunError
 from fedpurel_app.core.names import listed
-from fedpurel_app.core.records import FEATURE_SECONDS, PERSONALIZE, PRIVACY, PRIVACY_MOD, RESTARTED, SECONDS, WORKER
+from fedpurel_app.core.records import (
+    BRIEF,
+    FEATURE_SECONDS,
+    PERSONALIZE,
+    PRIVACY,
+    PRIVACY_MOD,
+    RESTARTED,
+    SECONDS,
+    WORKER,
+    to_array_record,
+    to_arrays,
+)
 from fedpurel_app.strategies.inner_checks import refuse_idle, refuse_waiting
 from fedpurel_app.strategies.legacy_clients import Abilities
+from fedpurel_app.strategies.parts import Part, Reply
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.post import Post
 from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.quorum import Quorum
-from fedpurel_app.strategies.replies import Screened, as_sent, screen, size_of, uniform
+from fedpurel_app.strategies.replies import ScreenedReplies, cast_like, screen, size_of, strip_reply
 from fedpurel_app.strategies.roster import CohortGrid
 from fedpurel_app.strategies.round_report import RoundReport
-from fedpurel_app.strategies.screening import BadReplyError, check_arrays, check_metrics
+from fedpurel_app.strategies.screening import BadReplyError, check_arrays, check_metrics, check_numbers, the_metrics
 
 logger = getLogger("flwr.fedpurel.strategy")
 _details = getLogger("flwr")  # where Flower's own strategies log; an app that prints a line a round mutes it
@@ -33,7 +45,7 @@ _NO_MOD = "the client's privacy mod did not run"
 _NOT_AVERAGED = {SECONDS, FEATURE_SECONDS, WORKER, RESTARTED}  # recorded per site, not averaged
 
 
-def record_replies(report: RoundReport, screened: Screened, abilities: Abilities, message_type: str) -> None:
+def record_replies(report: RoundReport, screened: ScreenedReplies, abilities: Abilities, message_type: str) -> None:
     """Take replies into the round's report, log those that were dropped, and learn who has no such function."""
     report.take(screened)
     abilities.learn(screened.dropped, message_type)
@@ -83,7 +95,7 @@ class Round(ABC):
         """Return how many usable replies the round needs."""
 
     @abstractmethod
-    def average(self, report: RoundReport, screened: Screened) -> ArrayRecord | None:
+    def average(self, report: RoundReport, screened: ScreenedReplies) -> ArrayRecord | None:
         """Return the new shared parameters; None where they stay."""
 
     def aggregate(
@@ -134,7 +146,7 @@ class PersonalRound(Round):
         """Return the quorum of those that have a personal phase: the others do not fail in it."""
         return min(self.quorum.min_replies, len(self.abilities.able(report.cohort, PERSONALIZE)))
 
-    def average(self, report: RoundReport, screened: Screened) -> ArrayRecord | None:
+    def average(self, report: RoundReport, screened: ScreenedReplies) -> ArrayRecord | None:
         """Leave the shared parameters as they are."""
         return None
 
@@ -150,10 +162,12 @@ class GlobalRound(Round):
     clipping : Clipping or None
     required_mod : str
         What a reply must give as ``mod`` where clients do a part of the privacy; empty = nothing.
-    keeps_parts : bool
-        Sites keep a part of the global model, too.
+    keeps_state : bool
+        Sites write private state in global rounds, too.
     purifies : bool
         Whether clients are meant to purify their gradients.
+    part : Part or None
+        What the method does beside averaging.
     """
 
     message_type = MessageType.TRAIN
@@ -167,12 +181,13 @@ class GlobalRound(Round):
         inner: Strategy,
         clipping: Clipping | None,
         required_mod: str,
-        keeps_parts: bool,
+        keeps_state: bool,
         purifies: bool,
+        part: Part | None = None,
     ) -> None:
         super().__init__(post, abilities, quorum, key)
         self.inner, self.clipping, self.required_mod = inner, clipping, required_mod
-        self.writes_state, self._tells_of_purification = keeps_parts, purifies
+        self.writes_state, self._tells_of_purification, self.part = keeps_state, purifies, part
         self._without_mod: set[str] = set()
 
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
@@ -188,6 +203,8 @@ class GlobalRound(Round):
         messages = list(self.inner.configure_train(report.round, self.sent, config, CohortGrid(grid, nodes)))
         if self.writes_state:
             messages = [self.post.with_private_round(message) for message in messages]
+        if self.part is not None:
+            self._brief(self.part, messages)
         report.bytes_down += sum(size_of(message) for message in messages)
         return messages
 
@@ -201,6 +218,14 @@ class GlobalRound(Round):
             raise BadReplyError(f'{_NO_MOD}: expected "{self.required_mod}", the reply says {said!r}')
         if self.clipping is not None:
             self.clipping.check(content, self.sent)
+        if self.part is not None:
+            check_numbers(the_metrics(content), self.part.numbers)
+
+    def _brief(self, part: Part, messages: list[Message]) -> None:
+        sent = to_arrays(self.sent)
+        for message in messages:
+            site = self.post.roster.site(message.metadata.dst_node_id) or ""
+            message.content = RecordDict({**message.content, BRIEF: to_array_record(part.brief(sent, site))})
 
     def needed(self, report: RoundReport) -> int:
         """Return the quorum; raises RunError when no client runs the mod that the privacy rests on."""
@@ -209,19 +234,26 @@ class GlobalRound(Round):
             raise RunError(f'Round {report.round}: {_NO_MOD}: expected "{self.required_mod}" of {without}')
         return self.quorum.min_replies
 
-    def average(self, report: RoundReport, screened: Screened) -> ArrayRecord | None:
+    def average(self, report: RoundReport, screened: ScreenedReplies) -> ArrayRecord | None:
         """Let the inner strategy aggregate; what it refuses costs the round, not the run."""
         self._see_purification(report.train)
         clipping, names = self.clipping, shared_numbers(screened.metrics.values())
-        equal = self.key if clipping else ""
-        replies = [uniform(message, names, equal) for message in screened.messages.values()]
         if clipping is not None:
-            clipping.expect(len(replies))
+            clipping.expect(len(screened.messages))
             report.privacy = {"clipping_norm": clipping.norm}
         try:
-            refuse_idle(self.inner, len(replies))
-            arrays, _ = self.inner.aggregate_train(report.round, replies)
-            arrays = None if arrays is None else as_sent(arrays, self.sent)
+            refuse_idle(self.inner, len(screened.messages))
+            sent, replies = to_arrays(self.sent), self._replies(screened)
+            factors = self.part.weights(sent, replies) if self.part is not None else {}
+            messages = [
+                strip_reply(message, names, self.key, equal=clipping is not None, factor=factors.get(site, 1))
+                for site, message in screened.messages.items()
+            ]
+            arrays, _ = self.inner.aggregate_train(report.round, messages)
+            arrays = None if arrays is None else cast_like(arrays, self.sent)
+            if self.part is not None and arrays is not None:
+                new = self.part.finish(sent, to_arrays(arrays), replies, len(self.post.roster.names))
+                arrays = cast_like(to_array_record(new), self.sent)
         except Exception as error:
             logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
             report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))
@@ -230,6 +262,18 @@ class GlobalRound(Round):
             report.privacy |= clipping.facts()
         report.kept_old_model = arrays is None
         return arrays
+
+    def _replies(self, screened: ScreenedReplies) -> dict[str, Reply]:
+        """Read the replies for the method's part; none where it has no part."""
+        if self.part is None:
+            return {}
+        return {
+            site: Reply(
+                to_arrays(next(iter(message.content.array_records.values()))),
+                check_numbers(screened.metrics[site], self.part.numbers),
+            )
+            for site, message in screened.messages.items()
+        }
 
     def _see_purification(self, metrics: Mapping[str, float]) -> None:
         """Say once when clients do not seem to do what the strategy is named after."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -112,6 +113,15 @@ def the_metrics(content: RecordDict) -> MetricRecord:
     return metrics
 
 
+def check_numbers(metrics: MetricRecord, wanted: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the numbers that a method's part asks for; raises BadReplyError where one is missing or not credible."""
+    for name, (least, most) in wanted.items():
+        value = metrics.get(name)
+        if not is_number(value) or not least <= value <= most:
+            raise BadReplyError(f"{name} = {value!r}: expected a number from {least:g} to {most:g}")
+    return {name: float(metrics[name]) for name in wanted}  # type: ignore[arg-type]
+
+
 def is_number(value: Any) -> TypeGuard[int | float]:
     """Tell whether something is a finite number that can be averaged."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
@@ -176,10 +186,10 @@ def _check_books(metrics: MetricRecord) -> None:
         raise BadReplyError(f"{RESTARTED} = {metrics.get(RESTARTED)!r}: expected 0 or 1")
 
 
-def brief(reason: str | None) -> str:
+def last_line(reason: str | None) -> str:
     r"""Cut the reason of an error message to its last line, less what Flower and Ray wrap around it: whole tracebacks.
 
-    >>> brief("RayTaskError:<'Traceback ...\nException ClientAppException occurred. Message: ValueError: no data'>")
+    >>> last_line("RayTaskError:<'Traceback ...\nException ClientAppException occurred. Message: ValueError: no data'>")
     'ValueError: no data'
     """
     # The last line alone counts, and a site may send a megabyte.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from fedpurel_app.algorithms.base import Batch, Facts, Rule
+from fedpurel_app.algorithms.base import Batch, End, Facts, Memory, Rule, Visited
 from fedpurel_app.models.peft.base import PeftModule
 from fedpurel_app.training.inputs import TrainingData
 
@@ -36,6 +36,22 @@ class SgdSettings:
     batch_size: int
     epochs: int
 
+    def travel(self, steps: int) -> float:
+        """Return the way that some steps of a constant gradient of 1 go: r K, and more with momentum m.
+
+        Examples
+        --------
+        >>> SgdSettings(0.1, 0.0, 0.0, 32, 1).travel(3) == 0.1 + 0.1 + 0.1
+        True
+        >>> SgdSettings(1.0, 0.5, 0.0, 32, 1).travel(3)  # 1, then 1 + 1/2, then 1 + 1/2 + 1/4
+        4.25
+        """
+        velocity, way = 0.0, 0.0
+        for _ in range(steps):
+            velocity = self.momentum * velocity + 1
+            way += self.learning_rate * velocity
+        return way
+
 
 def train(
     module: PeftModule,
@@ -46,7 +62,9 @@ def train(
     options: Mapping[str, Any],
     facts: Facts | None = None,
     anchor: Mapping[str, Tensor] | None = None,
-) -> dict[str, float]:
+    memory: Memory | None = None,
+    end: End | None = None,
+) -> tuple[dict[str, float], Mapping[str, float]]:
     """Train a module in place on one client's data.
 
     Parameters
@@ -64,17 +82,26 @@ def train(
     facts : Facts, optional
     anchor : mapping of str to Tensor, optional
         The global branch's parameters by the module's names; else those that the module begins with.
+    memory : dict of str to Tensor, optional
+        What the site keeps of the method; changed in place.
+    end : callable, optional
+        What the method does after the last step.
 
     Returns
     -------
     dict of str to float
         Means over the steps (``loss`` and what the rule reports), ``steps``, and ``drift``: the Euclidean distance
         between the parameters before and after.
+    mapping of str to float
+        The numbers that ``end`` returns.
     """
-    totals, steps = take_steps(module, data, rule, settings, generator, options, facts or Facts(), anchor)
+    totals, numbers, steps = take_steps(
+        module, data, rule, settings, generator, options, facts or Facts(), anchor, memory, end
+    )
     # What a GPU computed comes to the host here, once a visit.
     drift = float(totals.pop("drift"))
-    return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": drift}
+    means = {name: float(value) / steps for name, value in totals.items()}
+    return {**means, "steps": steps, "drift": drift}, numbers
 
 
 def take_steps(
@@ -86,10 +113,22 @@ def take_steps(
     options: Mapping[str, Any],
     facts: Facts,
     anchor: Mapping[str, Tensor] | None,
-) -> tuple[dict[str, Tensor], int]:
-    """Take all steps of a visit without waiting for the device: sums of what the rule reports, drift, and a number."""
+    memory: Memory | None = None,
+    end: End | None = None,
+) -> tuple[dict[str, Tensor], Mapping[str, float], int]:
+    """Take all steps of a visit without waiting for the device: sums of what the rule reports, and drift.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Sums over the steps, and ``drift``.
+    mapping of str to float
+        The numbers that ``end`` returns.
+    int
+        The number of steps.
+    """
     names, trained = zip(*module.named_parameters(), strict=True)
-    parameters = list(trained)
+    parameters, memory = list(trained), {} if memory is None else memory
     before = [parameter.detach().clone() for parameter in parameters]
     start = before if anchor is None else [anchor[name] for name in names]
     velocity: list[Tensor | None] = [None] * len(parameters)
@@ -101,7 +140,7 @@ def take_steps(
         inputs, reference = data.batch(rows, generator)
         output = module.logits(inputs)
         batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, facts, options,
-                      settings.learning_rate, generator)  # fmt: skip
+                      settings.learning_rate, generator, memory)  # fmt: skip
         gradients, metrics = rule(batch)
         _step(parameters, gradients, velocity, settings)
         del output, batch  # or this step's graph would live beside the next one's
@@ -109,8 +148,10 @@ def take_steps(
         for name, value in metrics.items():
             totals[name] = totals[name] + value if name in totals else value
     module.train(False)
-    squares = torch.stack([(p.detach() - b).square().sum() for p, b in zip(parameters, before, strict=True)])
-    return {**totals, "drift": squares.sum().sqrt()}, steps
+    after = [parameter.detach() for parameter in parameters]
+    squares = torch.stack([(new - old).square().sum() for new, old in zip(after, before, strict=True)])
+    visited = Visited(names, before, after, settings.travel(steps), facts, options, memory)
+    return {**totals, "drift": squares.sum().sqrt()}, {} if end is None else end(visited), steps
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_atomically
-from fedpurel_app.reporting import run_folder
+from fedpurel_app.reporting import checkpoint, run_files
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from tests.support import a_round, a_state
 
@@ -70,16 +70,16 @@ def test_a_folder_is_for_one_run_at_a_time(folder):
 
 def test_a_crash_twice_at_the_same_point_leaves_the_old_pair(folder, monkeypatch):
     folder.write_checkpoint(arrays(1), a_state(1))
-    write_json = RunFolder.write_json
+    write_object = run_files.write_object
 
-    def full_disk(self, name, content, mode=0):
+    def full_disk(path, content, mode=0):
         raise OSError("no space left on device")
 
     for value in (2, 3):  # each dies after the arrays, before the state
-        monkeypatch.setattr(RunFolder, "write_json", full_disk)
+        monkeypatch.setattr(checkpoint, "write_object", full_disk)
         with pytest.raises(OSError):
             folder.write_checkpoint(arrays(value), a_state(value))
-        monkeypatch.setattr(RunFolder, "write_json", write_json)
+        monkeypatch.setattr(checkpoint, "write_object", write_object)
         found, state = folder.read_checkpoint()
         assert state["round"] == 1 and (found["w"] == arrays(1)["w"]).all()
 
@@ -101,7 +101,8 @@ def test_a_crash_at_any_write_leaves_the_old_pair(folder, monkeypatch, victim):
         write_atomically(path, content, mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "write_atomically", dying)
+        patch.setattr(checkpoint, "write_atomically", dying)
+        patch.setattr(run_files, "write_atomically", dying)
         with pytest.raises(OSError, match="No space"):
             folder.write_checkpoint(arrays(2), a_state(2))
     found, state = folder.read_checkpoint()

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedpurel_app.core.errors import RunError
 from fedpurel_app.core.records import CONFIG, Description
 from fedpurel_app.strategies import FedPuReL, Schedule
-from fedpurel_app.strategies.replies import as_sent
+from fedpurel_app.strategies.replies import cast_like
 from tests.support import LocalGrid
 
 SITES = 5
@@ -237,5 +237,5 @@ def test_dropped_replies_are_logged_where_flowers_own_are(caplog):
 def test_a_mean_of_equal_counters_is_that_counter():
     """Weights that do not add up to 1 exactly leave 2.9999999999999996 of 3 batches seen."""
     mean = ArrayRecord(array_dict({"seen": np.array(2.9999999999999996)}))
-    found = as_sent(mean, ArrayRecord(array_dict({"seen": np.array(3, np.int64)})))["seen"].numpy()
+    found = cast_like(mean, ArrayRecord(array_dict({"seen": np.array(3, np.int64)})))["seen"].numpy()
     assert found == 3 and found.dtype == np.int64

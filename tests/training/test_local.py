@@ -59,7 +59,7 @@ FEDPUREL = options_of("fedpurel")
 
 def run(weight, data, step, settings, seed=0, options=FEDPUREL):
     module = Linear(weight)
-    metrics = train(module, data, step, settings, torch.Generator().manual_seed(seed), options)
+    metrics, _ = train(module, data, step, settings, torch.Generator().manual_seed(seed), options)
     return module.weight.detach(), metrics
 
 

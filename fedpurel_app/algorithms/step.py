@@ -1,0 +1,131 @@
+"""What a method's step sees: the batch, what is known at its site, what the site remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedpurel_app.models.peft.base import PeftModule
+
+Options = Mapping[str, Any]  # a method's keys and their values
+Metrics = dict[str, Tensor]  # scalars, averaged over the steps of a visit
+Memory = dict[str, Tensor]  # what a site keeps of a method that is no parameter, and writes with its private state
+_SCALE = 2.0**10  # keeps small gradients in the range of half precision; a power of two costs no accuracy
+
+
+class Facts(NamedTuple):
+    """What a method may know where it works.
+
+    Attributes
+    ----------
+    counts : Tensor of int64, shape (C,), or None
+        The site's own training images by class. Never sent for a method's sake. None at the server.
+    prior : Tensor, shape (C,), or None
+        Training images by class of the whole federation; None at a site with data of its own.
+    zero_shot_text : Tensor, shape (C, D), or None
+        T, the L2-normalised text features of zero-shot CLIP.
+    brief : mapping of str to Tensor
+        What the method's part at the server sent beside the shared parameters.
+    """
+
+    counts: Tensor | None = None
+    prior: Tensor | None = None
+    zero_shot_text: Tensor | None = None
+    brief: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass
+class Batch:
+    """One step: a batch, the forward pass that was made of it, and the ways back to the parameters.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        Image features, shape (B, D), not normalised, or uint8 pixels, shape (B, 3, H, W): what the module takes.
+    labels : Tensor of int64, shape (B,)
+    output : Tensor, shape (B, C)
+        The module's logits with their graph.
+    reference : Tensor, shape (B, C)
+        Logits of the frozen model that the visit names: zero-shot CLIP, or the global model.
+    module : PeftModule
+    trained : list of Parameter
+        The module's parameters, in the order of their names in it.
+    anchor : list of Tensor
+        The global branch's parameters as the site received them, in the same order.
+    facts : Facts
+    options : mapping
+        The method's keys.
+    rate : float
+        The learning rate.
+    generator : torch.Generator
+        On the CPU; what a rule draws.
+    memory : dict of str to Tensor
+        What the site keeps of the method; a rule may change it.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    output: Tensor
+    reference: Tensor
+    module: PeftModule
+    trained: list[torch.nn.Parameter]
+    anchor: list[Tensor]
+    facts: Facts
+    options: Options
+    rate: float
+    generator: torch.Generator
+    memory: Memory = field(default_factory=dict)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The module's logits without a graph, shape (B, C), for closed forms."""
+        return self.output.detach()
+
+    def pull_back(self, cotangent: Tensor) -> list[Tensor]:
+        """Return the gradient of every parameter from a gradient at the logits, shape (B, C)."""
+        scaled = (_SCALE * cotangent).to(self.output.dtype)
+        return [part / _SCALE for part in torch.autograd.grad(self.output, self.trained, scaled, retain_graph=True)]
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """Return the gradient of every parameter of a scalar loss, which autograd finds: of output, or of the module.
+
+        Parameters that the loss does not depend on have zeros.
+        """
+        found = torch.autograd.grad(
+            _SCALE * loss, self.trained, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return [part / _SCALE for part in found]
+
+
+@dataclass
+class Visited:
+    """A visit when its last step is taken.
+
+    Attributes
+    ----------
+    names : sequence of str
+        Of the trained parameters.
+    before, after : list of Tensor
+        Their values, in the same order.
+    travel : float
+        The way that steps of a constant gradient of 1 would have gone: learning rate times number of steps, and with
+        momentum more.
+    facts : Facts
+    options : mapping
+    memory : dict of str to Tensor
+        To be changed in place.
+    """
+
+    names: Sequence[str]
+    before: list[Tensor]
+    after: list[Tensor]
+    travel: float
+    facts: Facts
+    options: Options
+    memory: Memory
