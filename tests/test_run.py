@@ -562,12 +562,12 @@ def test_missing_sites_are_an_error_with_the_command_that_gives_them(tmp_path, m
 
     connect = FedPuReL.connect
 
-    def impatient(self, grid):
-        self.connect_timeout = 0.1
+    def one_less(self, grid):
         grid.contexts.popitem()
         connect(self, grid)
 
-    monkeypatch.setattr(FedPuReL, "connect", impatient)
+    monkeypatch.setattr(FedPuReL, "connect", one_less)
+    monkeypatch.setitem(FedPuReL.__init__.__kwdefaults__, "connect_timeout", 0.1)
     with pytest.raises(FedPurelError, match=r"4 of 5 sites.*flwr run . --stream.*num-supernodes=5"):
         run_tiny(tmp_path)
 

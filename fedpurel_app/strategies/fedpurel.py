@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from logging import INFO, WARNING, getLogger
+from logging import INFO, getLogger
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -12,19 +12,20 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedpurel_app.core.errors import RunError
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.core.records import NUM_EXAMPLES, Description
+from fedpurel_app.core.records import NUM_EXAMPLES
 from fedpurel_app.strategies.evaluation import Evaluation
+from fedpurel_app.strategies.global_round import GlobalRound
 from fedpurel_app.strategies.inner_checks import refuse_idle, refuse_sampling
 from fedpurel_app.strategies.legacy_clients import Abilities
 from fedpurel_app.strategies.parts import Part
 from fedpurel_app.strategies.post import Post
-from fedpurel_app.strategies.privacy import Clipping
+from fedpurel_app.strategies.privacy import Clipping, outlook
 from fedpurel_app.strategies.quorum import Quorum
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.round_report import RoundReport
-from fedpurel_app.strategies.rounds import GlobalRound, PersonalRound, Round
+from fedpurel_app.strategies.rounds import PersonalRound, Round
 from fedpurel_app.strategies.schedule import Schedule
-from fedpurel_app.strategies.sites import refuse_other_parts, wait_for_sites
+from fedpurel_app.strategies.sites import Sites
 
 logger = getLogger("flwr.fedpurel.strategy")
 
@@ -32,18 +33,16 @@ logger = getLogger("flwr.fedpurel.strategy")
 class FedPuReL(Strategy):
     """Run global rounds through an inner strategy and personal rounds without aggregation, over named sites.
 
-    Works with any Flower ClientApp that honours the contract below; nothing here knows of models or of torch.
+    Works with any Flower ClientApp that honours the contract; nothing here knows of models or of torch.
 
     Parameters
     ----------
     schedule : Schedule
         Which round does what.
     inner : Strategy, optional
-        What aggregates global rounds: FedAvg weighted by numbers of examples by default; FedMedian, FedTrimmedAvg or a
-        differential-privacy wrapper around FedAvg work as well. It sees only the cohort, so construct it with
-        ``fraction_train=1.0`` and with minimum numbers of nodes that a cohort can meet. Under a wrapper that clips,
-        every reply weighs the same, ``num_sampled_clients`` is set to the number of usable replies, and an update that
-        its client should have clipped and did not is dropped (see :class:`fedpurel_app.strategies.privacy.Clipping`).
+        What aggregates global rounds; by default FedAvg weighted by numbers of examples. It sees only the cohort, so
+        construct it with ``fraction_train=1.0`` and minimum numbers of nodes that a cohort can meet. What changes under
+        one that clips says :class:`fedpurel_app.strategies.privacy.Clipping`.
     fraction_train : float
         Share of the sites in a cohort, (0, 1].
     seed : int
@@ -51,8 +50,7 @@ class FedPuReL(Strategy):
     full_first_round : bool
         Let all sites train in the first round of each phase.
     min_replies : int
-        Usable replies below which a global round keeps the old model. A personal round below it counts as failed, too,
-        but what its sites wrote stays theirs.
+        Usable replies below which a global round keeps the old model; a personal round then counts as failed, too.
     max_failed_rounds : int
         Such rounds in a row that end the run.
     keeps_state : bool
@@ -61,10 +59,8 @@ class FedPuReL(Strategy):
         Rounds of a phase between evaluations at all sites; a phase's last round always is one.
     num_sites : int
         Sites to wait for before the first round; 0 = go on with those that are there.
-    connect_timeout : float
-        Seconds to wait for them.
-    query_timeout : float
-        Seconds to wait for descriptions.
+    connect_timeout, query_timeout : float
+        Seconds to wait for them, and for their descriptions.
     experiment_id : str
         Names the private branches of this experiment; the same in a resumed run.
     simulation_dir : str
@@ -74,59 +70,19 @@ class FedPuReL(Strategy):
     num_classes : int
         Length that lists of counts by class must have; 0 = any.
     required_mod : str
-        What a reply to ``train`` must give as ``mod`` in a ConfigRecord ``privacy``, where clients do a part of the
-        privacy that the server cannot see; empty = nothing.
+        What a reply to ``train`` must give as ``mod`` in a ConfigRecord ``privacy``; empty = nothing.
     purifies : bool
-        Whether clients are meant to purify their gradients. Purification is the client's work (see
-        :func:`fedpurel_app.functional.purified_step`): one written for FedAvg does not, and its global rounds are those
-        of the inner strategy. Where no reply of a global round has the metric ``conflict``, that is logged once.
+        Whether clients are meant to purify their gradients, with :func:`fedpurel_app.functional.purified_step`: one
+        written for FedAvg does not. Where no reply of a global round has the metric ``conflict``, that is logged once.
     part : Part, optional
         What a method does at the server beside averaging.
 
     Notes
     -----
-    The client's contract. Every message but a query carries two records:
-
-    - ArrayRecord ``arrays``: the shared parameters. With a ``part``, a second one, ``brief``, in global rounds.
-    - ConfigRecord ``config``: what the user gave to ``start`` as ``train_config`` or ``evaluate_config``, Flower's
-      ``server-round``, and ``phase`` ("global" or "personal"), ``round`` (of the schedule, from 1), ``experiment-id``,
-      ``private-round``, ``simulation-dir``, ``attempt``, ``token`` and ``secret`` (see
-      :class:`fedpurel_app.core.records.Instruction`), which take precedence.
-
-    ============================ =======================================================================================
-    message                      reply
-    ============================ =======================================================================================
-    ``query.describe``           ConfigRecord ``config``: ``site`` (stable name: letters, digits, ".", "_" and "-"),
-                                 ``num-examples`` (at least 1), ``partitions`` (0 for data of its own), ``device``, and
-                                 if it likes ``test-examples``; or ``refusal`` ("attempt" or "policy") and ``reason``
-    ``train``                    the same arrays, trained (names, shapes and types as sent), and one MetricRecord with
-                                 ``num-examples`` and any numbers, of which means are reported
-    ``train.personalize``        one MetricRecord with ``num-examples``, no arrays; the private branch stays at the
-                                 client, stamped ``round``, started from the one stamped ``private-round`` (0: none)
-    ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models, in
-                                 all or by class: ``global/correct``, ``global/total``, ``personalized/...`` where there
-                                 is a branch, ``zero-shot/...`` if it likes; totals are equal and add up to
-                                 ``num-examples``; or ``scores-withheld`` = 1 alone
-    ============================ =======================================================================================
-
-    Records of a reply are found by their kind, not by their names. Replies are screened one by one (error, missing,
-    wrong names, shapes or types, NaN, a number of examples that is not credible, counts that do not fit each other,
-    unprintable text); a bad one is dropped with its reason and counted. A metric that fewer than half of them have as a
-    number is not reported; the others are means over the sites that have it. Good replies are aggregated in the order
-    of the site names, so the same replies give the same bits.
-
-    A client that knows less takes part as far as it can, and what it lacks is logged once, as a warning:
-
-    - no ``query.describe``: it is named ``node-<id>`` after Flower's node id. A restart of the run deals out other ids,
-      so cohorts do not repeat; and its ``num-examples`` cannot be compared with what it said of itself.
-    - no ``train.personalize``: it is not asked again. The quorum of a personal round is one of those that can; a round
-      in which nobody can does nothing and is no failed one.
-    - ``evaluate`` without counts: means of all numbers that every site sent are reported, weighted by examples, as
-      FedAvg does. They are used where no site sends counts; otherwise these replies are dropped.
-    - no ``evaluate``: it is not asked again.
-
-    So a ClientApp written for FedAvg runs unchanged; with ``Schedule(rounds, 0)``, ``fraction_train = 1`` and without
-    ``min_replies`` the result is FedAvg's. ``report`` tells of every round who took part, what was dropped and why.
+    What clients are asked, what they must answer, and how far one takes part that knows less, stands in the package's
+    docstring: ``help(fedpurel_app.strategies)``. A ClientApp written for FedAvg runs unchanged; with
+    ``Schedule(rounds, 0)``, ``fraction_train = 1`` and without ``min_replies`` the result is FedAvg's. ``report`` tells
+    of every round who took part, what was dropped and why.
 
     References
     ----------
@@ -161,8 +117,7 @@ class FedPuReL(Strategy):
         if evaluate_every < 1:
             raise ValueError("evaluate_every must be at least 1.")
         self.schedule, self.fraction_train, self.seed = schedule, fraction_train, seed
-        self.full_first_round, self.evaluate_every, self.num_sites = full_first_round, evaluate_every, num_sites
-        self.connect_timeout, self.query_timeout = connect_timeout, query_timeout
+        self.full_first_round, self.evaluate_every = full_first_round, evaluate_every
         self.inner = inner or FedAvg(min_train_nodes=1, min_available_nodes=1, weighted_by_key=weighted_by_key)
         refuse_sampling(self.inner)
         self.clipping = Clipping.within(self.inner)
@@ -170,13 +125,13 @@ class FedPuReL(Strategy):
         self.report: RoundReport | None = None
         self._quorum, abilities = Quorum(min_replies, max_failed_rounds), Abilities()
         self._post = Post(self.roster, experiment_id, simulation_dir)
+        self._sites = Sites(self.roster, self._post, num_sites, connect_timeout, query_timeout)
         common = (self._post, abilities, self._quorum, weighted_by_key)
         self._rounds: dict[Phase, Round] = {
             Phase.GLOBAL: GlobalRound(*common, self.inner, self.clipping, required_mod, keeps_state, purifies, part),
             Phase.PERSONAL: PersonalRound(*common),
         }
         self._evaluation = Evaluation(self._post, abilities, weighted_by_key, num_classes)
-        self._restored: dict[str, Description | None] = {}
 
     @property
     def experiment_id(self) -> str:
@@ -196,39 +151,11 @@ class FedPuReL(Strategy):
     # --- sites ------------------------------------------------------------------------------------------------------
 
     def connect(self, grid: Grid) -> None:
-        """Wait for the sites and learn their names.
-
-        Parameters
-        ----------
-        grid : Grid
-
-        Raises
-        ------
-        RunError
-            When fewer than ``num_sites`` sites (or none) are there in time.
-        AttemptError
-            When most sites refuse, because they serve another run of this experiment.
-        """
-        wait_for_sites(
-            grid, self.roster, lambda: self._refresh(grid, patient=False), self.num_sites, self.connect_timeout
-        )
-        present = len(self.roster.present)
+        """Wait for the sites and learn their names; raises RunError when too few are there in time or willing."""
+        self._sites.wait(grid, self._last)
         cohort = len(self.roster.draw(self.seed, 1, self.fraction_train))
-        if cohort < self._quorum.min_replies:
-            raise RunError(
-                f"min_replies = {self._quorum.min_replies}, but a cohort has {cohort} of {present} sites "
-                f"(fraction_train = {self.fraction_train:g}): no round could ever have enough."
-            )
+        self._quorum.refuse_cohorts(cohort, len(self.roster.present), self.fraction_train)
         refuse_idle(self.inner, cohort)
-        if self.num_sites and present > self.num_sites:
-            logger.log(INFO, "%d sites are connected, %d were asked for: all take part.", present, self.num_sites)
-
-    def _refresh(self, grid: Grid, patient: bool = True) -> None:
-        number = self.report.round if self.report else self.round_offset
-        for note in self.roster.refresh(grid, self.query_timeout, patient, self._post.instruction("describe", number)):
-            logger.log(WARNING, note)
-        for note in refuse_other_parts(self.roster, self._restored):
-            logger.log(WARNING, note)
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
@@ -239,7 +166,7 @@ class FedPuReL(Strategy):
         if not self.roster.descriptions:
             self.connect(grid)
         else:
-            self._refresh(grid)
+            self._sites.refresh(grid, self._last)
         number = server_round + self.round_offset
         everyone = self.full_first_round and self.schedule.phase_round(number) == 1
         cohort = self.roster.draw(self.seed, self.schedule.draw(number), 1.0 if everyone else self.fraction_train)
@@ -278,7 +205,7 @@ class FedPuReL(Strategy):
         (moments of FedAdam) is not.
         """
         return {
-            "round": self.report.round if self.report else self.round_offset,
+            "round": self._last,
             "roster": self.roster.state(),
             "keys": self.roster.keys(),
             "failed_in_a_row": self._quorum.failed_in_a_row,
@@ -302,48 +229,38 @@ class FedPuReL(Strategy):
         self.round_offset = int(state["round"])
         self._quorum.failed_in_a_row = int(state["failed_in_a_row"])
         self._post.restore(state)
-        self.roster.restore(state["roster"], state.get("keys"))
-        self._restored = dict(self.roster.descriptions)
+        self._sites.restore(state["roster"], state.get("keys"))
         if self.clipping is not None:
             self.clipping.restore(state.get("privacy", {}), self._may_be_lost)
 
     def privacy_outlook(self) -> str:
         """Say what the rounds that are left will have spent of the privacy."""
-        left = sum(
-            self.schedule.phase(number) is Phase.GLOBAL
-            for number in range(self.round_offset + 1, self.schedule.total + 1)
-        )
-        spent = {} if self.clipping is None else self.clipping.after(left)
-        if not spent:
-            return "of which Flower keeps no account of epsilon"
-        return (
-            f"epsilon = {spent['epsilon']:.2f} at delta = {spent['delta']:g} when all {spent['releases']} are "
-            "released; training metrics and scores are not in it"
-        )
+        return outlook(self.clipping, self.schedule.left(Phase.GLOBAL, self.round_offset))
 
     def summary(self) -> None:
         """Log the strategy's settings."""
-        schedule = self.schedule
-        logger.log(
-            INFO,
-            "\t├──> %s: %d global and %d personal rounds, %g of the sites in each, seed %d",
-            schedule.kind,
-            schedule.global_rounds,
-            schedule.personal_rounds,
-            self.fraction_train,
-            self.seed,
+        one, quorum = self.schedule, self._quorum
+        lines = (
+            f"├──> {one.kind}: {one.global_rounds} global and {one.personal_rounds} personal rounds, "
+            f"{self.fraction_train:g} of the sites in each, seed {self.seed}",
+            f"├──> Quorum: {quorum.min_replies} replies; ends after {quorum.max_failed} rounds in a row below it",
+            f"└──> Global rounds through {type(self.inner).__name__}:",
         )
-        logger.log(INFO, "\t├──> Quorum: %d replies; ends after %d rounds in a row below it",
-                   self._quorum.min_replies, self._quorum.max_failed)  # fmt: skip
-        logger.log(INFO, "\t└──> Global rounds through %s:", type(self.inner).__name__)
+        for line in lines:
+            logger.log(INFO, "\t%s", line)
         self.inner.summary()
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
     @property
+    def _last(self) -> int:
+        """The last round that is over, or goes on."""
+        return self.report.round if self.report else self.round_offset
+
+    @property
     def _may_be_lost(self) -> int:
         """How many global rounds may be released after the last that is over, and before they are saved."""
-        following = (self.report.round if self.report else self.round_offset) + 1
+        following = self._last + 1
         return int(following <= self.schedule.total and self.schedule.phase(following) is Phase.GLOBAL)
 
     def _current(self) -> RoundReport:

@@ -157,3 +157,14 @@ class Clipping:
     def _event(self) -> GaussianPrivacyEvent:
         accountant = self._wrapper.accountant
         return GaussianPrivacyEvent(self._wrapper.noise_multiplier, 1, accountant.config.population_size)
+
+
+def outlook(clipping: Clipping | None, left: int) -> str:
+    """Say what will have been spent of the privacy when so many global rounds more are over."""
+    spent = {} if clipping is None else clipping.after(left)
+    if not spent:
+        return "of which Flower keeps no account of epsilon"
+    return (
+        f"epsilon = {spent['epsilon']:.2f} at delta = {spent['delta']:g} when all {spent['releases']} are released; "
+        "training metrics and scores are not in it"
+    )

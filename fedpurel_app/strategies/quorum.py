@@ -22,6 +22,14 @@ class Quorum:
             raise ValueError("min_replies and max_failed_rounds must be at least 1.")
         self.min_replies, self.max_failed, self.failed_in_a_row = min_replies, max_failed, 0
 
+    def refuse_cohorts(self, size: int, present: int, fraction: float) -> None:
+        """Raise RunError when cohorts of a size, a share of the sites that are present, could never be enough."""
+        if size < self.min_replies:
+            raise RunError(
+                f"min_replies = {self.min_replies}, but a cohort has {size} of {present} sites "
+                f"(fraction_train = {fraction:g}): no round could ever have enough."
+            )
+
     def settle(self, report: RoundReport, needed: int) -> None:
         """Count a round that is over; one that needed no reply says nothing of the others.
 

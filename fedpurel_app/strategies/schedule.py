@@ -55,6 +55,10 @@ class Schedule:
             return Phase.GLOBAL if round_number % 2 else Phase.PERSONAL
         return Phase.GLOBAL if round_number <= self.global_rounds else Phase.PERSONAL
 
+    def left(self, phase: Phase, after: int) -> int:
+        """Count the rounds of a phase that follow a round."""
+        return sum(self.phase(number) is phase for number in range(after + 1, self.total + 1))
+
     def phase_round(self, round_number: int) -> int:
         """Return the number of a round within its phase, from 1."""
         if self.kind == "interleaved":

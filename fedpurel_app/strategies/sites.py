@@ -3,62 +3,103 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from logging import INFO, WARNING, getLogger
+from typing import Any
 
 from flwr.serverapp import Grid
 
 from fedpurel_app.core.errors import AttemptError, RunError
 from fedpurel_app.core.records import Description
+from fedpurel_app.strategies.post import Post
 from fedpurel_app.strategies.roster import Roster
 
+logger = getLogger("flwr.fedpurel.strategy")
 _POLL = 1.0  # seconds
 
 
-def wait_for_sites(grid: Grid, roster: Roster, refresh: Callable[[], None], number: int, timeout: float) -> None:
-    """Wait until sites are there and have said who they are.
+class Sites:
+    """The federation as the server meets it.
 
     Parameters
     ----------
-    grid : Grid
     roster : Roster
-    refresh : callable
-        Asks nodes that are not yet known who they are, and takes the answers into the roster.
+    post : Post
     number : int
-        Of sites; 0 = those that are connected once no more come for a second.
-    timeout : float
-        Seconds.
-
-    Raises
-    ------
-    RunError
-        When fewer than ``number`` sites (or none) are there in time, or when so many refuse the run by their own
-        settings that it cannot start.
-    AttemptError
-        When so many refuse it, and some because they serve another run of this experiment.
+        Sites to wait for; 0 = those that are connected once no more come for a second.
+    connect_timeout, query_timeout : float
+        Seconds to wait for them, and for what they say of themselves.
     """
-    deadline = time.monotonic() + timeout
-    wanted, before = max(1, number), -1
-    while True:
-        there = len(list(grid.get_node_ids()))
-        late = time.monotonic() > deadline
-        settled = there == before and there > 0 and not number
-        if settled or (number and there >= wanted) or late:
-            refresh()
-            if len(roster.present) >= wanted or late or _is_refused(roster, there, wanted):
-                break
-        before = there
-        time.sleep(_POLL)
-    if _is_refused(roster, there, wanted):
-        reasons = sorted({refusal.reason for refusal in roster.refusals.values()})
-        text = f"{len(roster.refusals)} of {there} sites refuse this run: {'; '.join(reasons[:3])}"
-        is_other_run = any(refusal.kind == "attempt" for refusal in roster.refusals.values())
-        raise AttemptError(text) if is_other_run else RunError(text)
-    present = len(roster.present)
-    if present < wanted:
-        raise RunError(
-            f"{present} of {wanted} sites can take part after {timeout:g} s; nodes connected: {there}."
-            + ("" if present == there else " Why the others cannot is said above, and in full in their own logs.")
-        )
+
+    def __init__(self, roster: Roster, post: Post, number: int, connect_timeout: float, query_timeout: float) -> None:
+        self.roster, self.post, self.number = roster, post, number
+        self._connect_timeout, self._query_timeout = connect_timeout, query_timeout
+        self._restored: dict[str, Description | None] = {}
+
+    def restore(self, state: Mapping[str, Any], keys: Mapping[str, str] | None) -> None:
+        """Take up the roster of the run that goes on."""
+        self.roster.restore(state, keys)
+        self._restored = dict(self.roster.descriptions)
+
+    def refresh(self, grid: Grid, number: int, patient: bool = True) -> None:
+        """Ask nodes that are not yet known who they are, and log what a user should know.
+
+        Parameters
+        ----------
+        grid : Grid
+        number : int
+            The round that is over.
+        patient : bool
+            As of :meth:`fedpurel_app.strategies.roster.Roster.refresh`.
+        """
+        described = self.post.instruction("describe", number)
+        notes = self.roster.refresh(grid, self._query_timeout, patient, described)
+        for note in [*notes, *refuse_other_parts(self.roster, self._restored)]:
+            logger.log(WARNING, note)
+
+    def wait(self, grid: Grid, last: int) -> None:
+        """Wait until they are there and have said who they are.
+
+        Parameters
+        ----------
+        grid : Grid
+        last : int
+            The round that is over.
+
+        Raises
+        ------
+        RunError
+            When fewer than are wanted (or none) are there in time, or when so many refuse the run by their own settings
+            that it cannot start.
+        AttemptError
+            When so many refuse it, and some because they serve another run of this experiment.
+        """
+        deadline = time.monotonic() + self._connect_timeout
+        wanted, before = max(1, self.number), -1
+        while True:
+            there = len(list(grid.get_node_ids()))
+            late = time.monotonic() > deadline
+            settled = there == before and there > 0 and not self.number
+            if settled or (self.number and there >= wanted) or late:
+                self.refresh(grid, last, patient=False)
+                if len(self.roster.present) >= wanted or late or _is_refused(self.roster, there, wanted):
+                    break
+            before = there
+            time.sleep(_POLL)
+        if _is_refused(self.roster, there, wanted):
+            reasons = sorted({refusal.reason for refusal in self.roster.refusals.values()})
+            text = f"{len(self.roster.refusals)} of {there} sites refuse this run: {'; '.join(reasons[:3])}"
+            is_other_run = any(refusal.kind == "attempt" for refusal in self.roster.refusals.values())
+            raise AttemptError(text) if is_other_run else RunError(text)
+        present = len(self.roster.present)
+        if present < wanted:
+            raise RunError(
+                f"{present} of {wanted} sites can take part after {self._connect_timeout:g} s; nodes connected: "
+                f"{there}."
+                + ("" if present == there else " Why the others cannot is said above, and in full in their own logs.")
+            )
+        if self.number and present > self.number:
+            logger.log(INFO, "%d sites are connected, %d were asked for: all take part.", present, self.number)
 
 
 def _is_refused(roster: Roster, there: int, wanted: int) -> bool:
