@@ -20,10 +20,11 @@ from fedpurel_app.reporting.log_view import LogView
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import EndedRun, run_tiny
 
+ENCODING = '{"text": "5 of 9 images, 1.0 min left", "event": "encoding"}'
 LOG = """\
 \x1b[92mINFO \x1b[0m:      Start `flwr-serverapp` process
 Successfully installed fedpurel-run to /x.
-\x1b[92mINFO \x1b[0m:      run folder: {folder}
+\x1b[92mINFO \x1b[0m:      {{"text": "run folder: {folder}", "event": "run-folder", "path": "{folder}"}}
 \x1b[92mINFO \x1b[0m:      [1/2 global  ] loss 1.000
 \x1b[93mWARNING \x1b[0m:   a site was late
 Traceback (most recent call last):
@@ -224,7 +225,7 @@ def test_a_deferred_signal_comes_after_what_must_not_be_cut():
 def test_rounds_come_from_the_folder_where_the_run_goes_on_in_it(tmp_path, capsys):
     folder = run_tiny(tmp_path / "tiny")
     log = tmp_path / "log"
-    log.write_text(f"{LOG.format(folder=folder.path)}INFO :      5 of 9 images, 1.0 min left\n")
+    log.write_text(f"{LOG.format(folder=folder.path)}INFO :      {ENCODING}\n")
     lock = folder.lock()
     with LogView(Console()) as view:
         view.update(log)

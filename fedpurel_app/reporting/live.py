@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedpurel_app.core.names import as_printed
+from fedpurel_app.core.progress import Event, read
 from fedpurel_app.reporting.console import round_line
-from fedpurel_app.reporting.log_lines import LogLines, encoding, is_over, outlook
+from fedpurel_app.reporting.log_lines import LogLines
 from fedpurel_app.reporting.run_folder import RunFolder
 
 _BETWEEN = 60.0  # seconds from one line on progress to the next, where there is no bar
@@ -70,17 +71,19 @@ class LiveView:
 
     def note(self, text: str) -> None:
         """Show what a line of the log says of work before a round: beside the bar, or as a line now and then."""
-        if said := outlook(text):
-            self._print(said)
-        if is_over(text):
-            self._progress.update(self._task, description=self._phase)
-        progress = encoding(text)
-        if not progress:
+        note = read(text)
+        if note is None:
             return
-        self._progress.update(self._task, description=progress)
-        if not self._console.is_terminal and time.monotonic() - self._noted >= _BETWEEN:
-            self._noted = time.monotonic()
-            self._print(progress)
+        match note.event:
+            case Event.TO_ENCODE:
+                self._print(note.text)
+            case Event.ENCODED:
+                self._progress.update(self._task, description=self._phase)
+            case Event.ENCODING:
+                self._progress.update(self._task, description=note.text)
+                if not self._console.is_terminal and time.monotonic() - self._noted >= _BETWEEN:
+                    self._noted = time.monotonic()
+                    self._print(note.text)
 
     def _print(self, text: str) -> None:
         self._console.print(as_printed(text), highlight=False, markup=False, soft_wrap=True)

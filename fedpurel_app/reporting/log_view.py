@@ -9,11 +9,11 @@ from types import TracebackType
 from rich.console import Console
 
 from fedpurel_app.core.names import as_printed
+from fedpurel_app.core.progress import Event, read
 from fedpurel_app.reporting.live import LiveView
 from fedpurel_app.reporting.log_lines import LogLines
 from fedpurel_app.reporting.run_folder import RunFolder
 
-_FOLDER = "run folder: "
 _FLOWERS_OWN = ("Start `flwr-serverapp`", "Starting logstream", "ServerApp raised an exception", "Exit Code")
 
 
@@ -64,15 +64,17 @@ class LogView:
             return
         if self.folder is not None:
             self._live.note(text)
+        note = read(text)
         if self.folder is None or level != "INFO":  # rounds and summary are in the folder
-            self._console.print(as_printed(text), highlight=False, markup=False, soft_wrap=True)
-        if text.startswith(_FOLDER) and not self.path:
-            self.path = text.removeprefix(_FOLDER)
+            words = text if note is None else note.text
+            self._console.print(as_printed(words), highlight=False, markup=False, soft_wrap=True)
+        if note is not None and note.event is Event.RUN_FOLDER and not self.path:
+            self.path = note.path
             self._look_for(RunFolder(Path(self.path)))
 
     def _look_for(self, folder: RunFolder) -> None:
         """Take a folder of that name for the run's if a run goes on in it: other machines may have the same paths."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # no path at all may be a text that a log has
             if folder.is_running:
                 self.folder = folder
                 self._open.enter_context(self._live)

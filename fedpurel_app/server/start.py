@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fedpurel_app.config import RunConfig
+from fedpurel_app.core.progress import Event, tell
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import data_in_words
@@ -41,10 +42,10 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
                    config.dataset)  # fmt: skip
     if short := experiment.federation.short_classes:
         logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
-    logger.log(INFO, "run folder: %s", path)
+    tell(logger, Event.RUN_FOLDER, f"run folder: {path}", str(path))
     if sum((counts := experiment.images.to_encode()).values()):
         parts = " and ".join(f"{count} {name}" for name, count in counts.items())
-        logger.log(INFO, "%s images will be encoded, once: later runs find them", parts)
+        tell(logger, Event.TO_ENCODE, f"{parts} images will be encoded, once: later runs find them")
     if resumed:
         logger.log(INFO, "resumed after round %d of %d, attempt %d", strategy.round_offset, strategy.schedule.total,
                    strategy.attempt)  # fmt: skip

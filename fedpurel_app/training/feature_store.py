@@ -30,6 +30,7 @@ from torch import Tensor
 
 from fedpurel_app.core.errors import DiskFullError, StateError
 from fedpurel_app.core.files import write_atomically
+from fedpurel_app.core.progress import Event, tell
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.training.augment import random_crop
 from fedpurel_app.training.row_store import RowStore, RowWriter
@@ -175,7 +176,7 @@ def _images(task: _Task, path: Path, rows: Rows | None) -> npt.NDArray[Any]:
             _, done = store.open()  # another process may have been first
             missing = wanted[~done[wanted]]
             if len(missing) or not task.count:
-                logger.info("%s ...", task.doing.format(len(missing)))
+                tell(logger, Event.ENCODING, f"{task.doing.format(len(missing))} ...")
                 with _all_threads():
                     _encode(task, store, missing)
             found = store.find(wanted)
@@ -230,9 +231,9 @@ def _encode(task: _Task, store: RowStore, rows: Rows) -> None:
             if (now := time.monotonic()) - reported > _REPORT:
                 writer.save()
                 left = (now - started) / done * (len(rows) - done)
-                logger.info("%d of %d images, %.1f min left", done, len(rows), left / 60)
+                tell(logger, Event.ENCODING, f"{done} of {len(rows)} images, {left / 60:.1f} min left")
                 reported = now
-    logger.info("%s %d images in %.0f s", task.done, len(rows), time.monotonic() - started)
+    tell(logger, Event.ENCODED, f"{task.done} {len(rows)} images in {time.monotonic() - started:.0f} s")
 
 
 def _placed(pixels: Tensor, rows: Rows, count: int) -> Tensor:

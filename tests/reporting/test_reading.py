@@ -264,20 +264,26 @@ def test_show_tells_how_to_go_on_with_a_run_that_was_cut_off(runs, tmp_path):
     assert f"fedpurel run --resume {cut.path}" in "\n".join(show_lines(cut))
 
 
+def encoding(text):
+    return json.dumps({"text": text, "event": "encoding"})
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_live_view_tells_how_far_images_are_encoded(runs, tmp_path, monkeypatch, terminal):
     folder, clock = RunFolder.create(tmp_path / "run"), [0.0]
     folder.log.parent.mkdir()
-    folder.log.write_text("INFO :      256 of 900 images, 9.9 min left\n")  # of an attempt that was interrupted
+    folder.log.write_text(
+        f"INFO :      {encoding('256 of 900 images, 9.9 min left')}\n"
+    )  # of an attempt that was interrupted
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     console = Console(record=True, width=200, force_terminal=terminal)
     with LiveView(console) as view:
         view.update(folder)
         for clock[0], line in (
-            (10, "\x1b[92mINFO \x1b[0m:      Encoding 900 images once with ViT-B-16 ..."),
-            (20, "(ClientAppActor pid=7) INFO :      512 of 900 images, 2.0 min left"),
+            (10, f"\x1b[92mINFO \x1b[0m:      {encoding('Encoding 900 images once with ViT-B-16 ...')}"),
+            (20, f"(ClientAppActor pid=7) INFO :      {encoding('512 of 900 images, 2.0 min left')}"),
             (30, "INFO :      the server says something else"),
-            (80, "INFO :      768 of 900 images, 1.0 min left"),
+            (80, f"INFO :      {encoding('768 of 900 images, 1.0 min left')}"),
         ):
             with folder.log.open("a") as log:
                 log.write(line + "\n")

@@ -13,8 +13,8 @@ import torch
 
 from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import DiskFullError
+from fedpurel_app.core.progress import Event, read
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.reporting.log_lines import encoding, is_over
 from fedpurel_app.training import feature_store as module
 
 image_features: Callable[..., np.ndarray] = module.image_features  # of stand-ins for a split and a backbone
@@ -128,9 +128,10 @@ def test_what_it_says_of_its_progress_is_what_people_are_shown(tmp_path, backbon
     with caplog.at_level(logging.INFO, "flwr.fedpurel"):
         image_features(Numbers(300), backbone, tmp_path)
         module.image_pixels(Numbers(300), backbone, tmp_path)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) >= 4 and all(encoding(text) == text or is_over(text) for text in said)
-    assert sum(map(is_over, said)) == 2
+    said = [note for record in caplog.records if (note := read(record.getMessage()))]
+    events = [note.event for note in said]
+    assert len(caplog.records) == len(events) >= 4 and events.count(Event.ENCODED) == 2
+    assert set(events) == {Event.ENCODING, Event.ENCODED} and said[0].text.startswith("Encoding 300 images once with")
 
 
 def test_progress_of_a_file_that_is_gone_counts_for_nothing(tmp_path, backbone, monkeypatch):
