@@ -324,7 +324,7 @@ def test_a_real_site_never_obeys_a_path_from_the_server(tmp_path, home):
     instruction = Instruction("personal", 1, "e", simulation_dir=str(tmp_path / "dictated"))
     config = tiny_config(tmp_path, state_dir=str(tmp_path / "asked"))
     folders = {
-        name: Site(config, node | extra)._store(instruction)._folder
+        name: Site(config, node | extra).keeper.open(instruction)._folder
         for name, extra in (
             ("real", {}),
             ("own", {"state-dir": str(tmp_path / "own")}),
@@ -336,7 +336,7 @@ def test_a_real_site_never_obeys_a_path_from_the_server(tmp_path, home):
     assert folders["simulated"] == tmp_path / "asked" / "e" / "site-0"
     assert (
         Site(tiny_config(tmp_path), node | {"simulation": True})
-        ._store(instruction)
+        .keeper.open(instruction)
         ._folder.is_relative_to(tmp_path / "dictated")
     )
 
@@ -540,7 +540,7 @@ def test_a_diverged_private_branch_is_not_kept(tmp_path, monkeypatch):
     def diverge(module, *others):
         for _, value in module.named_parameters():
             value.data.fill_(math.nan)
-        return {"loss": 1.0}
+        return {"loss": 1.0}, {}
 
     def choose(module, data, rule, *rest):
         return (diverge if rule is residual_step else train)(module, data, rule, *rest)

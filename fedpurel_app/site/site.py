@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
@@ -25,24 +24,20 @@ from fedpurel_app.config import (
     load_config,
     load_node_config,
     require_clipping,
-    require_few_steps,
     require_served,
 )
 from fedpurel_app.core import disk_memo as facts
-from fedpurel_app.core.errors import PolicyError, RunError, StateError, UnusableBranchError
+from fedpurel_app.core.errors import PolicyError, RunError
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.core.records import BRIEF, NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
+from fedpurel_app.core.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
-from fedpurel_app.site.data_paths import cache_folder, private_folder, with_own_paths
+from fedpurel_app.site.data_paths import cache_folder, with_own_paths
 from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
-from fedpurel_app.site.private_quota import Quota
-from fedpurel_app.site.private_store import PrivateStore
-from fedpurel_app.site.run_fence import Attempt, Work
-from fedpurel_app.site.sealing import read_key
-from fedpurel_app.site.state import Named, PrivateState
+from fedpurel_app.site.keeper import Keeper, is_finite
+from fedpurel_app.site.state import Named
 from fedpurel_app.training.evaluation import evaluate
 from fedpurel_app.training.inputs import TrainingData
 from fedpurel_app.training.local import train
@@ -79,8 +74,6 @@ class Site:
     """
 
     _brief: Mapping[str, torch.Tensor] = MappingProxyType({})  # what the method's part at the server sent
-    _restarted = False  # whether the private branch was lost, and begun afresh
-    _stored: PrivateState | None = None  # once it is read
 
     def __init__(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
         # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
@@ -104,16 +97,16 @@ class Site:
         self.federation, self.kit, self.images = one.federation, one.kit, one.images
         if self._own and (why := self.kit.unfit_for_own_data()):
             raise PolicyError(f'algorithm = "{self.kit.method.name}": {why}')
+        keeps = self.kit.method.personal_rounds or self.kit.algorithm.keeps_state
+        self.keeper = Keeper(self.config, self.node, self.name, self.simulated, keeps)
         self._features_before = self.images.seconds
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
     def describe(self, instruction: Instruction | None = None) -> Description:
         """Say who this site is; ``num_examples`` is 0 for a node beyond the number of sites asked for."""
-        # A first attempt binds this site with its first work only: one that dies before may be begun anew.
-        if instruction is not None and (self._has_private_part or not self.simulated):
-            self._require_attempt(instruction)
-            self._store(instruction).admit(bind=instruction.attempt > 1)
+        if instruction is not None:
+            self.keeper.meet(instruction)
         spare = self.index >= self.sites
         if not self.simulated:  # a simulation's server meets the same data
             meet(self.federation.source)
@@ -155,7 +148,7 @@ class Site:
         visit = self.kit.algorithm.visits.get(phase)
         if visit is None:
             raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
-        self._begin("train", arrays, instruction, brief)
+        self.keeper.begin("train", arrays, instruction, len(self._rows("train")), brief)
         self._brief = {name: value.to(self.kit.device) for name, value in to_tensors(brief or {}).items()}
         return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
 
@@ -163,13 +156,13 @@ class Site:
         """Train the shared module; return what of it is sent."""
         module = self._shared_module(arrays, instruction)
         data = self._training_data(module, visit, module)
-        memory = self.kit.memory(module, self._state(instruction).memory)
+        memory = self.kit.memory(module, self.keeper.state(instruction).memory)
         metrics, numbers = self._visit(module, data, Phase.GLOBAL, instruction, memory=memory)
         sent, kept = self.kit.split(module)
         keeps = self.kit.algorithm.keeps_state
         if keeps:
-            state = replace(self._state(instruction), kept=kept, memory=_numpy(memory))
-            self._keep(state, instruction)
+            state = replace(self.keeper.state(instruction), kept=kept, memory=_numpy(memory))
+            self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=keeps)
         return sent, self._reply({**told, **numbers, NUM_EXAMPLES: len(data.labels)})
 
@@ -183,22 +176,22 @@ class Site:
         tensors = _numpy(parameters_of(private))
         squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
-        if not self.simulated and not _is_finite(tensors):
+        if not self.simulated and not is_finite(tensors):
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
             tensors = _numpy(parameters_of(self._private_module(shared, instruction)))
-        self._keep(replace(self._state(instruction), branch=tensors), instruction)
+        self.keeper.keep(replace(self.keeper.state(instruction), branch=tensors), instruction)
         told = self.discloses.training(metrics, is_private=True)
         return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test part."""
         algorithm = self.kit.algorithm
-        self._begin("evaluate", arrays, instruction)
+        self.keeper.begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores({}))
         shared = self._shared_module(arrays, instruction)
-        state = self._state(instruction)
+        state = self.keeper.state(instruction)
         # What nobody trained here is no model to score: without it, this site has the global model alone.
         private = self._private_module(shared, instruction) if state.branch else None
         models, is_own = Models(shared, private), bool(state.branch if algorithm.has_personal_rounds else state.kept)
@@ -249,82 +242,21 @@ class Site:
 
     def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
-        return self.kit.shared_module(arrays, self._state(instruction).kept)
+        return self.kit.shared_module(arrays, self.keeper.state(instruction).kept)
 
     def _private_module(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
         """Return the private module that the server's message names: one on disk, or the common initial one."""
         module = self.kit.new_module("private")
-        if stored := self._state(instruction).branch:
+        if stored := self.keeper.state(instruction).branch:
             load_parameters(module, to_tensors(stored))
         elif self.config.private_init == "global":
             load_parameters(module, parameters_of(shared))
         return module
 
-    def _state(self, instruction: Instruction) -> PrivateState:
-        """Return what this site keeps; empty before its first visit, or where it is lost and this node goes on so."""
-        if self._stored is None:
-            self._stored = PrivateState()
-            if instruction.private_round:
-                try:
-                    self._stored = PrivateState.of(self._store(instruction).take(instruction.private_round))
-                except UnusableBranchError as error:
-                    if self.node.private_fallback != "fresh":
-                        raise
-                    logger.warning('%s Here, private-fallback = "fresh": this site begins a fresh one.', error)
-                    self._restarted = True
-        return self._stored
-
-    def _keep(self, state: PrivateState, instruction: Instruction) -> None:
-        """Write this site's private state, unless training diverged."""
-        tensors = state.tensors()
-        if not _is_finite(tensors):
-            raise RunError("the private part diverged (NaN or Inf) and was not kept: lower the learning rates.")
-        self._store(instruction).save(tensors, instruction.round, instruction.private_round)
-
-    @property
-    def _has_private_part(self) -> bool:
-        return self.kit.method.personal_rounds or self.kit.algorithm.keeps_state
-
-    def _begin(self, work: Work, arrays: Arrays, instruction: Instruction, brief: Arrays | None = None) -> None:
-        """Refuse what this site does not work for.
-
-        In a simulation that is a second run of the experiment, where there is a private part to protect. A real site
-        also answers each question once, and bounds what it is asked for, whatever the method.
-        """
-        if self.simulated:
-            if self._has_private_part:
-                self._store(instruction).admit(bind=True)
-            return
-        instruction.require_work(self.node.max_rounds)
-        self._require_attempt(instruction)
-        if work == "train":
-            require_few_steps(self.config, self.node, len(self._rows("train")))
-        config = self.config
-        method = f"{config.algorithm}, {config.peft}, {self.kit.settings['shares']}"
-        asked = {**arrays, **{f"{BRIEF}/{name}": value for name, value in (brief or {}).items()}}
-        self._store(instruction).begin(work, instruction.round, _digest(asked, instruction, config), method)
-
-    def _require_attempt(self, instruction: Instruction) -> None:
-        if not self.simulated and instruction.attempt > self.node.max_attempts:
-            raise PolicyError(f"attempt {instruction.attempt}: this site allows at most {self.node.max_attempts}.")
-
-    def _store(self, instruction: Instruction) -> PrivateStore:
-        """Open the private store: where the node says, else, in a simulation, where the run says."""
-        of_run = ""
-        if self.simulated and not self.node.state_dir:
-            of_run = self.config.state_dir or _shared(instruction.simulation_dir)
-        root = private_folder(self.node, of_run)
-        key = read_key(Path(self.node.key_file)) if self.node.key_file else None
-        attempt = Attempt(instruction.attempt, instruction.token, instruction.secret)
-        node = self.node
-        bounds = (node.max_experiments, node.max_private_bytes, node.max_evaluations)
-        quota = None if self.simulated else Quota(*bounds)
-        return PrivateStore(root, instruction.experiment_id, self.name, attempt, key, quota)
-
     def _reply(self, metrics: Mapping[str, Any]) -> Metrics:
         encoding = self.images.seconds - self._features_before
         reply = {**metrics, **self.discloses.times(time.monotonic() - self._started, encoding)}
-        if self._restarted:
+        if self.keeper.restarted:
             reply[RESTARTED] = 1
         if self.simulated:
             reply[WORKER] = derive_seed(platform.node(), os.getpid())  # process ids repeat on other machines
@@ -338,29 +270,6 @@ def is_simulated(node_config: Mapping[str, Any]) -> bool:
     """
     ray = sys.modules.get("ray")
     return bool(node_config.get("simulation")) or (ray is not None and ray.is_initialized())
-
-
-def _shared(simulation_dir: str) -> str:
-    """Return the folder of a simulation's private branches; raise StateError if the run folder is not visible here."""
-    run = Path(simulation_dir).parent
-    if simulation_dir and not run.is_dir():
-        raise StateError(
-            f"{platform.node()} does not see the run folder {run}: on a Ray cluster choose --out on a disk that all "
-            "machines share, at the same path. Private branches are kept there."
-        )
-    return simulation_dir
-
-
-def _digest(arrays: Arrays, instruction: Instruction, config: RunConfig) -> str:
-    """Return the SHA-256 of all that a message asks of a site."""
-    digest = hashlib.sha256(f"{instruction!r}|{config!r}".encode())
-    for name, value in sorted(arrays.items()):
-        digest.update(f"|{name}|{value.dtype.str}|{value.shape}|".encode() + value.tobytes())
-    return digest.hexdigest()
-
-
-def _is_finite(arrays: Arrays) -> bool:
-    return all(np.isfinite(value).all() for value in arrays.values())
 
 
 def _numpy(tensors: Mapping[str, torch.Tensor]) -> Named:
