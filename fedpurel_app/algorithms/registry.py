@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,7 +62,7 @@ class Method:
         found: Algorithm = import_module(f"fedpurel_app.algorithms.{self.name.replace('-', '_')}").ALGORITHM
         return found
 
-    @property
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """The keys that it reads, and other methods may not."""
         return tuple(option.key for option in self.options) + (OF_PERSONAL_ROUNDS if self.personal_rounds else ())

@@ -133,7 +133,7 @@ def take_steps(
     start = before if anchor is None else [anchor[name] for name in names]
     velocity: list[Tensor | None] = [None] * len(parameters)
     module.train()
-    torch.manual_seed(generator.initial_seed())  # of dropout, where a module has it
+    _seed(generator.initial_seed())  # dropout, where a module has it
     totals: dict[str, Tensor] = {}
     steps = 0
     for rows in _batches(len(data.labels), settings, generator, data.index_device):
@@ -152,6 +152,17 @@ def take_steps(
     squares = torch.stack([(new - old).square().sum() for new, old in zip(after, before, strict=True)])
     visited = Visited(names, before, after, settings.travel(steps), facts, options, memory)
     return {**totals, "drift": squares.sum().sqrt()}, {} if end is None else end(visited), steps
+
+
+def _seed(seed: int) -> None:
+    """Seed torch's own generators.
+
+    ``torch.manual_seed`` does as much, but where there is no GPU it also notes, with a stack trace for each kind of
+    device, that one might come: milliseconds at every visit.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 @torch.no_grad()

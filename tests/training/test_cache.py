@@ -2,8 +2,8 @@ import logging
 import multiprocessing
 import random
 import stat
-from concurrent.futures import ProcessPoolExecutor
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -72,7 +73,7 @@ class Family:
         built: PeftModule = module.build(host, role, options, generator)
         return built
 
-    @property
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """The keys of its options."""
         return tuple(option.key for option in self.options)
