@@ -136,6 +136,7 @@ def test_a_terminal_that_lacks_a_dash_gets_a_plain_one(run, in_utf8, tmp_path, e
     assert "–" in in_utf8 and shown.stdout.decode("ascii") == in_utf8.replace("–", "-")
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_whatever_backend_a_notebook_asks_for(run, tmp_path):
     calls = [["plot", str(run)], ["plot", str(run), "--across", "convergence", "--out", str(tmp_path / "picture")]]
     script = f"from fedpurel_app.cli.main import main; assert not any([main(one) for one in {calls}])"

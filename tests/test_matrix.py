@@ -58,7 +58,7 @@ def test_every_family_runs_under_every_algorithm_or_is_refused(tmp_path, family,
             run(tmp_path, **settings)
         return
     folder = run(tmp_path, **settings)
-    summary, keeps = folder.summary(), method.load().keeps_parts
+    summary, keeps = folder.summary(), method.load().keeps_state
     assert summary["outcome"] == "completed" and summary["rounds"] == 1 + method.personal_rounds
     assert bool(private_files(folder)) == (method.personal_rounds or keeps)
     assert (summary["personalized"] is not None) == method.personalizes
@@ -142,7 +142,8 @@ def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, f
     assert folder.summary()["outcome"] == "completed"
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("fedpurel", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedpurel"])
 def test_with_shares_lora_a_no_b_leaves_a_site(tmp_path, algorithm):
     """FedSA: A is averaged; every site has a B of its own, which is zero at first and trained in global rounds."""
     sent: list[tuple[str, str]] = []

@@ -48,7 +48,7 @@ def test_with_a_run_s_settings_it_says_whether_they_are_served(capsys, tmp_path,
 @pytest.mark.parametrize(
     ("node", "words"),
     [
-        ({"data": "absent"}, "does not exist"),
+        ({"data": "absent"}, "no such folder"),
         ({"state_dir": "file"}, "is a file"),
         ({"key_file": "absent"}, "key-file"),
         ({"pretrained": "absent.safetensors"}, "no such file"),

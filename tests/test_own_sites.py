@@ -59,6 +59,7 @@ def test_a_run_without_data_at_the_server(tmp_path, nodes, home):
     assert {len(np.load(path)) for path in new} <= {len(NAMES)}, "the server's text features, and no site's images"
 
 
+@pytest.mark.slow
 def test_a_run_whose_sites_share_totals_alone_can_be_read(tmp_path, nodes, capsys):
     folder = run(tmp_path, nodes)
 

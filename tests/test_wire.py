@@ -86,6 +86,7 @@ def pixels_of(secrets):
     return next(name for name in secrets["north"] if name.startswith("pixels"))
 
 
+@pytest.mark.slow
 def test_numbers_by_class_are_found_where_the_run_asks_for_them(tmp_path):
     heard, secrets, _ = record(tmp_path, **{"share-class-counts": True})
     for site in HELD:

@@ -10,7 +10,8 @@ from typing import Any
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_csv
 from fedpurel_app.reporting.diagnostics import Table
-from fedpurel_app.reporting.methods import Method, Run, mean_sd, read_methods
+from fedpurel_app.reporting.finished import Run, mean_sd
+from fedpurel_app.reporting.methods import Method, read_methods
 from fedpurel_app.reporting.plots import COLOURS, label, pyplot, save
 from fedpurel_app.reporting.settings import differing
 

@@ -6,7 +6,6 @@ import io
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
@@ -17,8 +16,8 @@ from rich.text import Text
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import csv_text, write_atomically
 from fedpurel_app.reporting.console import COLUMNS, number
-from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.reporting.settings import names, setting, settings
+from fedpurel_app.reporting.finished import Run, completed, grouped, mean_sd
+from fedpurel_app.reporting.settings import label_runs, setting
 
 _MODELS = {"global": "GM", "global_at_sites": "GM at sites", "personalized": "PM"}
 _LEGEND = "in %, mean ± sd. GM: global model, on the server's test set or at sites on theirs; PM: personalized models."
@@ -27,6 +26,7 @@ _NAMING = ("algorithm", "peft", "dataset")
 _TAIL = (
     "dataset",
     "dataset-path",
+    "data",
     "backbone",
     "imbalance-factor",
     "max-per-class",
@@ -35,7 +35,6 @@ _TAIL = (
     "group-by",
 )
 
-Run = tuple[dict[str, Any], dict[str, Any]]  # settings and summary
 Row = tuple[str, dict[str, dict[str, list[float]]], list[int]]
 
 
@@ -116,49 +115,38 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _completed(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Read settings and summary of all completed runs, the last of each seed and setting; note the others."""
-    found: dict[tuple[Any, ...], tuple[Run, Path]] = {}
-    notes, data_paths = [], dict[str, str]()
+    """Read all completed runs, the last of each seed and setting; note the others."""
+    found: dict[tuple[Any, ...], Run] = {}
+    places, notes = dict[str, str](), []
     for path in paths:
         try:
-            folder = RunFolder.open(path)
-            config, summary = settings(folder), folder.summary()
+            run = completed(path, places)
         except StateError as error:
             notes.append(f"left out: {error}")
             continue
-        if not summary or summary["outcome"] != "completed":
-            notes.append(f"left out, not completed: {path}")
-            continue
-        # The same data in two places are no difference.
-        config["dataset-path"] = data_paths.setdefault(config.pop("data"), config["dataset-path"])
-        key = (config["seed"], *setting(config))
+        key = (run.seed, *setting(run.settings))
         if key in found:
-            notes.append(f"left out, a later run has the same settings and seed: {found[key][1]}")
-        found[key] = ((config, summary), path)
-    return [run for run, _ in found.values()], notes
+            notes.append(f"left out, a later run has the same settings and seed: {found[key].folder.path}")
+        found[key] = run
+    return list(found.values()), notes
 
 
 def _rows(done: Sequence[Run]) -> list[Row]:
     """Group runs that differ in free keys only; zero-shot has a row for each data set and long tail."""
     rows: list[Row] = []
-    tails = _groups(done, _TAIL)
-    for name, members in zip(names([members[0][0] for members in tails], ("dataset",), _TAIL), tails, strict=True):
-        one = {summary.get("seed", 0): summary for _, summary in members}
-        zero_shot = {"global": _columns([summary.get("zero_shot") for summary in one.values()])}
-        empty = {model: _columns([]) for model in _MODELS}
-        rows.append((f"zero-shot, {name}", {**empty, **zero_shot}, sorted(one)))
-    groups = _groups(done, None)
-    for name, members in zip(names([members[0][0] for members in groups], _NAMING, None), groups, strict=True):
-        table = {model: _columns([summary.get(model) for _, summary in members]) for model in _MODELS}
-        rows.append((name, table, sorted(summary.get("seed", 0) for _, summary in members)))
+    tails, empty = grouped(done, _TAIL), {model: _columns([]) for model in _MODELS}
+    for name, members in zip(_labels(tails, ("dataset",), _TAIL), tails, strict=True):
+        one = {run.seed: run.summary.get("zero_shot") for run in members}
+        rows.append((f"zero-shot, {name}", {**empty, "global": _columns(list(one.values()))}, sorted(one)))
+    groups = grouped(done)
+    for name, members in zip(_labels(groups, _NAMING, None), groups, strict=True):
+        table = {model: _columns([run.summary.get(model) for run in members]) for model in _MODELS}
+        rows.append((name, table, sorted(run.seed for run in members)))
     return rows
 
 
-def _groups(done: Sequence[Run], keys: Iterable[str] | None) -> list[list[Run]]:
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in done:
-        groups.setdefault(setting(run[0], keys), []).append(run)
-    return list(groups.values())
+def _labels(groups: Sequence[Sequence[Run]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
+    return label_runs([members[0].settings for members in groups], naming, among)
 
 
 def _columns(scores: Sequence[dict[str, float | None] | None]) -> dict[str, list[float]]:
@@ -171,10 +159,12 @@ def _columns(scores: Sequence[dict[str, float | None] | None]) -> dict[str, list
 def _numbers(values: Sequence[float]) -> list[str]:
     if not values:
         return ["", ""]
-    return [f"{fmean(values):.4f}", f"{stdev(values):.4f}" if len(values) > 1 else ""]
+    mean, sd = mean_sd(values)
+    return [f"{mean:.4f}", "" if sd is None else f"{sd:.4f}"]
 
 
 def _mean_sd(values: Sequence[float]) -> str:
     if not values:
         return number(None)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    mean, sd = mean_sd(values)
+    return f"{mean:.1f}" + ("" if sd is None else f" ± {sd:.1f}")

@@ -62,13 +62,13 @@ def differing(configs: Sequence[Mapping[str, Any]], among: Iterable[str] | None 
     ]
 
 
-def names(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
+def label_runs(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], among: Iterable[str] | None) -> list[str]:
     """Label each run by its method and by the keys that differ among the runs that read them."""
     used = [without_idle(config) for config in configs]
     varying = [
         key
         for key in (configs[0] if among is None else among)
-        if key not in naming and key not in FREE and len({str(one[key]) for one in used if key in one}) > 1
+        if key not in (*naming, "data") and key not in FREE and len({str(one[key]) for one in used if key in one}) > 1
     ]
     return [
         clean(", ".join([*(str(one[key]) for key in naming), *(f"{key} {one[key]}" for key in varying if key in one)]))

@@ -153,7 +153,7 @@ def test_unknown_classes_are_all_named(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "does not exist. It should be a folder with one folder of images per class"),
+        (lambda path: None, "no such folder. It should be a folder with one folder of images per class"),
         (lambda path: path.mkdir(), "has no folders in it"),
         (lambda path: (path / "cat").mkdir(parents=True), "holds no training image"),
         (lambda path: write_images(path, {"cat": [1], "dog": [2]}), "no image to test on"),

@@ -71,6 +71,7 @@ def test_dirichlet_test_parts_match_the_training_parts(splits: Splits):
     assert distance.max() <= 1 / 40 + 1 / 80  # rounding of 40 test images and of at least 80 training images
 
 
+@pytest.mark.slow
 def test_no_site_is_favoured():
     """Over many seeds every site has as many images of the smallest classes, and as many classes, as any other."""
     labels = np.repeat(np.arange(40), [60] * 10 + [1] * 30)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.labels import label_problem
-from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, FeatureSplit, Floats, Source, TextClassifier
+from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, FeatureSplit, Floats, Source, TextClassifier, require_there
 
 _LOGARITHMS = (2.6, 4.62)  # from just below log(1 / 0.07) to just above log(100)
 
@@ -76,8 +76,7 @@ def _read(
     path: Path, key: str, needed: tuple[str, ...], texts: bool
 ) -> tuple[dict[str, FeatureSplit], list[str], dict[str, npt.NDArray[Any]]]:
     """Read and check a file; give its parts, those needed at least, its class names and all its arrays."""
-    if not path.is_file():
-        raise DataError(f'{key} = "{path}": no such file. It should be an .npz file of precomputed features.')
+    require_there(path, key, "It should be an .npz file of precomputed features.", "file")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

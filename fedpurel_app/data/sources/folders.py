@@ -18,7 +18,7 @@ from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.inspection import faults_of_files
 from fedpurel_app.data.sources.listing import Listing, find_parts, folders_in, list_images
 from fedpurel_app.data.sources.opening import RULES, open_image
-from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, Ints, Source
+from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, Ints, Source, require_there
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,10 +89,7 @@ def load_imagefolder(path: str, max_per_class: int) -> Source:
     DataError
         When the folder is not of that form.
     """
-    root = Path(path)
-    where = f'dataset-path = "{printable(path)}"'
-    if not path or not root.is_dir():
-        raise DataError(f"{where}: no such folder. {_FORM}")
+    root, where = require_there(path, "dataset-path", _FORM, "folder"), f'dataset-path = "{printable(path)}"'
     folders = folders_in(root)
     parts, others = find_parts(folders, where)
     if set(parts) != {"train", "test"}:

@@ -14,7 +14,7 @@ from fedpurel_app.core.errors import DataError
 from fedpurel_app.core.names import listed
 from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.opening import RULES
-from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, Ints, Source, Split
+from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, Ints, Source, Split, require_there
 from fedpurel_app.data.sources.tables import KnownSplit, TableSplit, facts_of, names_in, refuse_other_names
 
 
@@ -70,10 +70,7 @@ class HubData:
         if not path:
             splits, facts = self._survey("")
             return self._source(facts, splits["train"], splits["test"])
-        if not Path(path).is_dir():
-            raise DataError(
-                f'dataset-path = "{path}": no such folder. It should hold the parquet files of {self.repository}.'
-            )
+        require_there(path, "dataset-path", f"It should hold the parquet files of {self.repository}.", "folder")
         # Of files on this disk all is remembered: the library takes seconds to import, at every message of a site.
         form = (self.title, self.image, self.label, self.superclass, self.test, self.class_name.__name__)
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())

@@ -23,7 +23,7 @@ from fedpurel_app.data.sources.folders import FileSplit, labelled_files
 from fedpurel_app.data.sources.inspection import Lookable
 from fedpurel_app.data.sources.listing import Listing, find_parts, folders_in, is_part_name, list_images
 from fedpurel_app.data.sources.parquet import read_parquet
-from fedpurel_app.data.sources.source import NO_ROWS, PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split
+from fedpurel_app.data.sources.source import NO_ROWS, PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split, require_there
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -147,8 +147,7 @@ def _read(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]:
         return *read_features(path), []
     if path.suffix == ".parquet":
         return read_parquet(path)
-    if not path.is_dir():
-        raise DataError(f'data = "{path}" does not exist. It should be {_FORMS}.')
+    require_there(path, "data", f"It should be {_FORMS}.", "folder")
     listings, notes = _list_parts(path)
     if any(listing.files for listing in listings.values()):
         if any(path.glob("*.parquet")):

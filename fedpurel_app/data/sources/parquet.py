@@ -13,7 +13,7 @@ from fedpurel_app.core.names import listed
 from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.listing import file_role
 from fedpurel_app.data.sources.opening import RULES
-from fedpurel_app.data.sources.source import Split
+from fedpurel_app.data.sources.source import Split, require_there
 from fedpurel_app.data.sources.tables import KnownSplit, TableSplit, columns_of, facts_of, names_in
 
 Files = Mapping[str, Sequence[Path]]
@@ -43,8 +43,7 @@ def read_parquet(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]
         When they cannot be read, have not one column of images and one of labels with names, or have rows without
         an image or a label.
     """
-    if not path.exists():
-        raise DataError(f'data = "{path}" does not exist.')
+    require_there(path, "data", "It should be a parquet file, or a folder of them.", "file or folder")
     parts, notes = _parts(path)
     if not parts["train"]:
         raise DataError(f'data = "{path}": all parquet files are a test part by their names; there must be others.')

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from fedpurel_app.core.errors import DataError
+from fedpurel_app.core.names import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,3 +103,34 @@ class Source:
     superclass: tuple[int, ...] | None = None
     classifier: TextClassifier | None = None
     notes: tuple[str, ...] = ()
+
+
+Kind = Literal["file", "folder", "file or folder"]
+
+
+def require_there(path: str | Path, key: str, form: str, kind: Kind) -> Path:
+    """Return the path of a data set.
+
+    Parameters
+    ----------
+    path : str or Path
+    key : str
+        Which named it.
+    form : str
+        A sentence on what should be there.
+    kind : {"file", "folder", "file or folder"}
+
+    Raises
+    ------
+    DataError
+        When nothing of the kind is there, or can be looked at.
+    """
+    place, named = Path(path), f'{key} = "{printable(str(path))}"'
+    try:
+        there = {"file": place.is_file, "folder": place.is_dir, "file or folder": place.exists}[kind]()
+    except (OSError, ValueError) as error:  # a name too long, a folder that is closed, a zero byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{named} cannot be read ({reason}). {form}") from error
+    if not there or not str(path):
+        raise DataError(f"{named}: no such {kind}. {form}")
+    return place
