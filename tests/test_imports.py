@@ -80,12 +80,8 @@ CASES: dict[str, tuple[Callable[[Path], Path] | None, dict[str, Any], dict[str, 
 }
 
 
-FAST = ("an iid part of a folder",)  # each imports all that is heavy, twice where it is known only after the first
-
-
-@pytest.mark.parametrize(
-    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.slow  # each imports all that is heavy, twice where it is known only after the first
+@pytest.mark.parametrize("case", CASES)
 def test_no_message_of_a_real_site_imports_what_takes_seconds(tmp_path, case):
     make, settings, node = CASES[case]
     node = {"site": "a", "state-dir": str(tmp_path / "state"), **node}
