@@ -48,10 +48,12 @@ def unread(*arguments, both=False):
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
+@pytest.mark.slow
 def test_a_command_that_nobody_reads_ends_well_and_without_a_word(tmp_path, run, arguments):
     names = {"run": run.path, "out": tmp_path, "data": run.path.parent / "features.npz"}
     assert unread(*[argument.format(**names) for argument in arguments]) == (0, "")
 
 
+@pytest.mark.slow
 def test_errors_keep_their_exit_code_when_nobody_reads_them(tmp_path):
     assert unread("show", tmp_path)[0] == 2 and unread("show", tmp_path, both=True)[0] == 2

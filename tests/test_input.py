@@ -126,6 +126,7 @@ def in_utf8(run):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
+@pytest.mark.slow
 def test_a_terminal_that_lacks_a_dash_gets_a_plain_one(run, in_utf8, tmp_path, encoding):
     compared, shown = (
         command(*arguments, PYTHONIOENCODING=encoding)

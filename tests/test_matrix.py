@@ -85,20 +85,16 @@ def test_methods_of_text_features_work_with_an_adapted_text_tower(tmp_path, meth
         {"peft": "prompt", "class_specific_context": True, "context_position": "middle"},
         {"peft": "prompt", "augment": "crop-flip"},
         {"peft": "adapter", "template": "a drawing of a {}."},
-        *(
-            pytest.param(options, marks=pytest.mark.slow)
-            for options in (
-                {"peft": "lora", "lora_tower": "both", "lora_blocks": "0-1", "lora_projections": "q,v"},
-                {"peft": "visual-prompt", "prompt_depth": "shallow", "prompt_tokens": 3},
-                {"peft": "prompt", "context_words": "a photo of a", "precision": "bf16"},
-                {"peft": "lora", "precision": "bf16"},
-                {"peft": "text-residual", "augment": "views", "views": 2},
-                {"peft": "lora", "augment": "views", "views": 2},
-                {"peft": "visual-prompt", "augment": "crop-flip"},
-            )
-        ),
+        {"peft": "lora", "lora_tower": "both", "lora_blocks": "0-1", "lora_projections": "q,v"},
+        {"peft": "visual-prompt", "prompt_depth": "shallow", "prompt_tokens": 3},
+        {"peft": "prompt", "context_words": "a photo of a", "precision": "bf16"},
+        {"peft": "lora", "precision": "bf16"},
+        {"peft": "text-residual", "augment": "views", "views": 2},
+        {"peft": "lora", "augment": "views", "views": 2},
+        {"peft": "visual-prompt", "augment": "crop-flip"},
     ],
 )
+@pytest.mark.slow
 def test_options_of_families_run(tmp_path, options):
     assert run(tmp_path, **options).summary()["outcome"] == "completed"
 
@@ -113,14 +109,9 @@ def test_a_family_inside_the_image_tower_repeats_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "form"),
-    [
-        ("prompt", "safetensors"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("prompt", "pt"), ("lora", "safetensors"), ("lora", "pt"))
-        ),
-    ],
+    [("prompt", "safetensors"), ("prompt", "pt"), ("lora", "safetensors"), ("lora", "pt")],
 )
+@pytest.mark.slow
 def test_a_local_checkpoint_of_an_open_clip_model(tmp_path, monkeypatch, form, family):
     """A model of open_clip's list, made small here, from a file in either form."""
     architecture = {

@@ -84,6 +84,7 @@ def test_a_run_whose_sites_share_totals_alone_can_be_read(tmp_path, nodes, capsy
     assert code == 2 and f"`fedpurel run --superlink CONNECTION --resume {folder.path}`" in err
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_by_label_where_only_the_server_knows_them(tmp_path, nodes, capsys):
     folder = run(tmp_path, nodes, **{"dataset-path": str(tmp_path / "north")})
     summary, rows = folder.summary(), folder.read_csv("classes.csv")
@@ -96,6 +97,7 @@ def test_classes_are_drawn_by_label_where_only_the_server_knows_them(tmp_path, n
     )
 
 
+@pytest.mark.slow
 def test_no_simulation_is_advised_to_sites_with_data_of_their_own(tmp_path, nodes, caplog):
     run(tmp_path, nodes)
     assert "on sites (5 classes); 3 sites" in caplog.text

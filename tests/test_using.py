@@ -73,7 +73,8 @@ def call(capsys, *arguments):
 # --- predict ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["prompt", pytest.param("visual-prompt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["prompt", "visual-prompt"])
+@pytest.mark.slow
 def test_predictions_have_the_accuracy_that_the_run_reports(run, images, capsys, family):
     """Of the global model on the server's test set, and of every personalized one on its site's part."""
     folder, (paths, labels) = run(family), images
