@@ -9,11 +9,12 @@ from typing import Any
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_csv
+from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.diagnostics import Table
 from fedpurel_app.reporting.finished import Run, mean_sd
 from fedpurel_app.reporting.methods import Method, read_methods
 from fedpurel_app.reporting.plots import COLOURS, label, pyplot, save
-from fedpurel_app.reporting.settings import differing
+from fedpurel_app.reporting.settings import data_in_words, differing
 
 # Okabe and Ito's palette without its yellow, too light for lines; methods beyond it differ by their markers.
 _CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -67,13 +68,14 @@ def balancedness(methods: Sequence[Method], figure: Any) -> Table:
     axes = figure.subplots()
     reference = _zero_shot(methods[0], "balancedness")
     rows: list[list[Any]] = [["zero-shot", "zero-shot", reference, None, _seeds(methods[0])]]
+    reasons: dict[str, list[str]] = {}
     for place, method in enumerate(methods):
         shared = [run.global_score("balancedness") for run in method.runs]
         own = [run.personalized_score("balancedness") for run in method.runs]
         bars = {"GM": (place - 0.2, COLOURS["global"], shared)}
         if lacking := [run for run, score in zip(method.runs, own, strict=True) if score is None]:
-            why = textwrap.fill(f"no PM: {lacking[0].why_not_personalized()}", 14)
-            axes.text(place + 0.2, 0.5, why, rotation=90, ha="center", va="bottom", fontsize=7, color="#666666")
+            reasons.setdefault(lacking[0].why_not_personalized(), []).append(method.name)
+            axes.text(place + 0.2, 0.5, "no PM", rotation=90, ha="center", va="bottom", fontsize=8, color="#666666")
         else:
             bars["PM"] = (place + 0.2, COLOURS["personalized"], [score for score in own if score is not None])
         for model, (x, colour, scores) in bars.items():
@@ -87,6 +89,7 @@ def balancedness(methods: Sequence[Method], figure: Any) -> Table:
     axes.set(xlim=(-0.5, len(methods) - 0.5), ylabel=f"Balancedness x 100 ({_spread(methods[0])})")
     axes.set_title("Balancedness of global (GM) and personalized (PM) models")
     axes.margins(y=0.1)
+    _foot(figure, methods, *(f"no PM: {why} ({', '.join(names)})" for why, names in reasons.items()))
     label(axes, [(reference, f"zero-shot {reference:.1f}", "black")])
     return ["method", "model", "balancedness_mean", "balancedness_sd", "seeds"], rows
 
@@ -116,9 +119,10 @@ def sweep(methods: Sequence[Method], figure: Any) -> Table:
                 [weight, column, model, *point, _seeds(method)]
                 for weight, method, point in zip(weights, methods, points, strict=True)
             ]
-        axes.set_xticks(places, [f"{weight:g}" for weight in weights])
+        axes.set_xticks(places, [f"{weight:g}" for weight in weights], rotation=60 if len(weights) > 6 else 0)
         axes.set(title=title, xlabel="λ, not to scale", ylabel="accuracy at the sites [%]")
         label(axes, ends)
+    _foot(figure, methods, methods[0].name.partition(",")[0])
     return ["private_weight", "classes", "model", "accuracy_mean", "accuracy_sd", "seeds"], rows
 
 
@@ -140,6 +144,7 @@ def convergence(methods: Sequence[Method], figure: Any) -> Table:
             rows += [[method.name, column, step, *p, _seeds(method)] for step, p in zip(steps, points, strict=True)]
         axes.set(title=title, xlabel="global rounds", ylabel="accuracy of the global model [%]")
         label(axes, ends)
+    _foot(figure, methods)
     return ["method", "classes", "global_round", "accuracy_mean", "accuracy_sd", "seeds"], rows
 
 
@@ -148,6 +153,15 @@ PICTURES: dict[str, Callable[[Sequence[Method], Any], Table]] = {
     "sweep": sweep,
     "convergence": convergence,
 }
+
+
+def _foot(figure: Any, methods: Sequence[Method], *more: str) -> None:
+    """Write below a picture what it is of."""
+    settings = methods[0].settings
+    data = f"{settings['peft']} on {settings['dataset']}, {data_in_words(settings)}; seed {_seeds(methods[0])}"
+    figure.supxlabel(
+        "\n".join(textwrap.fill(clean(line, 400), 150) for line in (data, *more)), fontsize=7, color="#666666"
+    )
 
 
 def _line(axes: Any, x: Sequence[int], points: Sequence[tuple[float, float | None]], colour: str, marker: str) -> None:
