@@ -1,0 +1,19 @@
+"""Rules that join several keys, a file for each subject."""
+
+from __future__ import annotations
+
+from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.rules.base import Rule
+from fedpurel_app.config.rules.data import data_rules, site_rules
+from fedpurel_app.config.rules.model import model_rules
+from fedpurel_app.config.rules.paths import path_rules
+from fedpurel_app.config.rules.privacy import privacy_rules
+from fedpurel_app.config.rules.rounds import round_rules
+
+__all__ = ["Rule", "broken_rules"]
+
+
+def broken_rules(config: RunConfig) -> list[Rule]:
+    """List the rules that settings break, each valid by itself."""
+    parts = (model_rules, data_rules, site_rules, round_rules, privacy_rules, path_rules)
+    return [rule for part in parts for rule in part(config) if rule.is_broken]

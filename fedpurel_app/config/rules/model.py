@@ -1,0 +1,38 @@
+"""Rules of methods and PEFT families."""
+
+from __future__ import annotations
+
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config.idle import idle_keys
+from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.rules.base import Rule, rule
+from fedpurel_app.config.text import to_toml
+
+
+def model_rules(config: RunConfig) -> list[Rule]:
+    """List the rules of methods and PEFT families, from their registries."""
+    values = config.model_dump(by_alias=True)
+    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    method = METHODS[config.algorithm]
+    unfit = method.unfit(values)
+    return [
+        *(
+            rule(
+                f"algorithm peft {key}",
+                values[key] != defaults[key],
+                f"{key} = {to_toml(values[key])}: {why}. Drop it.",
+            )
+            for key, why in idle_keys(values).items()
+        ),
+        rule(
+            " ".join(["algorithm peft dataset", *method.keys]),
+            bool(unfit),
+            f'algorithm = "{method.name}" cannot be used here: {unfit}.',
+        ),
+        rule(
+            "backbone pretrained",
+            config.backbone == "demo" and config.pretrained != defaults["pretrained"],
+            f'pretrained = "{config.pretrained}" has no use with backbone = "demo", which has one set of weights: drop '
+            'it, or name another backbone, as "ViT-B-16".',
+        ),
+    ]
