@@ -15,6 +15,7 @@ from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import DiskFullError
 from fedpurel_app.core.progress import Event, read
 from fedpurel_app.experiment import Experiment
+from fedpurel_app.training import encoding
 from fedpurel_app.training import feature_store as module
 
 image_features: Callable[..., np.ndarray] = module.image_features  # of stand-ins for a split and a backbone
@@ -104,7 +105,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, backbone):
 
 
 def test_interrupted_work_goes_on_where_it_stopped(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr(module, "_REPORT", 0.0)  # progress is written down after every batch
+    monkeypatch.setattr(encoding, "_REPORT", 0.0)  # progress is written down after every batch
     whole, calls = backbone.encode_pixels, []
 
     def fail_at_the_third(pixels):
@@ -123,7 +124,7 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, backbone, monkeypat
 
 
 def test_what_it_says_of_its_progress_is_what_people_are_shown(tmp_path, backbone, monkeypatch, caplog):
-    monkeypatch.setattr(module, "_REPORT", -1.0)
+    monkeypatch.setattr(encoding, "_REPORT", -1.0)
     backbone.image_size, backbone.checkpoint = 1, SimpleNamespace(preprocessing={})
     with caplog.at_level(logging.INFO, "flwr.fedpurel"):
         image_features(Numbers(300), backbone, tmp_path)
@@ -220,10 +221,10 @@ def test_features_are_those_of_the_whole_split_whoever_asked_first(tmp_path, cou
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".npy", ".lock"}, "whole at last"
 
 
-@pytest.mark.parametrize("batch", [64, pytest.param(module._BATCH, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch", [64, pytest.param(encoding._BATCH, marks=pytest.mark.slow)])
 def test_the_real_towers_give_the_bits_of_the_whole_split(tmp_path, monkeypatch, batch):
     """In a first batch, and in one that is smaller."""
-    monkeypatch.setattr(module, "_BATCH", batch)
+    monkeypatch.setattr(encoding, "_BATCH", batch)
     experiment = Experiment(load_config({"dataset": "shapes"}), tmp_path)
     backbone, source = experiment.kit.backbone, experiment.federation.source.test
 
