@@ -35,11 +35,12 @@ from benchmarks.plain import Plain
 from fedpurel_app.algorithms.fedpurel import global_step, residual_step
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule, load_parameters, parameters_of
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import SgdSettings, train
+from fedpurel_app.training.local import train
 
 
 def class_names(count: int) -> tuple[str, ...]:

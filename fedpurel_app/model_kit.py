@@ -18,12 +18,12 @@ from fedpurel_app.config import RunConfig
 from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.feature_store import text_features
-from fedpurel_app.training.local import SgdSettings
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Named = dict[str, npt.NDArray[np.float32]]

@@ -138,7 +138,8 @@ from torch import nn
 from fedpurel_app.algorithms.fedpurel import global_step
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import SgdSettings, train
+from fedpurel_app.core.sgd import SgdSettings
+from fedpurel_app.training.local import train
 class Linear(nn.Module):
     def __init__(self):
         super().__init__()

@@ -12,6 +12,7 @@ from fedpurel_app.algorithms.base import Facts, Models, Visit
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.functional import tkl
 from fedpurel_app.models import backbone as backbones
 from fedpurel_app.models.backbone import Backbone, load_backbone
@@ -19,7 +20,7 @@ from fedpurel_app.models.checkpoints import Checkpoint
 from fedpurel_app.models.peft.base import Host, parameters_of
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData, all_logits
-from fedpurel_app.training.local import SgdSettings, take_steps
+from fedpurel_app.training.local import take_steps
 
 DEFAULTS = RunConfig().model_dump(by_alias=True)
 NAMES = ("red circle", "blue star", "green heart")
@@ -110,7 +111,7 @@ def facts(one):
 def visit(method, settings, module, images, phase, anchor, one):
     rule = method.load().visits[phase].rule
     order = torch.Generator().manual_seed(0)
-    totals, _, steps = take_steps(
+    totals, steps = take_steps(
         module, images, rule, SgdSettings(0.1, 0.9, 1e-4, 4, 2), order, method.chosen(settings), facts(one), anchor
     )
     assert steps == 6 and all(value.device.type == "cuda" for value in totals.values())

@@ -9,13 +9,14 @@ from fedpurel_app.algorithms.base import Batch, Facts
 from fedpurel_app.algorithms.fedpurel import global_step
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.functional import match_temperature
 from fedpurel_app.functional.temperature import entropy_range
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft.base import Host, parameters_of
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import SgdSettings, train
+from fedpurel_app.training.local import train
 from tests.functional.test_temperature import exact_entropy, families
 from tests.support import run_tiny
 
@@ -40,7 +41,7 @@ def trained(name, device):
     inputs = pixels if module.takes_pixels else features
     data = LocalData(inputs, labels, host.zero_shot_logits(features))
     settings, order = SgdSettings(0.01, 0.9, 5e-4, 32, 1), torch.Generator().manual_seed(2)
-    metrics, _ = train(module, data, global_step, settings, order, METHODS["fedpurel"].defaults())
+    metrics = train(module, data, global_step, settings, order, METHODS["fedpurel"].defaults())
     return {key: value.cpu() for key, value in parameters_of(module).items()}, metrics
 
 

@@ -540,7 +540,7 @@ def test_a_diverged_private_branch_is_not_kept(tmp_path, monkeypatch):
     def diverge(module, *others):
         for _, value in module.named_parameters():
             value.data.fill_(math.nan)
-        return {"loss": 1.0}, {}
+        return {"loss": 1.0}
 
     def choose(module, data, rule, *rest):
         return (diverge if rule is residual_step else train)(module, data, rule, *rest)

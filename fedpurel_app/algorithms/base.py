@@ -36,7 +36,7 @@ __all__ = [
     "shared_alone",
 ]
 
-End = Callable[[Visited], Mapping[str, float]]
+End = Callable[[Visited], None]
 Rule = Callable[[Batch], tuple[list[Tensor], Metrics]]  # the gradient of every parameter, and what is reported
 Names = Callable[[Sequence[str], Options], Collection[str]]  # from all names, in the module's order, to some
 Compose = Callable[[Callable[[Role], PeftModule], Options], PeftModule]  # from a maker of the family's modules
@@ -62,8 +62,7 @@ class Visit:
     reference : {"zero-shot", "global"}
         Whose logits a batch has beside the module's own.
     end : callable or None
-        Brings the memory up to date when the last step is taken, and returns the numbers that the method's part at the
-        server needs. They are sent whatever a site's settings say of metrics.
+        Brings the memory up to date when the last step is taken.
     """
 
     rule: Rule

@@ -2,11 +2,16 @@
 
     y <- y - eta (g(y) + c - c_k)                                                                  (Algorithm 1, line 9)
     c_k' = c_k - c + (x - y) / (K eta)                                             (line 12, option II; stays at site k)
-    c' = c + |S|/N mean over S of (c_k' - c_k)                                                  (line 17, at the server)
+    c' = c + sum over S of n_k/n (c_k' - c_k)                                                   (line 17, at the server)
 
-x: the shared parameters as received; y: after K steps; S: the cohort of N sites. The server finds c_k' - c_k from what
-site k sends anyway, and K eta, so no control variate of a site leaves it. Our reading where steps have momentum: for
-K eta stands the way that a constant gradient of 1 goes in them; x is averaged by numbers of images, as in FedAvg.
+x: the shared parameters as received; y: after K steps; S: the cohort; n_k of all n images are at site k. Our reading:
+the paper weighs all sites alike, in x and in c; here x is averaged by numbers of images, as by FedAvg, and so is c, or
+the two would belong to different objectives. Where steps have momentum, for K eta stands the way that a constant
+gradient of 1 goes in them.
+
+The server finds c_k' - c_k from what site k sends anyway. So c_k is no secret from it, and stays at the site because it
+is needed there. A site whose c_k is lost (``private-fallback = "fresh"``) begins again at 0, and c keeps the share of
+the old one.
 
 References
 ----------
@@ -27,21 +32,22 @@ from fedpurel_app.core.phase import Phase
 
 
 def controlled_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
-    """Return g + c - c_k."""
+    """Return g + c - c_k; raises ValueError when c has other shapes than the parameters."""
     gradients, metrics = task_step(batch)
     names, c, c_k = [name for name, _ in batch.module.named_parameters()], batch.facts.brief, batch.memory
+    if any(name in c and c[name].shape != task.shape for name, task in zip(names, gradients, strict=True)):
+        raise ValueError("the server's control variate has other shapes than the parameters")
     return [
         task + (c[name] - c_k[name]) if name in c else task  # what is not sent has no c
         for name, task in zip(names, gradients, strict=True)
     ], metrics
 
 
-def next_control(visited: Visited) -> Mapping[str, float]:
-    """Put c_k' in the place of c_k; return K eta."""
+def next_control(visited: Visited) -> None:
+    """Put c_k' in the place of c_k."""
     for name, x, y in zip(visited.names, visited.before, visited.after, strict=True):
         if name in visited.facts.brief:
             visited.memory[name] += (x - y) / visited.travel - visited.facts.brief[name]
-    return {"travel": visited.travel}
 
 
 def no_control(parameters: Mapping[str, Tensor]) -> Memory:

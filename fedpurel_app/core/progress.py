@@ -7,6 +7,8 @@ from enum import StrEnum
 from logging import INFO, Logger
 from typing import Any, NamedTuple
 
+from fedpurel_app.core.names import clean, is_printable
+
 
 class Event(StrEnum):
     """What such a line tells of."""
@@ -50,13 +52,16 @@ def read(line: str) -> Note | None:
     --------
     >>> read('{"text": "5 of 9 images, 1.0 min left", "event": "encoding"}')
     Note(event=<Event.ENCODING: 'encoding'>, text='5 of 9 images, 1.0 min left', path='')
+    >>> read('{"text": "Encoded 9 images", "event": "encoded"} [repeated 3x across cluster]').text
+    'Encoded 9 images'
     >>> read('no usable reply from a: {"text": "", "event": "run-folder", "path": "/etc"}') is None
     True
     """
     if not line.startswith("{"):
         return None
     try:
-        found: Any = json.loads(line)
-        return Note(Event(found["event"]), str(found["text"]), str(found.get("path", "")))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found: Any = json.JSONDecoder().raw_decode(line)[0]  # Ray writes behind a line how often it came
+        event, text, path = Event(found["event"]), clean(str(found["text"]), 1000), str(found.get("path", ""))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    return Note(event, text, path) if is_printable(path) else None

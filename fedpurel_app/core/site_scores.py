@@ -73,7 +73,7 @@ def pool_sites(
         over_all = pool(one.over_classes() for one in known) or ClassCounts.zeros(1)
         summary = summarize(pool(by_class) or over_all, groups if by_class else None, power, sigma)
         if not by_class:
-            summary["balancedness"] = None
+            summary = dict.fromkeys(summary)  # of totals, no score of classes is known
         summary["pooled"] = None if over_all.accuracy is None else 100 * over_all.accuracy
         summary["all"] = float(np.mean(accuracies)) if accuracies else None
         summary["sd"] = float(np.std(accuracies)) if accuracies else None

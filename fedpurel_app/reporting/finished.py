@@ -84,7 +84,7 @@ def completed(path: Path, places: dict[str, str]) -> Run:
     folder = RunFolder.open(path)
     config, summary = settings(folder), folder.summary()
     if not summary or summary["outcome"] != "completed":
-        raise StateError(f"{path} holds a run that is not completed; complete it, or leave it out.")
+        raise StateError(f"{path} holds a run that is not completed: resume it first.")
     config["dataset-path"] = places.setdefault(config["data"], config.get("dataset-path", ""))
     return Run(folder, config, summary)
 

@@ -31,7 +31,11 @@ class LiveView:
         self._log: LogLines | None = None
         self._noted = -_BETWEEN
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._phase = "starting"
         self._task = self._progress.add_task(self._phase, total=None)
@@ -80,7 +84,7 @@ class LiveView:
             case Event.ENCODED:
                 self._progress.update(self._task, description=self._phase)
             case Event.ENCODING:
-                self._progress.update(self._task, description=note.text)
+                self._progress.update(self._task, description=as_printed(note.text))
                 if not self._console.is_terminal and time.monotonic() - self._noted >= _BETWEEN:
                     self._noted = time.monotonic()
                     self._print(note.text)

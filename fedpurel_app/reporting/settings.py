@@ -70,7 +70,12 @@ def label_runs(configs: Sequence[Mapping[str, Any]], naming: Sequence[str], amon
         for key in (configs[0] if among is None else among)
         if key not in (*naming, "data") and key not in FREE and len({str(one[key]) for one in used if key in one}) > 1
     ]
-    return [
+    labels = [
         clean(", ".join([*(str(one[key]) for key in naming), *(f"{key} {one[key]}" for key in varying if key in one)]))
         for one in used
+    ]
+    # Equal ones differ in nothing but what lay at the path of their data.
+    return [
+        f"{label}, data {clean(str(one.get('data')), 8)}" if labels.count(label) > 1 else label
+        for label, one in zip(labels, used, strict=True)
     ]

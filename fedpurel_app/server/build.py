@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.config import RunConfig
+from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.strategies import Aggregation, FedPuReL, Schedule
@@ -54,7 +55,7 @@ def build_strategy(
         min_replies=config.min_replies,
         max_failed_rounds=config.max_failed_rounds,
         keeps_state=kit.algorithm.keeps_state,
-        part=load_part(kit.method.part, kit.options),
+        part=load_part(kit.method.part, kit.options, kit.sgd(Phase.GLOBAL)),
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,
         num_sites=config.num_sites,

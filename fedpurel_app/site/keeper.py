@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from fedpurel_app.config import NodeConfig, RunConfig, require_few_steps
 from fedpurel_app.core.errors import PolicyError, RunError, StateError, UnusableBranchError
-from fedpurel_app.core.records import BRIEF, Arrays, Instruction
+from fedpurel_app.core.records import Arrays, Instruction
 from fedpurel_app.site.data_paths import private_folder
 from fedpurel_app.site.private_quota import Quota
 from fedpurel_app.site.private_store import PrivateStore
@@ -47,7 +48,12 @@ class Keeper:
         self._state: PrivateState | None = None  # once it is read
 
     def begin(
-        self, work: Work, arrays: Arrays, instruction: Instruction, images: int = 0, brief: Arrays | None = None
+        self,
+        work: Work,
+        arrays: Arrays,
+        instruction: Instruction,
+        images: Callable[[], int] = int,
+        brief: Arrays | None = None,
     ) -> None:
         """Refuse what this site does not work for.
 
@@ -60,8 +66,8 @@ class Keeper:
         arrays : mapping of str to ndarray
             The shared parameters.
         instruction : Instruction
-        images : int
-            To be trained on.
+        images : callable
+            Counts those to be trained on; not called for what is refused before.
         brief : mapping of str to ndarray, optional
             What came beside the shared parameters.
         """
@@ -73,10 +79,9 @@ class Keeper:
         instruction.require_work(self.node.max_rounds)
         self._require_attempt(instruction)
         if work == "train":
-            require_few_steps(config, self.node, images)
+            require_few_steps(config, self.node, images())
         method = f"{config.algorithm}, {config.peft}, {config.model_dump(by_alias=True)['shares']}"
-        asked = {**arrays, **{f"{BRIEF}/{name}": value for name, value in (brief or {}).items()}}
-        self.open(instruction).begin(work, instruction.round, _digest(asked, instruction, config), method)
+        self.open(instruction).begin(work, instruction.round, _digest(arrays, brief or {}, instruction, config), method)
 
     def meet(self, instruction: Instruction) -> None:
         """Refuse a run that is another than the one that this site serves, when it is first met.
@@ -142,9 +147,12 @@ def _shared(simulation_dir: str) -> str:
     return simulation_dir
 
 
-def _digest(arrays: Arrays, instruction: Instruction, config: RunConfig) -> str:
+def _digest(arrays: Arrays, brief: Arrays, instruction: Instruction, config: RunConfig) -> str:
     """Return the SHA-256 of all that a message asks of a site."""
     digest = hashlib.sha256(f"{instruction!r}|{config!r}".encode())
-    for name, value in sorted(arrays.items()):
-        digest.update(f"|{name}|{value.dtype.str}|{value.shape}|".encode() + value.tobytes())
+    for part in (arrays, brief):
+        for name, value in sorted(part.items()):
+            digest.update(f"|{name}|{value.dtype.str}|{value.shape}|".encode() + value.tobytes())
+        if part is arrays and brief:
+            digest.update(b"||")  # no name is empty
     return digest.hexdigest()

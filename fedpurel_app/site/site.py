@@ -148,7 +148,7 @@ class Site:
         visit = self.kit.algorithm.visits.get(phase)
         if visit is None:
             raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
-        self.keeper.begin("train", arrays, instruction, len(self._rows("train")), brief)
+        self.keeper.begin("train", arrays, instruction, lambda: len(self._rows("train")), brief)
         self._brief = {name: value.to(self.kit.device) for name, value in to_tensors(brief or {}).items()}
         return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
 
@@ -157,14 +157,14 @@ class Site:
         module = self._shared_module(arrays, instruction)
         data = self._training_data(module, visit, module)
         memory = self.kit.memory(module, self.keeper.state(instruction).memory)
-        metrics, numbers = self._visit(module, data, Phase.GLOBAL, instruction, memory=memory)
+        metrics = self._visit(module, data, Phase.GLOBAL, instruction, memory=memory)
         sent, kept = self.kit.split(module)
         keeps = self.kit.algorithm.keeps_state
         if keeps:
             state = replace(self.keeper.state(instruction), kept=kept, memory=_numpy(memory))
             self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=keeps)
-        return sent, self._reply({**told, **numbers, NUM_EXAMPLES: len(data.labels)})
+        return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train this site's private module beside the frozen global one, and keep it here."""
@@ -172,7 +172,7 @@ class Site:
         private = self._private_module(shared, instruction)
         data = self._training_data(private, visit, shared)
         start = parameters_of(shared)
-        metrics, _ = self._visit(private, data, Phase.PERSONAL, instruction, start)
+        metrics = self._visit(private, data, Phase.PERSONAL, instruction, start)
         tensors = _numpy(parameters_of(private))
         squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
@@ -233,7 +233,7 @@ class Site:
         instruction: Instruction,
         anchor: Mapping[str, torch.Tensor] | None = None,
         memory: dict[str, torch.Tensor] | None = None,
-    ) -> tuple[dict[str, float], Mapping[str, float]]:
+    ) -> dict[str, float]:
         visit, facts = self.kit.algorithm.visits[phase], self.kit.facts(data.labels, self._brief)
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches

@@ -23,7 +23,7 @@ from fedpurel_app.strategies.quorum import Quorum
 from fedpurel_app.strategies.replies import ScreenedReplies, cast_like, size_of, strip_reply
 from fedpurel_app.strategies.round_report import RoundReport
 from fedpurel_app.strategies.rounds import Round
-from fedpurel_app.strategies.screening import BadReplyError, check_arrays, check_numbers, the_metrics
+from fedpurel_app.strategies.screening import BadReplyError, check_arrays
 
 logger = getLogger("flwr.fedpurel.strategy")
 _NO_MOD = "the client's privacy mod did not run"
@@ -66,7 +66,11 @@ class GlobalRound(Round):
         super().__init__(post, abilities, quorum, key)
         self.inner, self.clipping, self.required_mod = inner, clipping, required_mod
         self.writes_state, self._tells_of_purification, self.part = keeps_state, purifies, part
+        self.undoes_lost = part is not None
         self._without_mod: set[str] = set()
+        self._sizes: dict[str, int] = {}  # images by site
+        if part is not None and clipping is not None:
+            raise ValueError("a method's part at the server weighs replies, which a strategy that clips must not do.")
 
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Have the inner strategy write to the cohort, which is all that it sees."""
@@ -96,8 +100,6 @@ class GlobalRound(Round):
             raise BadReplyError(f'{_NO_MOD}: expected "{self.required_mod}", the reply says {said!r}')
         if self.clipping is not None:
             self.clipping.check(content, self.sent)
-        if self.part is not None:
-            check_numbers(the_metrics(content), self.part.numbers)
 
     def _brief(self, part: Part, messages: list[Message]) -> None:
         sent = to_arrays(self.sent)
@@ -130,7 +132,7 @@ class GlobalRound(Round):
             arrays, _ = self.inner.aggregate_train(report.round, messages)
             arrays = None if arrays is None else cast_like(arrays, self.sent)
             if self.part is not None and arrays is not None:
-                new = self.part.finish(sent, to_arrays(arrays), replies, len(self.post.roster.names))
+                new = self.part.finish(sent, to_arrays(arrays), replies, sum(self._sizes.values()))
                 arrays = cast_like(to_array_record(new), self.sent)
         except Exception as error:
             logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
@@ -145,11 +147,11 @@ class GlobalRound(Round):
         """Read the replies for the method's part; none where it has no part."""
         if self.part is None:
             return {}
+        trained = {site: int(metrics[self.key]) for site, metrics in screened.metrics.items()}  # type: ignore[arg-type]
+        described = self.post.roster.descriptions
+        self._sizes |= trained | {site: one.num_examples for site, one in described.items() if one is not None}
         return {
-            site: Reply(
-                to_arrays(next(iter(message.content.array_records.values()))),
-                check_numbers(screened.metrics[site], self.part.numbers),
-            )
+            site: Reply(to_arrays(next(iter(message.content.array_records.values()))), trained[site], self._sizes[site])
             for site, message in screened.messages.items()
         }
 

@@ -29,7 +29,6 @@ from fedpurel_app.strategies.screening import BadReplyError, check_metrics
 logger = getLogger("flwr.fedpurel.strategy")
 _details = getLogger("flwr")  # where Flower's own strategies log; an app that prints a line a round mutes it
 
-_NO_MOD = "the client's privacy mod did not run"
 _NOT_AVERAGED = {SECONDS, FEATURE_SECONDS, WORKER, RESTARTED}  # recorded per site, not averaged
 
 
@@ -55,6 +54,7 @@ class Round(ABC):
 
     message_type: ClassVar[str]
     writes_state = True  # whether sites write private state in such a round
+    undoes_lost = False  # whether sites go back to what they had before a round that kept the old model
 
     def __init__(self, post: Post, abilities: Abilities, quorum: Quorum, key: str) -> None:
         self.post, self.abilities, self.quorum, self.key = post, abilities, quorum, key
@@ -101,7 +101,7 @@ class Round(ABC):
             means = weighted_means(list(screened.metrics.values()), self.key)
             report.train = {name: value for name, value in means.items() if name not in _NOT_AVERAGED}
             arrays = self.average(report, screened)
-        if self.writes_state:
+        if self.writes_state and not (report.kept_old_model and self.undoes_lost):
             # Also below the quorum: these sites did train, and the next message must name what they wrote.
             self.post.private_rounds.update(dict.fromkeys(report.usable, report.round))
         self.quorum.settle(report, needed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -111,15 +110,6 @@ def the_metrics(content: RecordDict) -> MetricRecord:
                 f'a metric is called "{clean(name, 60)}": expected up to {_LONGEST_NAME} printable characters'
             )
     return metrics
-
-
-def check_numbers(metrics: MetricRecord, wanted: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the numbers that a method's part asks for; raises BadReplyError where one is missing or not credible."""
-    for name, (least, most) in wanted.items():
-        value = metrics.get(name)
-        if not is_number(value) or not least <= value <= most:
-            raise BadReplyError(f"{name} = {value!r}: expected a number from {least:g} to {most:g}")
-    return {name: float(metrics[name]) for name in wanted}  # type: ignore[arg-type]
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

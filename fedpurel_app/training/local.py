@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,46 +10,9 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from fedpurel_app.algorithms.base import Batch, End, Facts, Memory, Rule, Visited
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.models.peft.base import PeftModule
 from fedpurel_app.training.inputs import TrainingData
-
-
-@dataclass(frozen=True)
-class SgdSettings:
-    """Plain SGD.
-
-    Attributes
-    ----------
-    learning_rate : float
-    momentum, weight_decay : float
-        Both act on what the method's rule returns. Momentum starts at zero at every visit.
-    batch_size : int
-        The last partial batch is dropped when there is a full one.
-    epochs : int
-        Passes over the client's data per visit.
-    """
-
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    batch_size: int
-    epochs: int
-
-    def travel(self, steps: int) -> float:
-        """Return the way that some steps of a constant gradient of 1 go: r K, and more with momentum m.
-
-        Examples
-        --------
-        >>> SgdSettings(0.1, 0.0, 0.0, 32, 1).travel(3) == 0.1 + 0.1 + 0.1
-        True
-        >>> SgdSettings(1.0, 0.5, 0.0, 32, 1).travel(3)  # 1, then 1 + 1/2, then 1 + 1/2 + 1/4
-        4.25
-        """
-        velocity, way = 0.0, 0.0
-        for _ in range(steps):
-            velocity = self.momentum * velocity + 1
-            way += self.learning_rate * velocity
-        return way
 
 
 def train(
@@ -64,7 +26,7 @@ def train(
     anchor: Mapping[str, Tensor] | None = None,
     memory: Memory | None = None,
     end: End | None = None,
-) -> tuple[dict[str, float], Mapping[str, float]]:
+) -> dict[str, float]:
     """Train a module in place on one client's data.
 
     Parameters
@@ -92,16 +54,11 @@ def train(
     dict of str to float
         Means over the steps (``loss`` and what the rule reports), ``steps``, and ``drift``: the Euclidean distance
         between the parameters before and after.
-    mapping of str to float
-        The numbers that ``end`` returns.
     """
-    totals, numbers, steps = take_steps(
-        module, data, rule, settings, generator, options, facts or Facts(), anchor, memory, end
-    )
+    totals, steps = take_steps(module, data, rule, settings, generator, options, facts or Facts(), anchor, memory, end)
     # What a GPU computed comes to the host here, once a visit.
     drift = float(totals.pop("drift"))
-    means = {name: float(value) / steps for name, value in totals.items()}
-    return {**means, "steps": steps, "drift": drift}, numbers
+    return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": drift}
 
 
 def take_steps(
@@ -115,18 +72,8 @@ def take_steps(
     anchor: Mapping[str, Tensor] | None,
     memory: Memory | None = None,
     end: End | None = None,
-) -> tuple[dict[str, Tensor], Mapping[str, float], int]:
-    """Take all steps of a visit without waiting for the device: sums of what the rule reports, and drift.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Sums over the steps, and ``drift``.
-    mapping of str to float
-        The numbers that ``end`` returns.
-    int
-        The number of steps.
-    """
+) -> tuple[dict[str, Tensor], int]:
+    """Take all steps of a visit without waiting for the device: sums of what the rule reports, drift, and a number."""
     names, trained = zip(*module.named_parameters(), strict=True)
     parameters, memory = list(trained), {} if memory is None else memory
     before = [parameter.detach().clone() for parameter in parameters]
@@ -150,8 +97,9 @@ def take_steps(
     module.train(False)
     after = [parameter.detach() for parameter in parameters]
     squares = torch.stack([(new - old).square().sum() for new, old in zip(after, before, strict=True)])
-    visited = Visited(names, before, after, settings.travel(steps), facts, options, memory)
-    return {**totals, "drift": squares.sum().sqrt()}, {} if end is None else end(visited), steps
+    if end is not None:
+        end(Visited(names, before, after, settings.travel(steps), facts, options, memory))
+    return {**totals, "drift": squares.sum().sqrt()}, steps
 
 
 def _seed(seed: int) -> None:
@@ -192,5 +140,4 @@ def _batches(count: int, settings: SgdSettings, generator: torch.Generator, devi
     """Yield row numbers of shuffled batches."""
     for _ in range(settings.epochs):
         order = torch.randperm(count, generator=generator).to(device)
-        usable = count - count % settings.batch_size or count  # a client with less than one batch uses what it has
-        yield from order[:usable].split(settings.batch_size)
+        yield from order[: settings.usable(count)].split(settings.batch_size)

@@ -96,7 +96,7 @@ def test_a_branch_that_diverges_is_undone_and_the_server_hears_nothing_of_it(tmp
     def diverge(module, *_):
         for parameter in module.parameters():
             parameter.data.fill_(np.nan)
-        return {"loss": np.nan}, {}
+        return {"loss": np.nan}
 
     monkeypatch.setattr("fedpurel_app.site.site.train", diverge)
     with caplog.at_level("WARNING", "flwr.fedpurel.client"):

@@ -10,9 +10,10 @@ from torch.nn import functional
 from fedpurel_app.algorithms.fedpurel import global_step, residual_step
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.functional import align, alignment_gradient, alignment_loss, kl_loss, purify, residual_loss
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import SgdSettings, _step, train
+from fedpurel_app.training.local import _step, train
 
 
 class Linear(nn.Module):
@@ -59,7 +60,7 @@ FEDPUREL = options_of("fedpurel")
 
 def run(weight, data, step, settings, seed=0, options=FEDPUREL):
     module = Linear(weight)
-    metrics, _ = train(module, data, step, settings, torch.Generator().manual_seed(seed), options)
+    metrics = train(module, data, step, settings, torch.Generator().manual_seed(seed), options)
     return module.weight.detach(), metrics
 
 

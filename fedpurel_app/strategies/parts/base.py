@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from fedpurel_app.core.records import Arrays
+from fedpurel_app.core.sgd import SgdSettings
 
 
 class Reply(NamedTuple):
@@ -15,35 +16,33 @@ class Reply(NamedTuple):
     ----------
     arrays : mapping of str to ndarray
         The shared parameters as the site trained them.
-    numbers : mapping of str to float
-        Those that the part asks for.
+    examples : int
+        How many images it trained on.
+    size : int
+        How many it has, as it described itself.
     """
 
     arrays: Arrays
-    numbers: Mapping[str, float]
+    examples: int
+    size: int
 
 
 class Part:
     """What a method does at the server in a global round. By default nothing: the rounds are FedAvg's.
 
-    One object serves a run. Its state is saved with every checkpoint, so a resumed run goes on with the same bits.
+    One object serves a run. Where a round keeps the old model, ``finish`` is not called, or what it raised is logged;
+    sites then go on from the private state that they had before. So whatever a part changes of itself, it changes last.
 
     Parameters
     ----------
     options : mapping
         The method's keys and their values.
-
-    Attributes
-    ----------
-    numbers : mapping of str to (float, float)
-        What every reply must carry, by name, with the least and the most that are credible: the numbers that the
-        visit's ``end`` returns. A reply without them is dropped.
+    sgd : SgdSettings
+        Of global rounds.
     """
 
-    numbers: ClassVar[Mapping[str, tuple[float, float]]] = {}
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self.options = options
+    def __init__(self, options: Mapping[str, Any], sgd: SgdSettings) -> None:
+        self.options, self.sgd = options, sgd
 
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return what a site's message carries beside the shared parameters, as ``Facts.brief`` at the site."""
@@ -53,7 +52,7 @@ class Part:
         """Return factors of the sites' weights in the mean; 1 for those that are not named."""
         return {}
 
-    def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], num_sites: int) -> Arrays:
+    def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
         """Return the new shared parameters.
 
         Parameters
@@ -64,13 +63,18 @@ class Part:
             What the inner strategy made of the replies.
         replies : mapping of str to Reply
             By site, in the order of their names.
-        num_sites : int
-            Sites of the federation.
+        examples : int
+            Images of the whole federation, as far as sites have told.
+
+        Raises
+        ------
+        ValueError
+            When the replies cannot be used; the round then keeps the old model.
         """
         return mean
 
     def state(self) -> Arrays:
-        """Return what a resumed run needs."""
+        """Return what a resumed run needs, to be saved with the parameters of the same round."""
         return {}
 
     def restore(self, state: Arrays) -> None:

@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from fedpurel_app.core.records import Arrays
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.strategies.parts.base import Part, Reply
+
+_C, _EXAMPLES = "c/", "examples"
 
 
 class Scaffold(Part):
-    """Keep c, send it with the shared parameters, and move it by the cohort's mean of c_k' - c_k."""
+    """Keep c = sum over all sites of n_k/n c_k, and send it with the shared parameters."""
 
-    numbers: ClassVar[Mapping[str, tuple[float, float]]] = {"travel": (1e-12, 1e12)}
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        super().__init__(options)
+    def __init__(self, options: Mapping[str, Any], sgd: SgdSettings) -> None:
+        super().__init__(options, sgd)
         self._c: dict[str, np.ndarray] = {}
+        self._examples = 0  # n, when c was last moved
 
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return c; zero at first."""
         return self._c or {name: np.zeros_like(value) for name, value in sent.items()}
 
-    def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], num_sites: int) -> Arrays:
-        """Move c, and leave the mean as it is."""
-        before, share = self.brief(sent, ""), len(replies) / num_sites
+    def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
+        """Move c, and leave the mean as it is; raises ValueError when c would not be finite."""
+        old, moved = self.brief(sent, ""), dict[str, np.ndarray]()
         for name, x in sent.items():
-            # c_k' - c_k = (x - y_k) / (K eta) - c
-            slopes = [(x - reply.arrays[name].astype(float)) / reply.numbers["travel"] for reply in replies.values()]
-            moved = before[name] + share * (np.mean(slopes, axis=0) - before[name])
-            self._c[name] = moved.astype(x.dtype)
+            # Sites that come later bring c_k = 0 with them.
+            c = old[name].astype(float) * (self._examples / examples if self._examples else 1)
+            for reply in replies.values():
+                travel = self.sgd.travel(self.sgd.steps(reply.examples))  # K eta
+                change = (x - reply.arrays[name].astype(float)) / travel - old[name]  # c_k' - c_k
+                c += reply.size / examples * change
+            with np.errstate(over="ignore"):
+                moved[name] = c.astype(x.dtype)
+        if not all(np.isfinite(value).all() for value in moved.values()):
+            raise ValueError("the control variate would not be finite")
+        self._c, self._examples = moved, examples
         return mean
 
     def state(self) -> Arrays:
-        """Return c."""
-        return dict(self._c)
+        """Return c and n."""
+        return {**{_C + name: value for name, value in self._c.items()}, _EXAMPLES: np.array([self._examples])}
 
     def restore(self, state: Arrays) -> None:
-        """Take up c."""
-        self._c = dict(state)
+        """Take up c and n."""
+        self._c = {name.removeprefix(_C): value for name, value in state.items() if name.startswith(_C)}
+        self._examples = int(state[_EXAMPLES][0]) if state else 0
 
 
 PART = Scaffold
