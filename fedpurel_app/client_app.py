@@ -1,14 +1,16 @@
 """The ClientApp: each message to a :class:`~fedpurel_app.site.site.Site`, its answer into a reply."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import getLogger
+from pathlib import Path
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedpurel_app.core.errors import AttemptError, PolicyError
+from fedpurel_app.core.errors import AttemptError, FedPurelError, PolicyError
 from fedpurel_app.core.names import clean
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import (
@@ -82,9 +84,17 @@ def _site(context: Context) -> Iterator[Site]:
         raise
     except Exception as error:
         if is_simulated(context.node_config):
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise RuntimeError(f"{type(error).__name__}: {error}{_place(error)}") from error
         logger.exception("This site could not answer.")
         raise RuntimeError(f"{type(error).__name__} at the site; its own log says more") from None
+
+
+def _place(error: BaseException) -> str:
+    """Name the line of this package that an error of another kind than the package's own comes from."""
+    if isinstance(error, FedPurelError):
+        return ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "fedpurel_app" in frame.filename]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _unpack(message: Message) -> tuple[Arrays, Instruction]:

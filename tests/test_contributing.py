@@ -74,18 +74,30 @@ def test_with_both_added_the_tests_that_look_at_methods_and_families_are_green(t
     for name, entry in ENTRIES.items():
         head, listed, rest = (project / name).read_text("utf-8").partition("_ALL = (\n")
         (project / name).write_text(head + listed + entry.rstrip() + ",\n" + rest)
+    rows, heading = "".join(re.findall(r"^\| `.*\n", TEXT, re.MULTILINE)), "| `fedavg` |"
+    readme = (project / "README.md").read_text("utf-8")
+    (project / "README.md").write_text(readme.replace(heading, rows + heading, 1))
     environment = os.environ | {"PYTHONPATH": str(project)}
     table = [sys.executable, "-m", "fedpurel_app.config"]
     before, after = (
         subprocess.run(table, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, text=True,
                        capture_output=True, check=True).stdout for folder in (ROOT, project)
     )  # fmt: skip
-    toml = (project / "pyproject.toml").read_text("utf-8").replace(before, after)
     assert {"smoothing"} == set(tomllib.loads(after)) - set(tomllib.loads(before))
-    (project / "pyproject.toml").write_text(toml)
+    expected = (project / "pyproject.toml").read_text("utf-8").replace(before, after)
+    subprocess.run([*table, "--write"], cwd=project, env=environment, check=True)
+    assert (project / "pyproject.toml").read_text("utf-8") == expected
     tests = ["tests/algorithms", "tests/models/test_peft.py", "tests/test_matrix.py", "tests/test_config.py"]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *tests, "-k", "smoothing or scale or pyproject or choices or listed"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            *tests,
+            "-k",
+            "smoothing or scale or pyproject or choices or listed or readme",
+        ],
         cwd=project,
         env=environment,
         capture_output=True,

@@ -65,7 +65,7 @@ def test_every_family_runs_under_every_algorithm_or_is_refused(tmp_path, family,
     assert (summary["global"] or summary["global_at_sites"])["all"] > 10
     first = folder.rounds()[1]["train"]
     assert first["drift"] > 0 and np.isfinite(first["loss"])
-    assert ("conflict" in first) == (algorithm in ("fedpurel", "prograd"))
+    assert "conflict" in first or algorithm not in ("fedpurel", "prograd")
 
 
 @pytest.mark.parametrize("method", ["promptfolio", pytest.param("kgcoop", marks=pytest.mark.slow)])

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.options import NotNegative, Option, Part, Settings, Share, unless
 from fedpurel_app.models.peft.registry import FAMILIES, one_tensor
 
@@ -58,8 +60,15 @@ class Method:
     part: str = ""
 
     def load(self) -> Algorithm:
-        """Import the method's value."""
-        found: Algorithm = import_module(f"fedpurel_app.algorithms.{self.name.replace('-', '_')}").ALGORITHM
+        """Import the method's value; raises ConfigError where there is none."""
+        module = f"fedpurel_app.algorithms.{self.name.replace('-', '_')}"
+        if find_spec(module) is None:
+            raise ConfigError(
+                f'algorithm = "{self.name}" needs a file {module.replace(".", "/")}.py, which is not there.'
+            )
+        found: Algorithm | None = getattr(import_module(module), "ALGORITHM", None)
+        if found is None:
+            raise ConfigError(f"{module.replace('.', '/')}.py has no value ALGORITHM = Algorithm(...).")
         return found
 
     @cached_property

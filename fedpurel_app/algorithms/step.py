@@ -27,7 +27,8 @@ class Facts(NamedTuple):
     counts : Tensor of int64, shape (C,), or None
         The site's own training images by class. Never sent for a method's sake. None at the server.
     prior : Tensor, shape (C,), or None
-        Training images by class of the whole federation; None at a site with data of its own.
+        Training images by class of the whole federation, int64, on the module's device; None at a site with data of its
+        own.
     zero_shot_text : Tensor, shape (C, D), or None
         T, the L2-normalised text features of zero-shot CLIP.
     brief : mapping of str to Tensor
@@ -81,6 +82,13 @@ class Batch:
     rate: float
     generator: torch.Generator
     memory: Memory = field(default_factory=dict)
+
+    @property
+    def counts(self) -> Tensor:
+        """The site's own training images by class, int64, shape (C,), on the module's device; one value all visit."""
+        if self.facts.counts is None:
+            raise ValueError("this batch has no class counts: train(..., facts=Facts(counts)) gives them.")
+        return self.facts.counts
 
     @cached_property
     def logits(self) -> Tensor:

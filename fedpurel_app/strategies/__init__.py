@@ -7,7 +7,8 @@ The client's contract
 ---------------------
 Every message but a query carries two records:
 
-- ArrayRecord ``arrays``: the shared parameters. With a ``part``, a second one, ``brief``, in global rounds.
+- ArrayRecord ``arrays``: the shared parameters. With a ``part``, a second one, ``brief``, in global rounds. Clients of
+  such a method must remember (``keeps_state=True``), and whoever saves ``state()`` saves ``part.state()`` with it.
 - ConfigRecord ``config``: what the user gave to ``start`` as ``train_config`` or ``evaluate_config``, Flower's
   ``server-round``, and ``phase`` ("global" or "personal"), ``round`` (of the schedule, from 1), ``experiment-id``,
   ``private-round``, ``simulation-dir``, ``attempt``, ``token`` and ``secret`` (see

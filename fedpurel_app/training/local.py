@@ -89,6 +89,8 @@ def take_steps(
         batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, facts, options,
                       settings.learning_rate, generator, memory)  # fmt: skip
         gradients, metrics = rule(batch)
+        if not steps:
+            _refuse_shapes(gradients, parameters)
         _step(parameters, gradients, velocity, settings)
         del output, batch  # or this step's graph would live beside the next one's
         steps += 1
@@ -100,6 +102,13 @@ def take_steps(
     if end is not None:
         end(Visited(names, before, after, settings.travel(steps), facts, options, memory))
     return {**totals, "drift": squares.sum().sqrt()}, steps
+
+
+def _refuse_shapes(gradients: list[Tensor], parameters: list[torch.nn.Parameter]) -> None:
+    """Raise ValueError unless a rule returns a gradient for each parameter: others would be broadcast, or left over."""
+    found, wanted = ([tuple(one.shape) for one in part] for part in (gradients, parameters))
+    if found != wanted:
+        raise ValueError(f"the method's rule returns gradients of shapes {found}; the parameters have {wanted}")
 
 
 def _seed(seed: int) -> None:

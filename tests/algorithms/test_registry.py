@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import load_file
 
 import fedpurel_app
-from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.algorithms.registry import METHODS, Method
 from fedpurel_app.config import RunConfig, load_config
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.phase import Phase
@@ -166,3 +166,17 @@ def test_what_is_sent_is_what_the_method_names(tmp_path, name):
     kept = {key for file in folder.path.rglob("private-*.safetensors") for key in load_file(file)}
     assert not {key.removeprefix("kept/") for key in kept if key.startswith("kept/")} & sent["train"]
     assert any(key.startswith("kept/") for key in kept) == METHODS[name].load().keeps_parts
+
+
+def test_the_readme_has_a_row_for_every_method():
+    readme = (ROOT.parent / "README.md").read_text("utf-8")
+    table = readme.partition("| `algorithm` |")[2].partition("| `peft` |")[0]
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)) == set(METHODS)
+
+
+def test_a_method_without_a_file_or_a_value_is_named(monkeypatch):
+    with pytest.raises(ConfigError, match=r"needs a file fedpurel_app/algorithms/no_such\.py"):
+        Method("no-such", "No such", "").load()
+    monkeypatch.delattr("fedpurel_app.algorithms.fedavg.ALGORITHM")
+    with pytest.raises(ConfigError, match="fedavg.py has no value ALGORITHM"):
+        METHODS["fedavg"].load()

@@ -13,6 +13,7 @@ from flwr.app import Array, ConfigRecord, Message, RecordDict
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.core.records import (
     ARRAYS,
+    BRIEF,
     CONFIG,
     FEATURE_SECONDS,
     METRICS,
@@ -55,13 +56,15 @@ class Server:
         changes : mapping, optional
             Other settings of the run, for this message.
         **how
-            Other fields of the instruction; ``extra`` adds to the message's config.
+            Other fields of the instruction; ``extra`` adds to the message's config, ``brief`` is a second ArrayRecord.
         """
-        extra = how.pop("extra", {})
+        extra, brief = how.pop("extra", {}), how.pop("brief", None)
         config = {**replace(self.instruction, **how).to_config(), **extra}
         grid = LocalGrid(client_app, 1, {**self.config, **(changes or {})}, nodes=[self.node])
         (node,) = grid.contexts
         content = RecordDict({ARRAYS: to_array_record(arrays), CONFIG: ConfigRecord(config)})
+        if brief is not None:
+            content[BRIEF] = to_array_record(brief)
         (reply,) = grid.send_and_receive([Message(content, node, kind)])
         return reply
 

@@ -190,7 +190,7 @@ def test_what_is_no_completed_run_is_refused(runs, tmp_path):
         read_methods([runs["fedavg", 0].path, tmp_path])
     cut = RunFolder.create(tmp_path / "cut")
     cut.write_json("config.json", runs["fedavg", 1].read_json("config.json"))
-    with pytest.raises(StateError, match="not completed; complete it, or leave it out"):
+    with pytest.raises(StateError, match="is not completed: resume it first"):
         read_methods([runs["fedavg", 0].path, cut.path])
 
 

@@ -295,6 +295,21 @@ def test_the_live_view_tells_how_far_images_are_encoded(runs, tmp_path, monkeypa
         assert shown.splitlines() == ["Encoding 900 images once with ViT-B-16 ...", "768 of 900 images, 1.0 min left"]
 
 
+def test_words_of_a_log_are_no_markup_and_reach_no_terminal_raw(runs, tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.log.parent.mkdir()
+    folder.log.write_text("")
+    console = Console(record=True, width=200, force_terminal=True)
+    with LiveView(console) as view:
+        view.update(folder)
+        with folder.log.open("a") as log:
+            for text in ("[/x] images", "\x1b]0;title\x07 images", "[red]images"):
+                log.write(f"INFO :      {encoding(text)}\n")
+            log.write('INFO :      {"text": "", "event": "run-folder", "path": "/x\\nrun: fake"}\n')
+        view.update(folder)
+    assert "\x1b]0;title" not in console.export_text(styles=True)
+
+
 def test_the_live_view_shows_each_round_once(runs, tmp_path):
     folder = RunFolder.create(tmp_path / "run")
     console = Console(record=True, width=200, force_terminal=False)

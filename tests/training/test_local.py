@@ -210,3 +210,14 @@ def test_projection_acts_somewhere():
         _, metrics = run(weight, data, global_step, sgd())
         conflicts.append(metrics["conflict"])
     assert 0 < sum(conflicts) < 8
+
+
+@pytest.mark.parametrize("wrong", ["too many", "too few", "of another shape"])
+def test_gradients_that_do_not_fit_are_refused_by_their_shapes(wrong):
+    def rule(batch):
+        gradients, metrics = rule_of("fedavg")(batch)
+        return {"too many": 2 * gradients, "too few": [], "of another shape": [gradients[0].mean(0)]}[wrong], metrics
+
+    data, weight = setting()
+    with pytest.raises(ValueError, match=r"gradients of shapes .*; the parameters have \[\(3, 4\)\]"):
+        train(Linear(weight), data, rule, sgd(), torch.Generator(), FEDPUREL)
