@@ -106,7 +106,8 @@ class ModelKit:
 
     def new_shared(self) -> PeftModule:
         """Make the module of global rounds, freshly initialised."""
-        return self.algorithm.compose(self.new_module, self.options)
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", "method"))
+        return self.algorithm.compose(self.new_module, self.options, generator)
 
     def shared_module(self, arrays: Arrays, kept: Arrays | None = None) -> PeftModule:
         """Make the module of global rounds of given parameters.

@@ -148,7 +148,7 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
         def build(role):
             return FAMILIES[family].build(one, role, settings, torch.Generator().manual_seed(0))
 
-        shared = algorithm.compose(build, method.chosen(settings))
+        shared = algorithm.compose(build, method.chosen(settings), torch.Generator().manual_seed(1))
         images = data(one, shared.takes_pixels)
         visit(method, settings, shared, images, Phase.GLOBAL, None, one)
         models = Models(shared)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fedpurel_app.algorithms.step import Batch, Facts, Memory, Metrics, Options, Visited
@@ -22,6 +23,7 @@ __all__ = [
     "Compose",
     "End",
     "Facts",
+    "Maker",
     "Memory",
     "Metrics",
     "Model",
@@ -32,14 +34,17 @@ __all__ = [
     "Visit",
     "Visited",
     "everything",
+    "names_of_shared",
     "plain",
     "shared_alone",
+    "shared_half",
 ]
 
 End = Callable[[Visited], None]
 Rule = Callable[[Batch], tuple[list[Tensor], Metrics]]  # the gradient of every parameter, and what is reported
 Names = Callable[[Sequence[str], Options], Collection[str]]  # from all names, in the module's order, to some
-Compose = Callable[[Callable[[Role], PeftModule], Options], PeftModule]  # from a maker of the family's modules
+Maker = Callable[[Role], PeftModule]  # of the family's modules
+Compose = Callable[[Maker, Options, torch.Generator], PeftModule]  # the generator is for what else is drawn
 
 
 def everything(names: Sequence[str], options: Options) -> Collection[str]:
@@ -90,7 +95,12 @@ class Models:
 Model = tuple[PeftModule, ...]  # modules whose logits add up
 
 
-def plain(build: Callable[[Role], PeftModule], options: Options) -> PeftModule:
+def names_of_shared(names: Sequence[str], options: Options) -> set[str]:
+    """Choose the shared half of a module that has an own one."""
+    return {name for name in names if name.startswith("shared.")}
+
+
+def plain(build: Maker, options: Options, generator: torch.Generator) -> PeftModule:
     """Compose nothing: the family's own module."""
     return build("global")
 
@@ -98,6 +108,11 @@ def plain(build: Callable[[Role], PeftModule], options: Options) -> PeftModule:
 def shared_alone(models: Models) -> Model:
     """Predict by the module of global rounds."""
     return (models.shared,)
+
+
+def shared_half(models: Models) -> Model:
+    """Predict by the shared half of a module that has an own one."""
+    return (getattr(models.shared, "shared", models.shared),)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ NeurIPS 2024.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
+import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.base import Algorithm, Model, Models, Options, Visit
+from fedpurel_app.algorithms.base import Algorithm, Maker, Options, Visit, names_of_shared, shared_half
 from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.models.peft.base import PeftModule, Role
+from fedpurel_app.models.peft.base import PeftModule
 from fedpurel_app.models.peft.pair import Pair
 
 
@@ -35,24 +34,14 @@ class Mixture(Pair):
         return (1 - self._theta) * self.shared.class_features() + self._theta * self.own.class_features()
 
 
-def mixture(build: Callable[[Role], PeftModule], options: Options) -> Mixture:
+def mixture(build: Maker, options: Options, generator: torch.Generator) -> Mixture:
     """Make the module of global rounds; both prompts begin with draws of their own."""
     return Mixture(build("global"), build("private"), options["mixing-weight"])
-
-
-def shared_prompt(models: Models) -> Model:
-    """Predict by the shared prompt alone."""
-    return (models.shared.shared if isinstance(models.shared, Mixture) else models.shared,)
-
-
-def names_of_shared(names: Sequence[str], options: Options) -> set[str]:
-    """Choose the shared prompt; the own one stays."""
-    return {name for name in names if name.startswith("shared.")}
 
 
 ALGORITHM = Algorithm(
     visits={Phase.GLOBAL: Visit(task_step, sends=names_of_shared)},
     compose=mixture,
-    global_model=shared_prompt,
+    global_model=shared_half,
     personalized=lambda models: (models.shared,),
 )

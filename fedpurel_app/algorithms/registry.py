@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.core.options import NotNegative, Option, Part, Settings, Share, unless
+from fedpurel_app.core.options import Count, NotNegative, Option, Part, Settings, Share, unless
 from fedpurel_app.models.peft.registry import FAMILIES, one_tensor
 
 if TYPE_CHECKING:
@@ -99,6 +99,16 @@ def _images_alone(settings: Settings) -> str:
     if FAMILIES[settings["peft"]].changed(settings) > {"text"}:
         return 'it mixes text features alone, and lora-tower = "both" changes the images, too; set lora-tower = "text"'
     return _keeps_text(settings)
+
+
+def _one_matrix(settings: Settings) -> str:
+    """Refuse families that train more, or less, than one matrix of text features."""
+    if why := _images_alone(settings):
+        return why
+    if not one_tensor(settings):
+        return f'it adapts one matrix, and peft = "{settings["peft"]}" trains several tensors'
+    several = settings["class-specific-context"]
+    return "it adapts one context for all classes; set class-specific-context = false" if several else ""
 
 
 def _one_part(settings: Settings) -> str:
@@ -207,6 +217,17 @@ _ALL = (
         options=(Option("mixing-weight", 0.4, Share, "theta, share of the site's own text features, [0, 1]"),),
         personalizes=True,
         unfit=_images_alone,
+    ),
+    Method(
+        "fedpgp",
+        "FedPGP",
+        "Cui et al., ICML 2024",
+        options=(
+            Option("adaptation-rank", 8, Count, "b, rank of what every site adds to the shared matrix"),
+            Option("contrast-weight", 0.5, NotNegative, "mu, weight of InfoNCE"),
+        ),
+        personalizes=True,
+        unfit=_one_matrix,
     ),
     Method(
         "logit-adjustment",

@@ -28,6 +28,7 @@ CASES = {
 KEEPERS = {  # methods whose private part is written by global rounds alone
     "promptfolio": {"peft": "text-residual", "algorithm": "promptfolio"},
     "fedper": {"peft": "adapter", "algorithm": "fedper"},
+    "fedpgp": {"peft": "text-residual", "algorithm": "fedpgp"},
 }
 _IMAGES = ("prompt", "visual-prompt", "lora", "lora-a")
 

@@ -1,0 +1,74 @@
+"""A module of one matrix, shared, and a low-rank matrix of a site's own that is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedpurel_app.models.peft.base import Logits, PeftModule
+
+_DEVIATION = 0.02
+
+
+class _Features(nn.Module):
+    """The class features of a module as what calling it returns."""
+
+    def __init__(self, module: PeftModule) -> None:
+        super().__init__()
+        self.of = module
+
+    def forward(self) -> Tensor:
+        return self.of.class_features()
+
+
+class LowRank:
+    """sigma + U V in the place of a module's one parameter sigma.
+
+    Parameters
+    ----------
+    shared : PeftModule
+        Of one parameter, shape (n, d); called ``shared.<name>``.
+    rank : int
+        b of U (n, b) and V (b, d), called ``own.U`` and ``own.V``; the smaller of n and d at most.
+    generator : torch.Generator
+        Both begin with draws from N(0, 0.02).
+    """
+
+    def __init__(self, shared: PeftModule, rank: int, generator: torch.Generator) -> None:
+        self.shared, self.takes_pixels = shared, shared.takes_pixels
+        ((self._name, self._sigma),) = shared.named_parameters()
+        rows, columns = self._sigma.shape
+        rank = min(rank, rows, columns)
+        u, v = (_DEVIATION * torch.randn(shape, generator=generator) for shape in ((rows, rank), (rank, columns)))
+        self._u, self._v = (nn.Parameter(one.to(self._sigma)) for one in (u, v))
+        self._features = _Features(shared)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over sigma, U and V."""
+        yield from ((f"shared.{self._name}", self._sigma), ("own.U", self._u), ("own.V", self._v))
+
+    def train(self, mode: bool = True) -> None:
+        """Switch the shared module's dropout on or off."""
+        self.shared.train(mode)
+
+    def class_features(self) -> Tensor:
+        """Return the text features of all classes at sigma + U V, shape (C, D), L2-normalised."""
+        found: Tensor = functional_call(self._features, {f"of.{self._name}": self._sigma + self._u @ self._v}, ())
+        return found
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Compute logits, shape (B, C)."""
+        return self.logits_of(inputs, self.class_features())
+
+    def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
+        """Compute logits of other class features, shape (C, D); to (B, C)."""
+        return self.shared.logits_of(inputs, class_features)
+
+    def frozen(self) -> Logits:
+        """Return the function from inputs to logits at the present parameters."""
+        with torch.no_grad():
+            text = self.class_features()
+        return lambda inputs: self.logits_of(inputs, text)
