@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedpurel_app.models.peft.base import Logits, PeftModule
+from fedpurel_app.models.peft.base import PeftModule
+from fedpurel_app.models.peft.pair import Composite
 
 _DEVIATION = 0.02
 
@@ -24,7 +25,7 @@ class _Features(nn.Module):
         return self.of.class_features()
 
 
-class LowRank:
+class LowRank(Composite):
     """sigma + U V in the place of a module's one parameter sigma.
 
     Parameters
@@ -38,7 +39,7 @@ class LowRank:
     """
 
     def __init__(self, shared: PeftModule, rank: int, generator: torch.Generator) -> None:
-        self.shared, self.takes_pixels = shared, shared.takes_pixels
+        super().__init__(shared)
         ((self._name, self._sigma),) = shared.named_parameters()
         rows, columns = self._sigma.shape
         rank = min(rank, rows, columns)
@@ -50,25 +51,7 @@ class LowRank:
         """Iterate over sigma, U and V."""
         yield from ((f"shared.{self._name}", self._sigma), ("own.U", self._u), ("own.V", self._v))
 
-    def train(self, mode: bool = True) -> None:
-        """Switch the shared module's dropout on or off."""
-        self.shared.train(mode)
-
     def class_features(self) -> Tensor:
         """Return the text features of all classes at sigma + U V, shape (C, D), L2-normalised."""
         found: Tensor = functional_call(self._features, {f"of.{self._name}": self._sigma + self._u @ self._v}, ())
         return found
-
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Compute logits, shape (B, C)."""
-        return self.logits_of(inputs, self.class_features())
-
-    def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
-        """Compute logits of other class features, shape (C, D); to (B, C)."""
-        return self.shared.logits_of(inputs, class_features)
-
-    def frozen(self) -> Logits:
-        """Return the function from inputs to logits at the present parameters."""
-        with torch.no_grad():
-            text = self.class_features()
-        return lambda inputs: self.logits_of(inputs, text)

@@ -11,32 +11,28 @@ from torch import Tensor, nn
 from fedpurel_app.models.peft.base import Logits, PeftModule
 
 
-class Pair(ABC):
-    """Both are trained; images are seen through the shared one. A subclass says how their class features meet.
+class Composite(ABC):
+    """A module around a shared one, through which images are seen. A subclass says what its class features are.
 
     Parameters
     ----------
-    shared, own : PeftModule
-        Their parameters are called ``shared.<name>`` and ``own.<name>``.
+    shared : PeftModule
     """
 
-    def __init__(self, shared: PeftModule, own: PeftModule) -> None:
-        self.shared, self.own = shared, own
-        self.takes_pixels = shared.takes_pixels
+    def __init__(self, shared: PeftModule) -> None:
+        self.shared, self.takes_pixels = shared, shared.takes_pixels
 
+    @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Iterate over both modules' parameters, the shared ones first."""
-        for role, module in (("shared", self.shared), ("own", self.own)):
-            yield from ((f"{role}.{name}", value) for name, value in module.named_parameters())
-
-    def train(self, mode: bool = True) -> None:
-        """Switch dropout of both on or off."""
-        self.shared.train(mode)
-        self.own.train(mode)
+        """Iterate over the parameters; those of the shared module are called ``shared.<name>``, the others ``own...``."""
 
     @abstractmethod
     def class_features(self) -> Tensor:
-        """Return what both make together, shape (C, D)."""
+        """Return the text features of all classes, shape (C, D)."""
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off."""
+        self.shared.train(mode)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute logits, shape (B, C)."""
@@ -51,3 +47,27 @@ class Pair(ABC):
         with torch.no_grad():
             text = self.class_features()
         return lambda inputs: self.logits_of(inputs, text)
+
+
+class Pair(Composite):
+    """Two modules, both trained.
+
+    Parameters
+    ----------
+    shared, own : PeftModule
+        Their parameters are called ``shared.<name>`` and ``own.<name>``.
+    """
+
+    def __init__(self, shared: PeftModule, own: PeftModule) -> None:
+        super().__init__(shared)
+        self.own = own
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over both modules' parameters, the shared ones first."""
+        for role, module in (("shared", self.shared), ("own", self.own)):
+            yield from ((f"{role}.{name}", value) for name, value in module.named_parameters())
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout of both on or off."""
+        self.shared.train(mode)
+        self.own.train(mode)
