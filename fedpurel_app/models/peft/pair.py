@@ -24,7 +24,7 @@ class Composite(ABC):
 
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Iterate over the parameters; those of the shared module are called ``shared.<name>``, the others ``own...``."""
+        """Iterate over the parameters; those of the shared module are called ``shared.<name>``, others ``own...``."""
 
     @abstractmethod
     def class_features(self) -> Tensor:
