@@ -109,7 +109,9 @@ def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
     parts += _scores("global", line.get("global"))
     sites = line.get("sites") or {}
     if sites.get("global") and sites.get("personalized"):
-        parts.append(f"at sites {number(sites['global']['all'])} -> {number(sites['personalized']['all'])} personal")
+        own = f" -> {number(sites['personalized']['all'])} personal"
+        is_same = sites["global"] == sites["personalized"]  # where nobody has a model of its own
+        parts.append(f"at sites {number(sites['global']['all'])}" + ("" if is_same else own))
     parts.append(f"{len(line['usable'])}/{len(line['cohort'])} sites")
     if "epsilon" in line.get("privacy", {}):
         parts.append(f"epsilon {number(line['privacy']['epsilon'], 2)}")

@@ -67,6 +67,11 @@ def test_a_round_is_one_line():
     assert "(b: CUDA out of memory)" in text and "eta 1 min 15 s" in text and "\n" not in text
 
 
+def test_where_nobody_has_a_model_of_its_own_there_is_one_number():
+    text = round_line(line(3, sites={"global": scores(70.0), "personalized": scores(70.0)}))
+    assert "at sites 70.0  " in text and "personal" not in text
+
+
 def test_what_does_not_exist_is_a_dash():
     assert number(None) == "–"
     assert "few –" in round_line(line(1, **{"global": scores(None) | {"all": 5.0}}))
