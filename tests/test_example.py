@@ -46,6 +46,7 @@ def documented():
     return {name: [float(number) for number in numbers.split(" | ")] for name, numbers in rows}
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_readme_and_show_the_effect(run):
     told, sent = documented(), []
     pure = run(spy=lambda message, reply: sent.append((message.metadata.message_type, reply.content)))

@@ -39,8 +39,9 @@ INSIDE = ("lora", "visual-prompt")  # the image tower: every step takes it forwa
 
 
 def is_slow(family, algorithm):
+    """Tell what has a cheap case: a method runs with the text residual, where it can, in test_registry.py too."""
     settings = load_config({}).model_dump(by_alias=True) | {"peft": family, "algorithm": algorithm}
-    return family in INSIDE and algorithm != "fedavg" and not METHODS[algorithm].unfit(settings)
+    return family in (*INSIDE, "text-residual") and algorithm != "fedavg" and not METHODS[algorithm].unfit(settings)
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_an_outcome_is_written_where_the_server_could_not(tmp_path, fake, capsys, monkeypatch):
     folder = run_tiny(tmp_path / "tiny")
     folder.forget_outcome()

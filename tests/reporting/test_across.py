@@ -61,6 +61,7 @@ def texts(figure):
 @pytest.mark.parametrize(
     ("picture", "names"), [("balancedness", ["fedavg", "0.9"]), ("sweep", ["0.0", "0.9"]), ("convergence", ["fedavg"])]
 )
+@pytest.mark.slow
 def test_each_command_writes_a_picture_and_its_table(runs, tmp_path, capsys, picture, names):
     arguments = ["plot", "--across", picture, *map(str, paths_of(runs, *names)), "--out", str(tmp_path / "mine")]
     assert cli.main(arguments) == 0

@@ -54,7 +54,7 @@ def call(capsys, *arguments):
     return code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["command", "run"])
+@pytest.mark.parametrize("what", ["command", pytest.param("run", marks=pytest.mark.slow)])
 def test_the_second_at_a_folder_names_the_first_and_touches_nothing(monkeypatch, capsys, tmp_path, hold, what):
     monkeypatch.setattr("fedpurel_app.reporting.run_folder._KILLED", 0.3)
     folder = run_tiny(tmp_path)
