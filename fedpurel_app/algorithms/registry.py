@@ -105,8 +105,8 @@ def _one_matrix(settings: Settings) -> str:
     """Refuse families that train more, or less, than one matrix of text features."""
     if why := _images_alone(settings):
         return why
-    if not one_tensor(settings):
-        return f'it adapts one matrix, and peft = "{settings["peft"]}" trains several tensors'
+    if not FAMILIES[settings["peft"]].matrix:
+        return f'it adapts one matrix, and peft = "{settings["peft"]}" trains something else'
     several = settings["class-specific-context"]
     return "it adapts one context for all classes; set class-specific-context = false" if several else ""
 

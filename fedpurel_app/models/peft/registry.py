@@ -45,6 +45,8 @@ class Family:
         Key among its options that says which towers are adapted, "vision", "text" or "both".
     one_tensor : bool
         Whether all its parameters are one tensor.
+    matrix : bool
+        Whether they are one matrix, at the defaults of its options.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Family:
     options: tuple[Option, ...] = ()
     tower_option: str = ""
     one_tensor: bool = False
+    matrix: bool = False
 
     def build(self, host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> PeftModule:
         """Make a freshly initialised module.
@@ -104,6 +107,7 @@ _ALL = (
         learning_rate=0.1,
         private_learning_rate=0.1,
         one_tensor=True,
+        matrix=True,
         options=(
             Option("context-length", 4, Annotated[int, Field(ge=1, le=64)], "context vectors, 1..64"),
             Option(
@@ -132,6 +136,7 @@ _ALL = (
         learning_rate=0.1,
         private_learning_rate=0.03,
         one_tensor=True,
+        matrix=True,
         options=(Option("residual-scale", 0.5, Positive, "a in T + a R, > 0"),),
     ),
     Family(
