@@ -51,6 +51,16 @@ def test_steps_of_a_visit_are_bounded(site):
     assert "max-steps = 10" in site.train(arrays, 2, changes={"local-epochs": 3}).error.reason
 
 
+def test_a_round_that_is_refused_looks_at_no_data(site, monkeypatch):
+    def look(*_):
+        raise AssertionError("the data were looked at")
+
+    arrays = initial(site)
+    monkeypatch.setattr("fedpurel_app.site.site.Site._rows", look)
+    reply = site.train(arrays, 1_000_000)
+    assert reply.has_error() and "ValueError" in reply.error.reason, "not the AssertionError of looking"
+
+
 @pytest.mark.parametrize("number", [0, -1, -(2**60), 2001, 2**62])
 def test_rounds_are_those_of_a_schedule(site, number):
     arrays = initial(site)

@@ -192,6 +192,15 @@ def test_compare_averages_over_runs_of_before_a_key_was_there(runs, tmp_path):
     assert "fedavg, text-residual, features (2 seeds)" in lines
 
 
+def test_compare_tells_runs_apart_whose_data_differ_at_one_path(runs, tmp_path):
+    other = shutil.copytree(runs["fedavg", 0].path, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "data": "f" * 64}))
+    lines = compare([runs["fedavg", 0].path, other])
+    rows = [line for line in lines if line.startswith("fedavg, text-residual, features, data ")]
+    assert len(set(rows)) == 2 and any("data ffffffff" in row or "data fffffff" in row for row in rows)
+
+
 def test_compare_leaves_out_what_is_not_completed(runs, tmp_path):
     cut = RunFolder.create(tmp_path / "cut")
     cut.write_json("config.json", runs["fedavg", 0].read_json("config.json"))
