@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 
-import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -22,6 +21,7 @@ from fedpurel_app.core.records import (
     Arrays,
     Instruction,
     Refusal,
+    is_finite,
     to_array_record,
     to_arrays,
 )
@@ -112,6 +112,6 @@ def _brief(message: Message) -> Arrays:
 
 def _finite(record: ArrayRecord) -> Arrays:
     unpacked = to_arrays(record)
-    if not all(np.isfinite(value).all() for value in unpacked.values()):
+    if not is_finite(unpacked):
         raise ValueError("the message's arrays hold NaN or Inf")
     return unpacked

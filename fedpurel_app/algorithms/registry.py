@@ -12,9 +12,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedpurel_app.algorithms.unfit import (
+    adjusts_by_site,
+    changes_images,
+    hides_replies,
+    leaves_text,
+    trains_no_matrix,
+    trains_one_tensor,
+)
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.options import Count, NotNegative, Option, Part, Settings, Share, unless
-from fedpurel_app.models.peft.registry import FAMILIES, one_tensor
+from fedpurel_app.models.peft.registry import one_tensor
 
 if TYPE_CHECKING:
     from fedpurel_app.algorithms.base import Algorithm
@@ -85,60 +93,6 @@ class Method:
         return {option.key: settings[option.key] for option in self.options}
 
 
-def _keeps_text(settings: Settings) -> str:
-    """Refuse families that leave the text features as they are."""
-    family = FAMILIES[settings["peft"]]
-    if "text" in family.changed(settings):
-        return ""
-    tower = f', {family.tower_option} = "{settings[family.tower_option]}"' if family.tower_option else ""
-    return f'it works on the text features, which peft = "{settings["peft"]}"{tower} does not change'
-
-
-def _images_alone(settings: Settings) -> str:
-    """Refuse families that change more than the text features: a mixture sees images through one of two modules."""
-    if FAMILIES[settings["peft"]].changed(settings) > {"text"}:
-        return 'it mixes text features alone, and lora-tower = "both" changes the images, too; set lora-tower = "text"'
-    return _keeps_text(settings)
-
-
-def _one_matrix(settings: Settings) -> str:
-    """Refuse families that train more, or less, than one matrix of text features."""
-    if why := _images_alone(settings):
-        return why
-    if not FAMILIES[settings["peft"]].matrix:
-        return f'it adapts one matrix, and peft = "{settings["peft"]}" trains something else'
-    several = settings["class-specific-context"]
-    return "it adapts one context for all classes; set class-specific-context = false" if several else ""
-
-
-def _one_part(settings: Settings) -> str:
-    """Refuse families that have nothing to divide."""
-    return f"it divides the parameters, and of {one_tensor(settings)}" if one_tensor(settings) else ""
-
-
-def _prior_unknown(settings: Settings) -> str:
-    """Refuse a prior that nobody knows."""
-    if settings["dataset"] != "sites" or settings["class-prior"] == "local":
-        return ""
-    return 'sites with data of their own tell nobody their class counts; set class-prior = "local"'
-
-
-def _adjusts_by_site(settings: Settings) -> str:
-    if settings["adjust-in"] == "prediction" and settings["class-prior"] == "local":
-        return 'the global model has no site whose classes adjust-in = "prediction" could go by; set "training"'
-    return _prior_unknown(settings)
-
-
-def _reads_replies(settings: Settings) -> str:
-    """Refuse what hides single replies, or bounds what one can do: a part at the server reads each of them."""
-    if settings["privacy"] == "none" and settings["aggregation"] == "mean":
-        return ""
-    return (
-        "its part at the server goes by every single reply, which neither noise nor a robust aggregation covers; set "
-        'privacy = "none" and aggregation = "mean"'
-    )
-
-
 PROJECTION_SCOPE = Option(
     "projection-scope",
     "global",
@@ -199,7 +153,7 @@ _ALL = (
         "scaffold",
         "SCAFFOLD",
         "Karimireddy et al., ICML 2020",
-        unfit=_reads_replies,
+        unfit=hides_replies,
         part="scaffold",
     ),
     Method(
@@ -216,7 +170,7 @@ _ALL = (
         "Pan et al., NeurIPS 2024",
         options=(Option("mixing-weight", 0.4, Share, "theta, share of the site's own text features, [0, 1]"),),
         personalizes=True,
-        unfit=_images_alone,
+        unfit=changes_images,
     ),
     Method(
         "fedpgp",
@@ -227,7 +181,7 @@ _ALL = (
             Option("contrast-weight", 0.5, NotNegative, "mu, weight of InfoNCE"),
         ),
         personalizes=True,
-        unfit=_one_matrix,
+        unfit=trains_no_matrix,
     ),
     Method(
         "logit-adjustment",
@@ -238,21 +192,21 @@ _ALL = (
             Option("adjust-in", "training", Literal["training", "prediction"], "CE(l + tau log pi) | l - tau log pi"),
             Option("class-prior", "global", Literal["global", "local"], "pi: of the whole federation | of the site"),
         ),
-        unfit=_adjusts_by_site,
+        unfit=adjusts_by_site,
     ),
     Method(
         "kgcoop",
         "KgCoOp",
         "Yao et al., CVPR 2023",
         options=(Option("text-weight", 8.0, NotNegative, "weight of 1 - cos of text features and zero-shot's"),),
-        unfit=_keeps_text,
+        unfit=leaves_text,
     ),
     Method(
         "fedper",
         "FedPer",
         "Arivazhagan et al., 2019, arXiv 1912.00818",
         options=(Option("personal-share", 0.5, Part, "share of the tensors, from the output, that stay, (0, 1)"),),
-        unfit=_one_part,
+        unfit=trains_one_tensor,
     ),
 )
 METHODS = {method.name: method for method in _ALL}

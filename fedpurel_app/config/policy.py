@@ -10,6 +10,7 @@ from fedpurel_app.config.node import NodeConfig
 from fedpurel_app.config.text import to_toml
 from fedpurel_app.core.errors import PolicyError
 from fedpurel_app.core.names import split_names
+from fedpurel_app.core.sgd import steps_of_a_visit
 
 # Keys of a run that ask for work or room, and the node's key that bounds each.
 _BOUNDED = {
@@ -37,8 +38,7 @@ def refusals(config: RunConfig, node: NodeConfig) -> list[str]:
 
 def require_few_steps(config: RunConfig, node: NodeConfig, images: int) -> None:
     """Raise PolicyError when a visit to a site with so many images would take more steps than its node allows."""
-    steps = config.local_epochs * max(1, images // config.batch_size)
-    if steps > node.max_steps:
+    if steps_of_a_visit(images, config.batch_size, config.local_epochs) > node.max_steps:
         raise PolicyError(
             f"local-epochs = {config.local_epochs} at batch-size = {config.batch_size} are more steps here than "
             f"max-steps = {node.max_steps} of this site allows: lower local-epochs, or raise batch-size."

@@ -31,6 +31,11 @@ MODELS = ("zero-shot", "global", "personalized")
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
+def is_finite(arrays: Arrays) -> bool:
+    """Tell whether arrays hold neither NaN nor Inf."""
+    return all(np.isfinite(value).all() for value in arrays.values())
+
+
 def to_array_record(arrays: Arrays) -> ArrayRecord:
     """Pack arrays by name."""
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})

@@ -5,6 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def steps_of_a_visit(count: int, batch_size: int, epochs: int) -> int:
+    """Return how many steps a visit to a number of images takes: a last partial batch counts where it is the only one.
+
+    Examples
+    --------
+    >>> [steps_of_a_visit(count, 32, 2) for count in (5, 32, 40, 64)]
+    [2, 2, 2, 4]
+    """
+    return epochs * max(1, count // batch_size)
+
+
 @dataclass(frozen=True)
 class SgdSettings:
     """Plain SGD.
@@ -38,7 +49,7 @@ class SgdSettings:
 
     def steps(self, count: int) -> int:
         """Return how many steps a visit takes on a number of images."""
-        return self.epochs * -(-self.usable(count) // self.batch_size)
+        return steps_of_a_visit(count, self.batch_size, self.epochs)
 
     def travel(self, steps: int) -> float:
         """Return the way that some steps of a constant gradient of 1 go: r K, and more with momentum m.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedpurel_app.core.names import as_printed
-from fedpurel_app.core.progress import Event, read
+from fedpurel_app.core.progress import Event, Note, read
 from fedpurel_app.reporting.console import round_line
 from fedpurel_app.reporting.log_lines import LogLines
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -57,7 +57,8 @@ class LiveView:
             self._log = LogLines()
             list(self._log.new(folder.log))  # of an earlier attempt
         for _, text in self._log.new(folder.log):
-            self.note(text)
+            if note := read(text):
+                self.note(note)
         rounds = folder.rounds()
         if len(rounds) < self._shown:  # a resumed run forgets rounds that its checkpoint does not know
             self._shown = len(rounds)
@@ -73,11 +74,8 @@ class LiveView:
             )
         self._shown = len(rounds)
 
-    def note(self, text: str) -> None:
+    def note(self, note: Note) -> None:
         """Show what a line of the log says of work before a round: beside the bar, or as a line now and then."""
-        note = read(text)
-        if note is None:
-            return
         match note.event:
             case Event.TO_ENCODE:
                 self._print(note.text)

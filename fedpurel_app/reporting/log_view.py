@@ -62,9 +62,9 @@ class LogView:
     def _take(self, level: str, text: str) -> None:
         if text.startswith(_FLOWERS_OWN):
             return
-        if self.folder is not None:
-            self._live.note(text)
         note = read(text)
+        if self.folder is not None and note is not None:
+            self._live.note(note)
         if self.folder is None or level != "INFO":  # rounds and summary are in the folder
             words = text if note is None else note.text
             self._console.print(as_printed(words), highlight=False, markup=False, soft_wrap=True)

@@ -238,10 +238,6 @@ class RunFolder:
         """Read the last matching pair of arrays and state; raises StateError when there is none."""
         return Checkpoint(self.path).read()[:2]
 
-    def read_part(self) -> Named:
-        """Read the state of the method's part in the last matching checkpoint; raises StateError when there is none."""
-        return Checkpoint(self.path).read()[2]
-
     def spent(self) -> dict[str, Any] | None:
         """Return what the checkpoint says of the privacy that was spent; None where nothing accounts for it.
 

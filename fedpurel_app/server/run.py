@@ -19,6 +19,7 @@ from fedpurel_app.core.records import Arrays, to_array_record, to_arrays
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import CLASSES, keep_classes
+from fedpurel_app.reporting.checkpoint import Checkpoint
 from fedpurel_app.reporting.console import summary_lines
 from fedpurel_app.reporting.outcome import Outcome, write_outcome
 from fedpurel_app.reporting.provenance import process_start, provenance
@@ -57,8 +58,7 @@ class Server:
             require_same(stored_config(self.folder.read_json("config.json")["config"]), config, resume)
             self._lock = self.folder.lock()
             try:
-                self._arrays, self._state = self.folder.read_checkpoint()
-                self._part = self.folder.read_part()
+                self._arrays, self._state, self._part = Checkpoint(resume).read()
                 self.folder.drop_leftovers()
                 self.folder.forget_outcome()
             except BaseException:

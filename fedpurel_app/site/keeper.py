@@ -8,11 +8,9 @@ from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
 
-import numpy as np
-
 from fedpurel_app.config import NodeConfig, RunConfig, require_few_steps
 from fedpurel_app.core.errors import PolicyError, RunError, StateError, UnusableBranchError
-from fedpurel_app.core.records import Arrays, Instruction
+from fedpurel_app.core.records import Arrays, Instruction, is_finite
 from fedpurel_app.site.data_paths import private_folder
 from fedpurel_app.site.private_quota import Quota
 from fedpurel_app.site.private_store import PrivateStore
@@ -129,11 +127,6 @@ class Keeper:
         bounds = (node.max_experiments, node.max_private_bytes, node.max_evaluations)
         quota = None if self.simulated else Quota(*bounds)
         return PrivateStore(root, instruction.experiment_id, self.site, attempt, key, quota)
-
-
-def is_finite(arrays: Arrays) -> bool:
-    """Tell whether arrays hold neither NaN nor Inf."""
-    return all(np.isfinite(value).all() for value in arrays.values())
 
 
 def _shared(simulation_dir: str) -> str:

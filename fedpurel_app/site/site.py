@@ -29,14 +29,14 @@ from fedpurel_app.config import (
 from fedpurel_app.core import disk_memo as facts
 from fedpurel_app.core.errors import PolicyError, RunError
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.core.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction
+from fedpurel_app.core.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction, is_finite
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
 from fedpurel_app.site.data_paths import cache_folder, with_own_paths
 from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
-from fedpurel_app.site.keeper import Keeper, is_finite
+from fedpurel_app.site.keeper import Keeper
 from fedpurel_app.site.state import Named
 from fedpurel_app.training.evaluation import evaluate
 from fedpurel_app.training.inputs import TrainingData

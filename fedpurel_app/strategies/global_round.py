@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedpurel_app.core.errors import RunError
 from fedpurel_app.core.names import listed
-from fedpurel_app.core.records import BRIEF, PRIVACY, PRIVACY_MOD, to_array_record, to_arrays
+from fedpurel_app.core.records import BRIEF, PRIVACY, PRIVACY_MOD, Arrays, to_array_record, to_arrays
 from fedpurel_app.strategies.cohort_grid import CohortGrid
 from fedpurel_app.strategies.inner_checks import refuse_idle, refuse_waiting
 from fedpurel_app.strategies.legacy_clients import Abilities
@@ -123,8 +123,7 @@ class GlobalRound(Round):
             report.privacy = {"clipping_norm": clipping.norm}
         try:
             refuse_idle(self.inner, len(screened.messages))
-            sent, replies = to_arrays(self.sent), self._replies(screened)
-            factors = self.part.weights(sent, replies) if self.part is not None else {}
+            sent, replies, factors = self._for_part(screened)
             messages = [
                 strip_reply(message, names, self.key, equal=clipping is not None, factor=factors.get(site, 1))
                 for site, message in screened.messages.items()
@@ -143,17 +142,19 @@ class GlobalRound(Round):
         report.kept_old_model = arrays is None
         return arrays
 
-    def _replies(self, screened: ScreenedReplies) -> dict[str, Reply]:
-        """Read the replies for the method's part; none where it has no part."""
+    def _for_part(self, screened: ScreenedReplies) -> tuple[Arrays, dict[str, Reply], Mapping[str, float]]:
+        """Read for the method's part what was sent and what came, and ask it for weights; nothing where it has none."""
         if self.part is None:
-            return {}
+            return {}, {}, {}
         trained = {site: int(metrics[self.key]) for site, metrics in screened.metrics.items()}  # type: ignore[arg-type]
         described = self.post.roster.descriptions
         self._sizes |= trained | {site: one.num_examples for site, one in described.items() if one is not None}
-        return {
+        replies = {
             site: Reply(to_arrays(next(iter(message.content.array_records.values()))), trained[site], self._sizes[site])
             for site, message in screened.messages.items()
         }
+        sent = to_arrays(self.sent)
+        return sent, replies, self.part.weights(sent, replies)
 
     def _see_purification(self, metrics: Mapping[str, float]) -> None:
         """Say once when clients do not seem to do what the strategy is named after."""

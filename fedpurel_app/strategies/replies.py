@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from fedpurel_app.core.records import ARRAYS, METRICS, to_array_record, to_arrays
+from fedpurel_app.core.records import ARRAYS, METRICS, is_finite, to_array_record, to_arrays
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.screening import BadReplyError, check_size, last_line
 
@@ -47,7 +47,7 @@ def cast_like(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
     found, wanted = to_arrays(arrays), to_arrays(sent)
     if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in wanted.items()}:
         raise ValueError("its arrays differ in name or shape from those that were sent")
-    if not all(np.isfinite(value).all() for value in found.values()):
+    if not is_finite(found):
         raise ValueError("its arrays hold NaN or Inf")
     whole = {name for name, value in wanted.items() if value.dtype.kind in "iu"}  # counters, as BatchNorm's
     found |= {name: np.rint(found[name]) for name in whole}  # a mean of equal integers may fall short of them

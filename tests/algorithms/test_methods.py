@@ -218,8 +218,9 @@ def test_any_method_can_share_a_alone():
     assert SHARES["all"](METHODS["fedavg"].load()) is METHODS["fedavg"].load()
 
 
-def test_a_resumed_run_of_a_method_that_keeps_parts_is_the_same_run(tmp_path):
-    changes = {"algorithm": "promptfolio", "global_rounds": 3, "fraction_train": 0.7, "experiment_id": "e"}
+@pytest.mark.parametrize("algorithm", ["promptfolio", "scaffold"])
+def test_a_resumed_run_of_a_method_that_keeps_state_is_the_same_run(tmp_path, algorithm):
+    changes = {"algorithm": algorithm, "global_rounds": 3, "fraction_train": 0.7, "experiment_id": "e"}
     whole = run_tiny(tmp_path / "whole", **changes)
 
     def stop(message, reply):
@@ -229,7 +230,7 @@ def test_a_resumed_run_of_a_method_that_keeps_parts_is_the_same_run(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_tiny(tmp_path / "cut", **changes, grid={"spy": stop})
     cut = run_tiny(tmp_path / "cut", **changes, resume_from=str(tmp_path / "cut" / "run"), out="")
-    assert private_files(cut) == private_files(whole) and same(shared(cut), shared(whole))
+    assert private_files(cut) and private_files(cut) == private_files(whole) and same(shared(cut), shared(whole))
     assert timeless(cut) == timeless(whole)
 
 

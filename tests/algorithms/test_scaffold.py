@@ -13,10 +13,11 @@ from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.records import ARRAYS, to_array_record, to_arrays
 from fedpurel_app.core.sgd import SgdSettings
+from fedpurel_app.reporting.checkpoint import Checkpoint
 from fedpurel_app.strategies import FedPuReL, Schedule
 from fedpurel_app.strategies.parts import Reply, load_part
 from tests.algorithms.test_methods import a_batch, autograd, same, shared, task_loss, text_module
-from tests.support import private_files, run_tiny, timeless
+from tests.support import run_tiny
 
 
 def test_a_step_adds_the_difference_of_the_control_variates():
@@ -68,7 +69,7 @@ def gap(folder):
     """Return how far c is from the mean of the c_k by numbers of images, and the largest c."""
     parts = folder.read_json("partition.json")["train"]
     sites = {path.parent.name: load_file(path) for path in sorted(folder.path.rglob("private-*.safetensors"))}
-    c = folder.read_part()["c/residual"]
+    c = Checkpoint(folder.path).read()[2]["c/residual"]
     mean = sum(len(rows) * sites[f"site-{index}"]["memory/residual"] for index, rows in enumerate(parts) if rows) / sum(
         map(len, parts)
     )
@@ -113,7 +114,7 @@ def test_a_lie_costs_a_round_and_no_run(tmp_path):
     rounds = {"algorithm": "scaffold", "global_rounds": 4, "personal_rounds": -1, "learning_rate": 0.01}
     folder = run_tiny(tmp_path, **rounds, grid={"spy": spy})
     assert [line["kept_old_model"] for line in folder.rounds()[1:]] == [False, True, False, False]
-    assert all(np.isfinite(value).all() for value in folder.read_part().values())
+    assert all(np.isfinite(value).all() for value in Checkpoint(folder.path).read()[2].values())
 
 
 def test_a_part_at_the_server_goes_with_no_strategy_that_clips():
@@ -147,23 +148,6 @@ def test_where_all_that_there_is_lies_at_one_site_it_is_fedavg(tmp_path):
     plain = shared(run_tiny(tmp_path / "c", algorithm="fedavg", **several))
     held = shared(run_tiny(tmp_path / "d", algorithm="scaffold", **several))
     assert not all(np.allclose(held[name], value, atol=1e-5) for name, value in plain.items())
-
-
-def test_a_resumed_run_goes_on_with_both_control_variates(tmp_path):
-    changes = {"algorithm": "scaffold", "global_rounds": 3, "personal_rounds": -1, "experiment_id": "e"}
-    whole = run_tiny(tmp_path / "whole", **changes)
-
-    def stop(message, reply):
-        if message.metadata.message_type == "train" and message.content["config"]["round"] == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path / "cut", **changes, grid={"spy": stop})
-    cut = run_tiny(tmp_path / "cut", resume_from=str(tmp_path / "cut" / "run"), out="", **changes)
-    assert same(shared(whole), shared(cut)) and any(np.any(value) for value in shared(cut).values())
-    assert private_files(whole) == private_files(cut) and timeless(whole) == timeless(cut)
-    kept = [load_file(path) for path in whole.path.rglob("private-*.safetensors")]
-    assert kept and all(name.startswith("memory/") for one in kept for name in one)
 
 
 @pytest.mark.parametrize("change", [{"privacy": "server-fixed"}, {"aggregation": "median"}])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpurel_app.core.records import Arrays
+from fedpurel_app.core.records import Arrays, is_finite
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.strategies.parts.base import Part, Reply
 
@@ -38,7 +38,7 @@ class Scaffold(Part):
                 c += reply.size / examples * change
             with np.errstate(over="ignore"):
                 moved[name] = c.astype(x.dtype)
-        if not all(np.isfinite(value).all() for value in moved.values()):
+        if not is_finite(moved):
             raise ValueError("the control variate would not be finite")
         self._c, self._examples = moved, examples
         return mean

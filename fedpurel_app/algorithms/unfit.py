@@ -1,0 +1,66 @@
+"""Why a method cannot work with a family, data, or an aggregation: reasons for :class:`..registry.Method`.
+
+Each goes from all settings of a run to the reason, or to "" where there is none.
+"""
+
+from __future__ import annotations
+
+from fedpurel_app.core.options import Settings
+from fedpurel_app.models.peft.registry import FAMILIES, one_tensor
+
+
+def leaves_text(settings: Settings) -> str:
+    """Refuse families that leave the text features as they are."""
+    family = FAMILIES[settings["peft"]]
+    if "text" in family.changed(settings):
+        return ""
+    tower = f', {family.tower_option} = "{settings[family.tower_option]}"' if family.tower_option else ""
+    return f'it works on the text features, which peft = "{settings["peft"]}"{tower} does not change'
+
+
+def changes_images(settings: Settings) -> str:
+    """Refuse families that change more than the text features: a mixture sees images through one of two modules."""
+    if FAMILIES[settings["peft"]].changed(settings) > {"text"}:
+        return (
+            'it works on text features alone, and lora-tower = "both" changes the images, too; set lora-tower = "text"'
+        )
+    return leaves_text(settings)
+
+
+def trains_no_matrix(settings: Settings) -> str:
+    """Refuse families that train more, or less, than one matrix of text features."""
+    if why := changes_images(settings):
+        return why
+    if not FAMILIES[settings["peft"]].matrix:
+        return f'it adapts one matrix, and peft = "{settings["peft"]}" trains something else'
+    several = settings["class-specific-context"]
+    return "it adapts one context for all classes; set class-specific-context = false" if several else ""
+
+
+def trains_one_tensor(settings: Settings) -> str:
+    """Refuse families that have nothing to divide."""
+    return f"it divides the parameters, and of {one_tensor(settings)}" if one_tensor(settings) else ""
+
+
+def hides_prior(settings: Settings) -> str:
+    """Refuse a prior that nobody knows."""
+    if settings["dataset"] != "sites" or settings["class-prior"] == "local":
+        return ""
+    return 'sites with data of their own tell nobody their class counts; set class-prior = "local"'
+
+
+def adjusts_by_site(settings: Settings) -> str:
+    """Refuse an adjustment of the global model by classes that only sites know, and a prior that nobody knows."""
+    if settings["adjust-in"] == "prediction" and settings["class-prior"] == "local":
+        return 'the global model has no site whose classes adjust-in = "prediction" could go by; set "training"'
+    return hides_prior(settings)
+
+
+def hides_replies(settings: Settings) -> str:
+    """Refuse what hides single replies, or bounds what one can do: a part at the server reads each of them."""
+    if settings["privacy"] == "none" and settings["aggregation"] == "mean":
+        return ""
+    return (
+        "its part at the server goes by every single reply, which neither noise nor a robust aggregation covers; set "
+        'privacy = "none" and aggregation = "mean"'
+    )
