@@ -15,6 +15,7 @@ from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.sources.source import FeatureSplit
 from fedpurel_app.federation import Federation, Ints, SplitName
 from fedpurel_app.model_kit import ModelKit
+from fedpurel_app.models.peft.base import Takes
 from fedpurel_app.training.feature_store import count_missing, image_features, image_pixels
 from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, Pixels, TrainingData
 
@@ -70,15 +71,15 @@ class Images:
                 found[name] = sum(count_missing("features", *where, view, used) for view in wanted)
         return found
 
-    def data(self, name: SplitName, rows: Ints, pixels: bool, view: int = 0) -> LocalData:
+    def data(self, name: SplitName, rows: Ints, takes: Takes, view: int = 0) -> LocalData:
         """Return some rows of a split, on the device.
 
         Parameters
         ----------
         name : {"train", "test"}
         rows : ndarray of int64
-        pixels : bool
-            For a module that works inside the image tower.
+        takes : {"features", "pixels"}
+            What the module that they are for is given.
         view : int
             0 for CLIP's own evaluation transform, k > 0 for the k-th random view.
         """
@@ -89,20 +90,18 @@ class Images:
                 f"{config.dataset_path} has features of {features.shape[1]} numbers; {config.backbone} makes "
                 f"{host.zero_shot_text.shape[1]}."
             )
-        inputs = self.pixels(name, rows, view) if pixels else features
+        inputs = self.pixels(name, rows, view) if takes == "pixels" else features
         return LocalData(inputs, self.labels(name, rows), host.zero_shot_logits(features))
 
-    def training_data(self, rows: Ints, pixels: bool) -> TrainingData:
+    def training_data(self, rows: Ints, takes: Takes) -> TrainingData:
         """Return some rows of the training split, augmented as the settings say."""
         config, split = self._kit.config, self._federation.split("train")
         if config.augment == "none" or isinstance(split, FeatureSplit):
-            return self.data("train", rows, pixels)
+            return self.data("train", rows, takes)
         if config.augment == "views":
-            return ManyViews(tuple(self.data("train", rows, pixels, 1 + view) for view in range(config.views)))
+            return ManyViews(tuple(self.data("train", rows, takes, 1 + view) for view in range(config.views)))
         labels = self.labels("train", rows)
-        return FreshCrops(
-            split.images, rows, labels, self._kit.images_backbone, pixels, self._kit.host.zero_shot_logits
-        )
+        return FreshCrops(split.images, rows, labels, self._kit.images_backbone, takes, self._kit.host.zero_shot_logits)
 
     def _cached(
         self, make: Callable[..., npt.NDArray[Any]], name: SplitName, rows: Ints, view: int

@@ -25,7 +25,7 @@ RULES = {
     "reporting": ({"config"}, {"rich", "matplotlib", "psutil", "filelock", "pydantic"}),
     "federation": ({"config", "data"}, set()),
     "model_kit": ({"algorithms", "config", "federation", "models", "training"}, {"torch"}),
-    "images": ({"data", "federation", "model_kit", "training"}, {"torch"}),
+    "images": ({"data", "federation", "model_kit", "models", "training"}, {"torch"}),
     "experiment": ({"config", "data", "federation", "images", "model_kit"}, set()),
     "site": (
         {"algorithms", "config", "data", "experiment", "models", "training"},

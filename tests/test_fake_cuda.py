@@ -97,9 +97,9 @@ def host(precision, weights):
     return Host(clip.encode_prompts(PROMPTS), 20.0, NAMES, clip, PROMPTS)
 
 
-def data(one, pixels):
+def data(one, takes):
     features = torch.randn(12, one.zero_shot_text.shape[1], device=GPU)
-    inputs = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8, device=GPU) if pixels else features
+    inputs = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8, device=GPU) if takes == "pixels" else features
     return LocalData(inputs, torch.randint(3, (12,), device=GPU), one.zero_shot_logits(features))
 
 
@@ -149,7 +149,7 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
             return FAMILIES[family].build(one, role, settings, torch.Generator().manual_seed(0))
 
         shared = algorithm.compose(build, method.chosen(settings), torch.Generator().manual_seed(1))
-        images = data(one, shared.takes_pixels)
+        images = data(one, shared.takes)
         visit(method, settings, shared, images, Phase.GLOBAL, None, one)
         models = Models(shared)
         if algorithm.has_personal_rounds:

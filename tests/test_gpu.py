@@ -38,7 +38,7 @@ def trained(name, device):
     with torch.no_grad():
         features = demo.encode_pixels(pixels)
     labels = (torch.arange(96) % 3).to(device)
-    inputs = pixels if module.takes_pixels else features
+    inputs = pixels if module.takes == "pixels" else features
     data = LocalData(inputs, labels, host.zero_shot_logits(features))
     settings, order = SgdSettings(0.01, 0.9, 5e-4, 32, 1), torch.Generator().manual_seed(2)
     metrics = train(module, data, global_step, settings, order, METHODS["fedpurel"].defaults())

@@ -155,7 +155,7 @@ def test_features_of_the_run_s_backbone(tmp_path):
     np.savez(path, train_features=features[:, :7], train_labels=np.repeat([0, 1], 5), class_names=np.array(NAMES[:2]))
     odd = Site(settings(tmp_path), {"site": "b", "data": str(path)})
     with pytest.raises(Exception, match="has features of 7 numbers; demo makes 128"):
-        odd.experiment.images.data("train", np.arange(2), False)
+        odd.experiment.images.data("train", np.arange(2), "features")
     with pytest.raises(Exception, match="bring images, not features"):
         _ = Site(settings(tmp_path, peft="lora"), {"site": "c", "data": str(path)}).describe()
 

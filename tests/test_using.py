@@ -346,8 +346,8 @@ def test_the_files_give_the_logits_of_the_global_and_of_the_personalized_model(r
         out = tmp_path / (site or "whole")
         exported(capsys, run(family), out, *(["--site", site] if site else []))
         model = load_trained(run(family).path, site)
-        takes_pixels = model.branches["global"].takes_pixels
-        expected = model.logits(pixels() if takes_pixels else load_backbone("demo", CPU).encode_pixels(pixels()))
+        takes = model.branches["global"].takes
+        expected = model.logits(pixels() if takes == "pixels" else load_backbone("demo", CPU).encode_pixels(pixels()))
         found = torch.zeros(())
         for folder in [out / "global", out / "private"] if site else [out]:
             weights = load_file(folder / "classifier.safetensors")["weights"]

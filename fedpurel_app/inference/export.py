@@ -118,7 +118,7 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
 def _image_side(branch: PeftModule, peft: str) -> str:
     """Tell how a branch changes image features."""
     if isinstance(branch, Lora):
-        return "lora" if branch.takes_pixels else "plain"
+        return "lora" if branch.takes == "pixels" else "plain"
     return peft if peft in _USE else "plain"
 
 

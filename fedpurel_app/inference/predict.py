@@ -61,12 +61,12 @@ def predict(model: TrainedModel, paths: Sequence[Path], top: int = 5) -> list[Pr
             f"the run was made with precomputed features ({name}), which name no image tower: encode the images as the "
             "features were, and multiply with the weights of fedpurel export."
         )
-    takes_pixels = next(iter(model.branches.values())).takes_pixels  # all of one family
+    takes = next(iter(model.branches.values())).takes  # all of one family
     found: list[Prediction] = []
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]
         pixels = torch.stack([backbone.preprocess(open_image(path)) for path in part])
-        logits = model.logits(pixels if takes_pixels else backbone.encode_pixels(pixels))
+        logits = model.logits(pixels if takes == "pixels" else backbone.encode_pixels(pixels))
         best = logits.softmax(-1).topk(min(top, logits.shape[1]))
         for path, values, classes in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
             named = (model.class_names[index] for index in classes)

@@ -53,7 +53,7 @@ class Scoring:
         started, encoding = time.monotonic(), experiment.images.seconds
         module = experiment.kit.shared_module(arrays)
         data, bias = (
-            experiment.images.data("test", rows, module.takes_pixels),
+            experiment.images.data("test", rows, module.takes),
             experiment.kit.bias(experiment.kit.facts()),
         )
         self._here = evaluate(data, experiment.kit.algorithm.global_model(Models(module)), bias=bias)

@@ -196,7 +196,7 @@ class Site:
         private = self._private_module(shared, instruction) if state.branch else None
         models, is_own = Models(shared, private), bool(state.branch if algorithm.has_personal_rounds else state.kept)
         personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
-        data = self.images.data("test", self._rows("test"), shared.takes_pixels)
+        data = self.images.data("test", self._rows("test"), shared.takes)
         bias = self.kit.bias(self._facts()) if algorithm.bias is not None else None
         scores = evaluate(data, algorithm.global_model(models), personalized, bias)
         counts = {"zero-shot": scores.zero_shot, "global": scores.global_model}
@@ -222,7 +222,7 @@ class Site:
 
     def _training_data(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
         """Return this site's images for a module, with the logits that the visit refers to."""
-        data = self.images.training_data(self._rows("train"), module.takes_pixels)
+        data = self.images.training_data(self._rows("train"), module.takes)
         return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
 
     def _visit(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedpurel_app.models.backbone import Backbone
-from fedpurel_app.models.peft.base import Logits
+from fedpurel_app.models.peft.base import Logits, Takes
 from fedpurel_app.training.augment import random_crop
 
 if TYPE_CHECKING:
@@ -141,8 +141,8 @@ class FreshCrops:
         The client's.
     labels : Tensor of int64, shape (N,)
     backbone : Backbone
-    takes_pixels : bool
-        Whether inputs are the views themselves instead of their features.
+    takes : {"features", "pixels"}
+        Whether inputs are the views' features, or the views themselves.
     zero_shot : callable
         From features of the frozen tower to logits.
     reference : callable or None
@@ -153,7 +153,7 @@ class FreshCrops:
     rows: npt.NDArray[np.int64]
     labels: Tensor
     backbone: Backbone
-    takes_pixels: bool
+    takes: Takes
     zero_shot: Logits
     reference: Logits | None = None
 
@@ -168,10 +168,10 @@ class FreshCrops:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         images = self.load(self.rows[rows.cpu().numpy()])
         pixels = torch.stack([random_crop(image, self.backbone.image_size, rng) for image in images])
-        if self.takes_pixels and self.reference is not None:
+        if self.takes == "pixels" and self.reference is not None:
             return pixels, self.reference(pixels)
         features = self.backbone.encode_pixels(pixels)
-        inputs = pixels if self.takes_pixels else features
+        inputs = pixels if self.takes == "pixels" else features
         return inputs, self.zero_shot(features) if self.reference is None else self.reference(inputs)
 
     def measured_against(self, logits: Logits) -> FreshCrops:

@@ -48,7 +48,7 @@ def pixels(seed=0):
 
 
 def inputs_of(module):
-    return pixels() if module.takes_pixels else images()
+    return pixels() if module.takes == "pixels" else images()
 
 
 def shake(module, scale=1.0, seed=3):
@@ -127,7 +127,7 @@ def test_what_a_family_says_of_towers_is_true(name, host):
     before = module.class_features().detach().clone()
     shake(module)
     assert torch.equal(before, module.class_features()) == ("text" not in FAMILIES[name].changed(OPTIONS))
-    assert module.takes_pixels == (FAMILIES[name].needs == "image tower")
+    assert module.takes == ("pixels" if FAMILIES[name].needs == "image tower" else "features")
 
 
 @families
@@ -233,12 +233,12 @@ def test_lora_by_hand(host):
     assert not torch.allclose(expected, host.backbone.encode_pixels(pixels()), atol=1e-2)
 
 
-@pytest.mark.parametrize(("tower", "takes_pixels", "text_moves"), [("text", False, True), ("both", True, True)])
-def test_lora_of_the_text_tower(host, tower, takes_pixels, text_moves):
+@pytest.mark.parametrize(("tower", "takes", "text_moves"), [("text", "features", True), ("both", "pixels", True)])
+def test_lora_of_the_text_tower(host, tower, takes, text_moves):
     module = build("lora", host, lora_tower=tower)
     assert torch.allclose(module.class_features(), host.zero_shot_text, atol=1e-5)
     shake(module, 0.1)
-    assert module.takes_pixels == takes_pixels
+    assert module.takes == takes
     assert torch.allclose(module.class_features(), host.zero_shot_text, atol=1e-3) != text_moves
     assert torch.allclose(module.frozen()(inputs_of(module)), module.logits(inputs_of(module)), atol=1e-4)
 

@@ -12,7 +12,7 @@ from fedpurel_app.training.inputs import LocalData
 class Fixed(nn.Module):
     """Return the logits that it was made with, whatever the images."""
 
-    takes_pixels: bool  # what a module has besides, and nobody asks for here
+    takes: Any  # what a module has besides, and nobody asks for here
     class_features: Any
     logits: Any
     logits_of: Any

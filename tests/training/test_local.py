@@ -19,7 +19,7 @@ from fedpurel_app.training.local import _step, train
 class Linear(nn.Module):
     """A module with hand-made logits: x W."""
 
-    takes_pixels: bool  # what a module has besides, and nobody asks for here
+    takes: Any  # what a module has besides, and nobody asks for here
     class_features: Any
     logits_of: Any
     frozen: Any

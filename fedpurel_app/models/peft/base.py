@@ -15,6 +15,7 @@ from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import Backbone
 
 Role = Literal["global", "private"]
+Takes = Literal["features", "pixels"]  # what of an image a module is given
 Logits = Callable[[Tensor], Tensor]
 
 
@@ -65,12 +66,12 @@ class PeftModule(Protocol):
 
     Attributes
     ----------
-    takes_pixels : bool
-        Inputs are uint8 pixels of shape (B, 3, H, W), because the module works inside the image tower; otherwise image
-        features of the frozen tower, shape (B, D), projected but not normalised.
+    takes : {"features", "pixels"}
+        Its inputs: image features of the frozen tower, shape (B, D), projected but not normalised; or, of a module that
+        works inside the image tower, uint8 pixels of shape (B, 3, H, W).
     """
 
-    takes_pixels: bool
+    takes: Takes
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the trained parameters; all of them require gradients."""
@@ -108,7 +109,7 @@ class Branch(nn.Module):
     host : Host
     """
 
-    takes_pixels: bool = False
+    takes: Takes = "features"
     _text: Tensor
 
     def __init__(self, host: Host) -> None:

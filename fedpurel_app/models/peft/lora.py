@@ -75,7 +75,7 @@ class Lora(Branch):
         form = (rank, alpha, dropout, blocks, projections)
         self._image: ImageTower | None = None
         self._words: TextTower | None = None
-        self.takes_pixels = towers != "text"
+        self.takes = "features" if towers == "text" else "pixels"
         if towers in ("vision", "both"):
             self._image = _adapted(backbone.image, role, *form)
         if towers in ("text", "both"):

@@ -20,7 +20,7 @@ class Composite(ABC):
     """
 
     def __init__(self, shared: PeftModule) -> None:
-        self.shared, self.takes_pixels = shared, shared.takes_pixels
+        self.shared, self.takes = shared, shared.takes
 
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -31,7 +31,7 @@ class VisualPrompt(Branch):
         Source of the initial tokens: uniform in ±sqrt(6 / (3 p² + width)) for patches of p × p pixels, as VPT.
     """
 
-    takes_pixels = True
+    takes = "pixels"
 
     def __init__(self, host: Host, count: int, deep: bool, generator: torch.Generator) -> None:
         super().__init__(host)
