@@ -71,7 +71,7 @@ class Federation:
 
     @cached_property
     def train_rows(self) -> Ints:
-        """Rows of the training split that the long-tailed federation has in all."""
+        """Rows of the training split that the federation has in all."""
         return longtail.select(self.source.train.labels, self.train_counts, self._generator("long tail"))
 
     @cached_property
@@ -85,10 +85,10 @@ class Federation:
         return np.bincount(self.source.train.labels, minlength=len(self.source.class_names))
 
     @property
-    def _tail(self) -> tuple[float, int, Ints, bool]:
+    def _tail(self) -> tuple[float, int, Ints, bool, int]:
         """Arguments of the long-tail profile."""
         config = self.config
-        return config.imbalance_factor, config.max_per_class, self._rank, config.keep_empty_classes
+        return config.imbalance_factor, config.max_per_class, self._rank, config.keep_empty_classes, config.shots
 
     @cached_property
     def _rank(self) -> Ints:
@@ -99,7 +99,7 @@ class Federation:
 
     @cached_property
     def short_classes(self) -> int:
-        """Number of classes with fewer images than the long-tail profile asks for; they give all they have."""
+        """Number of classes with fewer images than the settings ask for; they give all they have."""
         return 0 if self.own else int((self._available < longtail.quota(self._available, *self._tail)).sum())
 
     def group(self, counts: Ints) -> dict[str, Ints]:

@@ -163,10 +163,11 @@ class ModelKit:
     def sgd(self, phase: Phase) -> SgdSettings:
         """Return the optimiser's settings, with "auto" resolved."""
         config, family = self.config, self.family
+        pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
         if phase is Phase.PERSONAL:  # plain SGD, as the reference does
             rate = (
                 family.private_learning_rate if config.private_learning_rate == "auto" else config.private_learning_rate
             )
-            return SgdSettings(rate, 0.0, 0.0, config.batch_size, config.local_epochs)
+            return SgdSettings(rate, 0.0, 0.0, *pace)
         rate = family.learning_rate if config.learning_rate == "auto" else config.learning_rate
-        return SgdSettings(rate, config.momentum, config.weight_decay, config.batch_size, config.local_epochs)
+        return SgdSettings(rate, config.momentum, config.weight_decay, *pace)

@@ -133,10 +133,23 @@ def test_all_problems_are_told_at_once():
         ({"momentum": 1.0}, "less than 1"),
         ({"fraction_train": 0.0}, "greater than 0"),
         ({"alpha": float("nan")}, "finite"),
+        ({"local_steps": 9, "local_epochs": 2}, "local-epochs = 2 has no use with local-steps = 9"),
+        ({"local_steps": -1}, "greater than or equal to 0"),
+        ({"shots": 4, "imbalance_factor": 50}, "imbalance-factor = 50.0 has no use with shots = 4"),
+        ({"shots": 4, "class_order": "shuffled"}, 'class-order = "shuffled" has no use with shots = 4'),
+        ({"shots": 4, "keep_empty_classes": True}, "keep-empty-classes = true has no use with shots = 4"),
+        ({"dataset": "cifar100", "shots": 4, "max_per_class": 9}, "max-per-class = 9 has no use with shots = 4"),
+        ({"dataset": "sites", "classes": "a, b", "shots": 4}, "shots has no use"),
     ],
 )
 def test_settings_that_cannot_be(values, part):
     assert part in "\n".join(problems(**values))
+
+
+def test_shots_go_with_what_is_not_of_the_long_tail():
+    assert load_config({"shots": 4, "imbalance-factor": 1}).shots == 4
+    assert load_config({"shots": 4, "max-per-class": 20}).shots == 4  # so many shapes are rendered
+    assert load_config({"shots": 4, "dataset": "places-lt", "dataset-path": "/data"}).shots == 4
 
 
 def test_whole_numbers_serve_as_numbers_but_truth_values_do_not():

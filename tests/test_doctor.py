@@ -68,7 +68,7 @@ def test_short_classes_are_counted(capsys, tmp_path):
                 Image.new("RGB", (8, 8)).save(path)
     arguments = ["--set", "dataset=imagefolder", "--set", f"dataset-path={tmp_path / 'data'}"]
     out = doctor(capsys, *arguments, "--set", "imbalance-factor=2")
-    assert "1 classes have fewer images than the long-tail profile asks for" in out
+    assert "1 classes have fewer images than the settings ask for" in out
     assert "fewer images" not in doctor(capsys, *arguments, "--set", "imbalance-factor=1")
 
 

@@ -14,6 +14,7 @@ from fedpurel_app.core.errors import ConfigError, FedPurelError, RunError, State
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.reporting import checkpoint, run_files, run_folder
+from fedpurel_app.reporting.console import show_lines
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.site import site
@@ -110,11 +111,25 @@ def test_totals_alone_leave_out_groups_with_a_reason(tmp_path):
         {"global_rounds": 0, "personal_rounds": 2},
         {"personal_rounds": 0},
         {"console": "flower"},
+        {"local_steps": 3, "drop_last": False},
     ],
     ids=str,
 )
 def test_variants_run_to_completion(tmp_path, changes):
     assert run_tiny(tmp_path, **changes).summary()["outcome"] == "completed"
+
+
+def test_shots_are_the_same_images_for_one_seed_and_are_told(tmp_path):
+    one, again, other = (
+        run_tiny(tmp_path / name, imbalance_factor=1, shots=7, seed=seed, global_rounds=1, personal_rounds=0)
+        for name, seed in (("one", 0), ("again", 0), ("other", 1))
+    )
+    partitions = [folder.read_json("partition.json") for folder in (one, again, other)]
+    assert partitions[0] == partitions[1] and partitions[0]["sha256"] != partitions[2]["sha256"]
+    assert partitions[0]["train_counts"] == 6 * [7]
+    drawn = [sorted(row for rows in partition["train"] for row in rows) for partition in partitions]
+    assert drawn[0] != drawn[2] and len(drawn[0]) == 42
+    assert "7 shots, dirichlet alpha 1" in "\n".join(show_lines(one)) and "IF" not in show_lines(one)[0]
 
 
 @pytest.mark.parametrize("name", ["tensorboard"])

@@ -95,7 +95,7 @@ def _data(experiment: Experiment) -> Iterator[str]:
         yield f"{source.name}: {sizes}, {len(source.class_names)} classes"
     yield from source.notes
     if short := experiment.federation.short_classes:
-        yield f"{short} classes have fewer images than the long-tail profile asks for, and give all"
+        yield f"{short} classes have fewer images than the settings ask for, and give all"
 
 
 def _weights(experiment: Experiment) -> Iterator[str]:

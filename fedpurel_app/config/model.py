@@ -80,6 +80,9 @@ class CommonConfig(BaseModel):
         100.0, "largest over smallest class of the long-tail profile, >= 1; 1 keeps the split as it is"
     )
     max_per_class: Number = _field(0, "training images of the largest class; 0 = the split's mean class size")
+    shots: Number = _field(
+        0, "training images of each class, drawn by seed, at most; in the place of the long-tail profile; 0 = off"
+    )
     class_order: Literal["index", "shuffled"] = _field("index", "class ranks, head to tail: index | shuffled (by seed)")
     keep_empty_classes: bool = _field(False, "let tail classes drop to no image, as the reference code does")
     group_by: Literal["auto", "counts", "terciles"] = _field(
@@ -123,7 +126,9 @@ class CommonConfig(BaseModel):
     local_epsilon: Fraction = _field(1.0, "privacy = local: of every single reply, (0, 1]")
 
     local_epochs: Count = _field(1, "passes over a site's data per visit", "Training")
+    local_steps: Number = _field(0, "steps per visit, in the place of local-epochs; 0 = by epochs")
     batch_size: Count = _field(32, "images per step; a site with fewer uses what it has")
+    drop_last: bool = _field(True, "drop the last partial batch of a pass, where there is a full one")
     learning_rate: Auto | Positive = _field("auto", "SGD, shared parameters; auto = the family's own")
     momentum: Annotated[float, Field(ge=0, lt=1)] = _field(0.9, "SGD, shared parameters, [0, 1); zero at every visit")
     weight_decay: NotNegative = _field(5e-4, "SGD, shared parameters")

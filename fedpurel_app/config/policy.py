@@ -10,11 +10,12 @@ from fedpurel_app.config.node import NodeConfig
 from fedpurel_app.config.text import to_toml
 from fedpurel_app.core.errors import PolicyError
 from fedpurel_app.core.names import split_names
-from fedpurel_app.core.sgd import steps_of_a_visit
+from fedpurel_app.core.sgd import SgdSettings
 
 # Keys of a run that ask for work or room, and the node's key that bounds each.
 _BOUNDED = {
     "local-epochs": "max-local-epochs",
+    "local-steps": "max-steps",
     "batch-size": "max-batch-size",
     "views": "max-views",
     "lora-rank": "max-lora-rank",
@@ -38,7 +39,8 @@ def refusals(config: RunConfig, node: NodeConfig) -> list[str]:
 
 def require_few_steps(config: RunConfig, node: NodeConfig, images: int) -> None:
     """Raise PolicyError when a visit to a site with so many images would take more steps than its node allows."""
-    if steps_of_a_visit(images, config.batch_size, config.local_epochs) > node.max_steps:
+    pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
+    if SgdSettings(0.0, 0.0, 0.0, *pace).steps(images) > node.max_steps:
         raise PolicyError(
             f"local-epochs = {config.local_epochs} at batch-size = {config.batch_size} are more steps here than "
             f"max-steps = {node.max_steps} of this site allows: lower local-epochs, or raise batch-size."

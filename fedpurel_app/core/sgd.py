@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-
-def steps_of_a_visit(count: int, batch_size: int, epochs: int) -> int:
-    """Return how many steps a visit to a number of images takes: a last partial batch counts where it is the only one.
-
-    Examples
-    --------
-    >>> [steps_of_a_visit(count, 32, 2) for count in (5, 32, 40, 64)]
-    [2, 2, 2, 4]
-    """
-    return epochs * max(1, count // batch_size)
 
 
 @dataclass(frozen=True)
@@ -26,9 +16,13 @@ class SgdSettings:
     momentum, weight_decay : float
         Both act on what the method's rule returns. Momentum starts at zero at every visit.
     batch_size : int
-        The last partial batch is dropped when there is a full one.
     epochs : int
         Passes over the client's data per visit.
+    fixed_steps : int
+        Steps per visit, whatever the number of images: as many passes as they take, the last one cut short. 0 = by
+        epochs.
+    drop_last : bool
+        Drop the last partial batch of a pass when there is a full one.
     """
 
     learning_rate: float
@@ -36,20 +30,34 @@ class SgdSettings:
     weight_decay: float
     batch_size: int
     epochs: int
+    fixed_steps: int = 0
+    drop_last: bool = True
 
     def usable(self, count: int) -> int:
-        """Return how many of a number of images a pass sees: a last partial batch is dropped when there is a full one.
+        """Return how many of a number of images a pass sees.
 
         Examples
         --------
         >>> [SgdSettings(0.1, 0.0, 0.0, 32, 1).usable(count) for count in (5, 32, 40)]
         [5, 32, 32]
+        >>> SgdSettings(0.1, 0.0, 0.0, 32, 1, drop_last=False).usable(40)
+        40
         """
-        return count - count % self.batch_size or count
+        return count - count % self.batch_size or count if self.drop_last else count
 
     def steps(self, count: int) -> int:
-        """Return how many steps a visit takes on a number of images."""
-        return steps_of_a_visit(count, self.batch_size, self.epochs)
+        """Return how many steps a visit takes on a number of images, of which there is at least one.
+
+        Examples
+        --------
+        >>> [SgdSettings(0.1, 0.0, 0.0, 32, 2).steps(count) for count in (5, 32, 40, 64)]
+        [2, 2, 2, 4]
+        >>> SgdSettings(0.1, 0.0, 0.0, 32, 2, drop_last=False).steps(40)
+        4
+        >>> SgdSettings(0.1, 0.0, 0.0, 32, 1, fixed_steps=7).steps(40)
+        7
+        """
+        return self.fixed_steps or self.epochs * math.ceil(self.usable(count) / self.batch_size)
 
     def travel(self, steps: int) -> float:
         """Return the way that some steps of a constant gradient of 1 go: r K, and more with momentum m.

@@ -30,6 +30,7 @@ _TAIL = (
     "backbone",
     "imbalance-factor",
     "max-per-class",
+    "shots",
     "class-order",
     "keep-empty-classes",
     "group-by",

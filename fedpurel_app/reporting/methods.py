@@ -22,6 +22,7 @@ _SAME = (
     "image-statistics",
     "imbalance-factor",
     "max-per-class",
+    "shots",
     "class-order",
     "keep-empty-classes",
     "group-by",

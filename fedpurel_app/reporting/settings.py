@@ -37,7 +37,8 @@ def data_in_words(config: Mapping[str, Any]) -> str:
     if config["dataset"] == "sites":
         return f"{len(split_names(config['classes']))} classes"
     alpha = f" alpha {config['alpha']:g}" if config["partition"] != "iid" else ""
-    return f"IF {config['imbalance-factor']:g}, {config['partition']}{alpha}"
+    size = f"{shots} shots" if (shots := config.get("shots")) else f"IF {config['imbalance-factor']:g}"
+    return f"{size}, {config['partition']}{alpha}"
 
 
 def run_in_words(config: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
         logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
                    config.dataset)  # fmt: skip
     if short := experiment.federation.short_classes:
-        logger.log(INFO, "%d classes have fewer images than the long-tail profile asks for, and give all", short)
+        logger.log(INFO, "%d classes have fewer images than the settings ask for, and give all", short)
     tell(logger, Event.RUN_FOLDER, f"run folder: {path}", str(path))
     if sum((counts := experiment.images.to_encode()).values()):
         parts = " and ".join(f"{count} {name}" for name, count in counts.items())

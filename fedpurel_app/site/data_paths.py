@@ -33,8 +33,8 @@ def with_own_paths(config: RunConfig, node: NodeConfig, simulated: bool) -> RunC
         )
     if own and config.dataset == "features" and not config.classes:
         problems.append("The files of all sites must have the same classes: let the run name them, `classes`.")
-    if own and config.dataset == "features" and config.imbalance_factor != 1:
-        problems.append("Sites with data of their own use all of it: run with imbalance-factor = 1.")
+    if own and config.dataset == "features" and (config.imbalance_factor != 1 or config.shots):
+        problems.append("Sites with data of their own use all of it: run with imbalance-factor = 1, without shots.")
     if not own and config.dataset == "sites":
         problems.append(f"This run is for sites with data of their own: start this node with {NODE_EXAMPLE}.")
     if not simulated and names_weights(config.pretrained) and not node.pretrained:

@@ -147,6 +147,9 @@ def _step(
 
 def _batches(count: int, settings: SgdSettings, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
     """Yield row numbers of shuffled batches."""
-    for _ in range(settings.epochs):
+    left = settings.steps(count)
+    while left:
         order = torch.randperm(count, generator=generator).to(device)
-        yield from order[: settings.usable(count)].split(settings.batch_size)
+        batches = order[: settings.usable(count)].split(settings.batch_size)[:left]
+        left -= len(batches)
+        yield from batches

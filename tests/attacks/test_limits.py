@@ -49,6 +49,15 @@ def test_steps_of_a_visit_are_bounded(site):
     arrays = initial(site)
     assert not site.train(arrays, 1).has_error()  # 45 images: 5 steps of 8
     assert "max-steps = 10" in site.train(arrays, 2, changes={"local-epochs": 3}).error.reason
+    assert not site.train(arrays, 2, changes={"local-steps": 10}).has_error()
+    assert "local-steps = 11: this site allows at most 10" in site.train(
+        arrays, 3, changes={"local-steps": 11}
+    ).error.reason  # fmt: skip
+    assert not site.train(arrays, 3, changes={"local-epochs": 2, "batch-size": 9}).has_error()  # 45 images: 5 and 5
+    part = {"local-epochs": 2, "batch-size": 11}  # 45 images: 4 whole steps of 11 and one of 1
+    assert not site.train(arrays, 4, changes=part).has_error()
+    site.node["max-steps"] = 9
+    assert "max-steps = 9" in site.train(arrays, 5, changes={**part, "drop-last": False}).error.reason
 
 
 def test_a_round_that_is_refused_looks_at_no_data(site, monkeypatch):

@@ -24,6 +24,8 @@ ASKED: dict[str, tuple[dict[str, Any], Craft]] = {  # settings and parameters th
     "a rate that makes it diverge": ({"private-learning-rate": 1e4}, lambda value: np.full_like(value, 1e4)),
     "one image a step": ({"batch-size": 1}, lambda value: value),
     "many epochs": ({"local-epochs": 3}, lambda value: value),
+    "one step": ({"local-steps": 1}, lambda value: value),
+    "a small last step": ({"drop-last": False, "batch-size": 44}, lambda value: value),
     "its own loss alone": ({"private-weight": 1.0}, lambda value: value),
     "the sum's loss alone": ({"private-weight": 0.0}, lambda value: value),
     "the way to the global model alone": ({"ditto-weight": 1e6}, lambda value: value),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpurel_app.data.dealing.longtail import profile, select
+from fedpurel_app.data.dealing.longtail import profile, quota, select
 
 
 def test_cifar100_at_100_has_the_published_counts():
@@ -57,3 +57,9 @@ def test_selection_follows_its_seed(seed):
     labels = np.repeat(np.arange(4), 50)
     again = [select(labels, np.full(4, 10), np.random.default_rng(seed)).tolist() for _ in range(2)]
     assert again[0] == again[1] != select(labels, np.full(4, 10), np.random.default_rng(9)).tolist()
+
+
+def test_shots_take_the_place_of_the_profile():
+    available = np.array([40, 3, 16])
+    assert profile(available, 100, shots=16).tolist() == [16, 3, 16]
+    assert quota(available, 100, shots=16).tolist() == [16, 16, 16]

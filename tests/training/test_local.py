@@ -1,5 +1,6 @@
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -179,6 +180,43 @@ def test_partial_batches_are_dropped_when_there_is_a_full_one(rows, batch, epoch
     data, weight = setting(rows)
     _, metrics = run(weight, data, rule_of("fedavg"), sgd(batch_size=batch, epochs=epochs))
     assert metrics["steps"] == steps
+
+
+@pytest.mark.parametrize(("rows", "batch", "steps"), [(20, 8, 3), (5, 8, 1), (16, 8, 2)])
+def test_partial_batches_are_kept_on_demand(rows, batch, steps):
+    data, weight = setting(rows)
+    _, metrics = run(weight, data, rule_of("fedavg"), sgd(batch_size=batch, drop_last=False))
+    assert metrics["steps"] == steps
+
+
+def test_every_image_has_its_share_of_a_pass_that_keeps_the_last_batch():
+    """Of 3 images in batches of 2, the one that is left over makes a step of its own."""
+    data, weight = setting(3)
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(0))
+    expected = weight
+    for rows in order.split(2):
+        inputs, labels = data.inputs[rows], data.labels[rows]
+        loss = partial(lambda x, y, w: functional.cross_entropy(x @ w, y), inputs, labels)
+        expected = expected - 0.1 * gradient(expected, loss)
+    ours, _ = run(weight, data, rule_of("fedavg"), sgd(batch_size=2, drop_last=False))
+    assert torch.allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7])
+def test_local_steps_are_as_many_whatever_the_number_of_images(steps):
+    for rows in (3, 20, 100):
+        data, weight = setting(rows)
+        _, metrics = run(weight, data, rule_of("fedavg"), sgd(batch_size=4, epochs=1, fixed_steps=steps))
+        assert metrics["steps"] == steps
+
+
+def test_local_steps_that_make_whole_passes_are_those_passes_to_the_bit():
+    data, weight = setting(20)
+    by_steps, by_epochs = (
+        run(weight, data, global_step, sgd(batch_size=8, momentum=0.9, **pace))[0]
+        for pace in ({"fixed_steps": 6}, {"epochs": 3})
+    )
+    assert torch.equal(by_steps, by_epochs)
 
 
 def test_the_generator_orders_the_data():

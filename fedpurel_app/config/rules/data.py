@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.rules.base import Rule, rule
+from fedpurel_app.config.text import to_toml
 from fedpurel_app.core.names import plain_name
 from fedpurel_app.models.peft.registry import FAMILIES
 
 _LOCAL = ("imagefolder", "imagenet-lt", "places-lt", "aircraft")
 _NATURAL = ("imagenet-lt", "places-lt")
-_DEALING = ("max-per-class", "class-order", "keep-empty-classes", "partition", "alpha", "local-test")
+_DEALING = ("max-per-class", "shots", "class-order", "keep-empty-classes", "partition", "alpha", "local-test")
 
 
 def site_rules(config: RunConfig) -> list[Rule]:
@@ -45,9 +46,26 @@ def site_rules(config: RunConfig) -> list[Rule]:
     ]
 
 
+def shot_rules(config: RunConfig) -> list[Rule]:
+    """List the rules of few-shot splits, which take the place of the long-tail profile."""
+    values = config.model_dump(by_alias=True)
+    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    idle = ["imbalance-factor", "class-order", "keep-empty-classes"]
+    idle += ["max-per-class"] if config.dataset != "shapes" else []  # there it says how many are rendered
+    return [
+        rule(
+            f"shots {key}",
+            config.shots > 0 and values[key] not in (defaults[key], *([1] if key == "imbalance-factor" else [])),
+            f"{key} = {to_toml(values[key])} has no use with shots = {config.shots}, which takes the place of the "
+            "long-tail profile: drop one of them.",
+        )
+        for key in idle
+    ]
+
+
 def data_rules(config: RunConfig) -> list[Rule]:
     """List the rules of data sets."""
-    features = config.dataset == "features"
+    features, rendered = config.dataset == "features", config.dataset == "shapes"
     family = FAMILIES[config.peft]
     fitting = " or ".join(f'"{name}"' for name, one in FAMILIES.items() if one.needs == "features")
     return [
@@ -69,7 +87,7 @@ def data_rules(config: RunConfig) -> list[Rule]:
         ),
         rule(
             "dataset imbalance-factor",
-            config.dataset in _NATURAL and config.imbalance_factor != 1,
+            config.dataset in _NATURAL and config.imbalance_factor != 1 and not config.shots,
             f'dataset = "{config.dataset}" has a long tail of its own: set imbalance-factor = 1, which keeps it.',
         ),
         rule(
@@ -89,7 +107,7 @@ def data_rules(config: RunConfig) -> list[Rule]:
         ),
         rule(
             "dataset dataset-path",
-            config.dataset == "shapes" and bool(config.dataset_path),
+            rendered and bool(config.dataset_path),
             f'dataset-path = "{config.dataset_path}" has no use with dataset = "shapes", which is rendered: drop it, '
             "or choose another data set.",
         ),
@@ -99,8 +117,8 @@ def data_rules(config: RunConfig) -> list[Rule]:
             'partition = "pachinko" needs superclasses, and dataset = "features" has none: use "dirichlet" or "iid".',
         ),
         rule(
-            "dataset imbalance-factor max-per-class",
-            config.imbalance_factor == 1 and config.max_per_class > 0 and config.dataset != "shapes",
+            "dataset imbalance-factor max-per-class shots",
+            config.max_per_class > 0 and config.imbalance_factor == 1 and not (config.shots or rendered),
             f"max-per-class = {config.max_per_class} has no use with imbalance-factor = 1, which keeps the split as it "
             "is: drop one of them.",
         ),

@@ -17,6 +17,12 @@ def round_rules(config: RunConfig) -> list[Rule]:
             f"global one ({config.global_rounds}); leave it at -1.",
         ),
         rule(
+            "local-epochs local-steps",
+            config.local_steps > 0 and config.local_epochs != 1,
+            f"local-epochs = {config.local_epochs} has no use with local-steps = {config.local_steps}, which takes its "
+            "place: drop one of them.",
+        ),
+        rule(
             "global-rounds personal-rounds",
             config.global_rounds + max(0, config.personal_rounds) == 0,
             "global-rounds = 0 and no personal-rounds: there is nothing to do.",

@@ -14,6 +14,7 @@ def profile(
     max_per_class: int = 0,
     rank: Ints | None = None,
     keep_empty: bool = False,
+    shots: int = 0,
 ) -> Ints:
     """Compute the number of images per class.
 
@@ -29,11 +30,13 @@ def profile(
         Rank of each class, 0 = head. The class index by default.
     keep_empty : bool
         Let tail classes drop to no image, as the reference code does.
+    shots : int
+        K images of each class, in the place of the profile; 0 = none of it.
 
     Returns
     -------
     ndarray of int64, shape (C,)
-        n_c = min(N_c, max(1, int(n_max·IF^(-rank/(C-1))))).
+        n_c = min(N_c, max(1, int(n_max·IF^(-rank/(C-1))))), or min(N_c, K).
 
     Notes
     -----
@@ -45,7 +48,7 @@ def profile(
     [100, 10, 1]
     """
     available = np.asarray(available, np.int64)
-    return np.minimum(available, quota(available, imbalance_factor, max_per_class, rank, keep_empty))
+    return np.minimum(available, quota(available, imbalance_factor, max_per_class, rank, keep_empty, shots))
 
 
 def quota(
@@ -54,12 +57,13 @@ def quota(
     max_per_class: int = 0,
     rank: Ints | None = None,
     keep_empty: bool = False,
+    shots: int = 0,
 ) -> Ints:
     """Compute the number of images per class that the profile asks for, whether they are there or not.
 
     Parameters
     ----------
-    available, imbalance_factor, max_per_class, rank, keep_empty
+    available, imbalance_factor, max_per_class, rank, keep_empty, shots
         As for :func:`profile`.
 
     Returns
@@ -71,6 +75,8 @@ def quota(
     >>> quota(np.array([30, 2]), imbalance_factor=2, max_per_class=20).tolist()
     [20, 10]
     """
+    if shots:
+        return np.full(len(available), shots, np.int64)
     if imbalance_factor == 1:
         return np.array(available, np.int64)
     classes = len(available)
