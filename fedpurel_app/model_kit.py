@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.base import Algorithm, Facts, Memory
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
@@ -45,16 +46,21 @@ class ModelKit:
         self.config, self._federation, self._cache = config, federation, cache
         self.settings = config.model_dump(by_alias=True)
         self.method, self.family = METHODS[config.algorithm], FAMILIES[config.peft]
-        self.options = self.method.chosen(self.settings)
+        self.balancer = BALANCERS[config.balancer]
+        owned = (*self.method.options, *self.balancer.options)
+        self.options = {option.key: self.settings[option.key] for option in owned}
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """The method, with the sharing that the settings name."""
-        return SHARES[self.settings["shares"]](self.method.load())
+        """The method, with the sharing and the balancer that the settings name."""
+        return self.balancer.put_on(SHARES[self.settings["shares"]](self.method.load()))
 
     def unfit_for_own_data(self) -> str:
-        """Return why the method cannot work at sites with data of their own, whatever the settings call them; or ""."""
-        return self.method.unfit({**self.settings, "dataset": "sites"})
+        """Return what cannot work at sites with data of their own, whatever the settings call them, and why; or ""."""
+        own = {**self.settings, "dataset": "sites"}
+        reasons = {f'algorithm = "{self.method.name}"': self.method.unfit(own)}
+        reasons[f'balancer = "{self.balancer.name}"'] = self.balancer.unfit(own)
+        return "; ".join(f"{chosen}: {why}" for chosen, why in reasons.items() if why)
 
     @cached_property
     def device(self) -> torch.device:
@@ -149,12 +155,12 @@ class ModelKit:
         prior = None if self._federation.own else torch.from_numpy(self._federation.train_counts).to(self.device)
         return Facts(counts, prior, self.host.zero_shot_text, brief or {})
 
-    def memory(self, module: PeftModule, kept: Arrays) -> Memory:
+    def memory(self, module: PeftModule, kept: Arrays, facts: Facts) -> Memory:
         """Return what a site remembers of the method: what it kept, else what the method begins with."""
         if self.algorithm.memory is None:
             return {}
         kept_tensors = {name: torch.tensor(value, device=self.device) for name, value in kept.items()}  # copies
-        return self.algorithm.memory(parameters_of(module)) | kept_tensors
+        return self.algorithm.memory(parameters_of(module), facts) | kept_tensors
 
     def bias(self, facts: Facts) -> torch.Tensor | None:
         """Return what the method adds to logits in predictions, shape (C,); None where it adds nothing."""

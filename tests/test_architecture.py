@@ -46,7 +46,11 @@ RULES = {
     "server_app": (set(), set()),
 }
 ENDS = {"client_app", "server_app", "cli", "api"}  # import what they like; of all others only ends import them
-REGISTRIES = ("fedpurel_app.algorithms.registry", "fedpurel_app.models.peft.registry")
+REGISTRIES = (
+    "fedpurel_app.algorithms.registry",
+    "fedpurel_app.algorithms.balancers.registry",
+    "fedpurel_app.models.peft.registry",
+)
 
 
 def parts():

@@ -112,7 +112,7 @@ def visit(method, settings, module, images, phase, anchor, one):
     rule = method.load().visits[phase].rule
     order = torch.Generator().manual_seed(0)
     totals, steps = take_steps(
-        module, images, rule, SgdSettings(0.1, 0.9, 1e-4, 4, 2), order, method.chosen(settings), facts(one), anchor
+        module, images, rule, SgdSettings(0.1, 0.9, 1e-4, 4, 2), order, method.defaults(), facts(one), anchor
     )
     assert steps == 6 and all(value.device.type == "cuda" for value in totals.values())
     assert all(
@@ -148,7 +148,7 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
         def build(role):
             return FAMILIES[family].build(one, role, settings, torch.Generator().manual_seed(0))
 
-        shared = algorithm.compose(build, method.chosen(settings), torch.Generator().manual_seed(1))
+        shared = algorithm.compose(build, method.defaults(), torch.Generator().manual_seed(1))
         images = data(one, shared.takes)
         visit(method, settings, shared, images, Phase.GLOBAL, None, one)
         models = Models(shared)
@@ -157,12 +157,8 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
             against = images.measured_against(shared.frozen())
             visit(method, settings, private, against, Phase.PERSONAL, parameters_of(shared), one)
             models = Models(shared, private)
-        bias = (
-            algorithm.bias(facts(one), {**method.chosen(settings), "adjust-in": "prediction"}) if algorithm.bias else 0
-        )
-        assert bias is not None
         for model in (algorithm.global_model, algorithm.personalized or algorithm.global_model):
-            logits = torch.stack([all_logits(part.frozen(), images.inputs) for part in model(models)]).sum(0) + bias
+            logits = torch.stack([all_logits(part.frozen(), images.inputs) for part in model(models)]).sum(0)
             assert logits.shape == (12, 3) and logits.device.type == "cuda" and logits.dtype == torch.float32
             assert tkl(logits, images.reference_logits).device.type == "cuda"
             for part in model(models):  # what an export writes

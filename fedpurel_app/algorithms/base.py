@@ -13,12 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.step import Batch, Facts, Memory, Metrics, Options, Visited
+from fedpurel_app.algorithms.step import Balance, Batch, Facts, Memory, Metrics, Options, Visited
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.models.peft.base import PeftModule, Role
 
 __all__ = [
     "Algorithm",
+    "Balance",
     "Batch",
     "Compose",
     "End",
@@ -135,7 +136,7 @@ class Algorithm:
         From facts and options to what is added to the logits of both models in predictions, shape (C,), or to None.
     memory : callable or None
         Makes what a site keeps beside parameters, as it is before the first visit, from the names and initial values of
-        the shared module's parameters; None: nothing.
+        the shared module's parameters and what is known at the site; None: nothing.
 
     Raises
     ------
@@ -148,7 +149,7 @@ class Algorithm:
     global_model: Callable[[Models], Model] = shared_alone
     personalized: Callable[[Models], Model] | None = None
     bias: Callable[[Facts, Options], Tensor | None] | None = None
-    memory: Callable[[Mapping[str, Tensor]], Memory] | None = None
+    memory: Callable[[Mapping[str, Tensor], Facts], Memory] | None = None
 
     def __post_init__(self) -> None:
         if Phase.GLOBAL not in self.visits:

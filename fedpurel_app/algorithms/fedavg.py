@@ -14,13 +14,12 @@ from torch import Tensor
 
 from fedpurel_app.algorithms.base import Algorithm, Batch, Metrics, Visit
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.functional import cross_entropy, cross_entropy_gradient
 
 
 def task_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     """Return the gradient of L_task = CE(l, y), by its closed form (softmax(l) - onehot(y)) / B at the logits."""
-    gradients = batch.pull_back(cross_entropy_gradient(batch.logits, batch.labels))
-    return gradients, {"loss": cross_entropy(batch.logits, batch.labels)}
+    gradient, loss = batch.task()
+    return batch.pull_back(gradient), {"loss": loss}
 
 
 ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(task_step)})

@@ -11,17 +11,14 @@ from torch import Tensor
 
 from fedpurel_app.algorithms.base import Algorithm, Batch, Metrics, Visit
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.functional import cross_entropy, cross_entropy_gradient, kl_gradient, kl_loss
+from fedpurel_app.functional import kl_gradient, kl_loss
 
 
 def penalised_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     """Return the gradient of CE(l, y) + mu KL(softmax z || softmax l), both as closed forms at the logits."""
-    task = cross_entropy_gradient(batch.logits, batch.labels)
+    task, loss = batch.task()
     penalty = kl_gradient(batch.logits, batch.reference)
-    metrics = {
-        "loss": cross_entropy(batch.logits, batch.labels),
-        "align-loss": kl_loss(batch.logits, batch.reference),
-    }
+    metrics = {"loss": loss, "align-loss": kl_loss(batch.logits, batch.reference)}
     return batch.pull_back(task + batch.options["penalty-weight"] * penalty), metrics
 
 

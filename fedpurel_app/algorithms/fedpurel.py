@@ -66,15 +66,12 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.functional import (
     align,
     alignment_gradient,
-    cross_entropy,
-    cross_entropy_gradient,
     kl_gradient,
     kl_loss,
     purify_with_statistics,
-    residual_gradient,
-    residual_loss,
 )
 from fedpurel_app.functional.alignment import batch_mean, kl_divergence
+from fedpurel_app.functional.temperature import as_float
 
 
 class Guide(NamedTuple):
@@ -110,9 +107,10 @@ def plain_kl(batch: Batch) -> Guide:
 
 def purified(batch: Batch, guide: Guide) -> tuple[list[Tensor], Metrics]:
     """Return the task gradient without what opposes a guide's, from one forward pass and two ways back."""
-    task = batch.pull_back(cross_entropy_gradient(batch.logits, batch.labels))  # Eq. (3)
+    gradient, loss = batch.task()
+    task = batch.pull_back(gradient)  # Eq. (3)
     found = purify_with_statistics(task, batch.pull_back(guide.gradient), batch.options["projection-scope"])  # Eq. (4)
-    metrics = {"loss": cross_entropy(batch.logits, batch.labels), "align-loss": guide.loss}
+    metrics = {"loss": loss, "align-loss": guide.loss}
     if guide.tkl is not None:
         metrics["tkl"] = guide.tkl
     metrics |= {"conflict": found.conflict, "angle": torch.rad2deg(torch.acos(found.cosine))}
@@ -126,8 +124,9 @@ def global_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
 
 def residual_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     """Return the gradient of Eq. (7); the batch's reference is l_G, its logits are l_P."""
-    loss = (batch.reference, batch.logits, batch.labels, batch.options["private-weight"])
-    return batch.pull_back(residual_gradient(*loss)), {"loss": residual_loss(*loss)}
+    weight, private = batch.options["private-weight"], as_float(batch.logits)
+    gradient, loss = batch.task((1 - weight, private + as_float(batch.reference)), (weight, private))
+    return batch.pull_back(gradient), {"loss": loss}
 
 
 def residual(models: Models) -> Model:

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedpurel_app.algorithms.unfit import (
-    adjusts_by_site,
     changes_images,
+    fits,
     hides_replies,
     leaves_text,
     trains_no_matrix,
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 # Keys of the run config, declared there, that only methods with personal rounds read.
 OF_PERSONAL_ROUNDS = ("schedule", "personal-rounds", "private-learning-rate", "private-init")
-
-
-def _fits(settings: Settings) -> str:
-    return ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Method:
     options: tuple[Option, ...] = ()
     personal_rounds: bool = False
     personalizes: bool = False
-    unfit: Callable[[Settings], str] = _fits
+    unfit: Callable[[Settings], str] = fits
     part: str = ""
 
     def load(self) -> Algorithm:
@@ -87,10 +83,6 @@ class Method:
     def defaults(self) -> dict[str, Any]:
         """Return its options at their defaults."""
         return {option.key: option.default for option in self.options}
-
-    def chosen(self, settings: Settings) -> dict[str, Any]:
-        """Return its options as settings have them."""
-        return {option.key: settings[option.key] for option in self.options}
 
 
 PROJECTION_SCOPE = Option(
@@ -182,17 +174,6 @@ _ALL = (
         ),
         personalizes=True,
         unfit=trains_no_matrix,
-    ),
-    Method(
-        "logit-adjustment",
-        "Logit adjustment",
-        "Menon et al., ICLR 2021",
-        options=(
-            Option("adjustment-strength", 1.0, NotNegative, "tau, factor of log pi"),
-            Option("adjust-in", "training", Literal["training", "prediction"], "CE(l + tau log pi) | l - tau log pi"),
-            Option("class-prior", "global", Literal["global", "local"], "pi: of the whole federation | of the site"),
-        ),
-        unfit=adjusts_by_site,
     ),
     Method(
         "kgcoop",

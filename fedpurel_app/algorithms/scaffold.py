@@ -26,7 +26,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.base import Algorithm, Batch, Memory, Metrics, Visit, Visited
+from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Memory, Metrics, Visit, Visited
 from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.core.phase import Phase
 
@@ -50,7 +50,7 @@ def next_control(visited: Visited) -> None:
             visited.memory[name] += (x - y) / visited.travel - visited.facts.brief[name]
 
 
-def no_control(parameters: Mapping[str, Tensor]) -> Memory:
+def no_control(parameters: Mapping[str, Tensor], facts: Facts) -> Memory:
     """Return c_k = 0."""
     return {name: torch.zeros_like(value) for name, value in parameters.items()}
 

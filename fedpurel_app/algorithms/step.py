@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedpurel_app.functional import cross_entropy, cross_entropy_gradient
 from fedpurel_app.models.peft.base import PeftModule
 
 Options = Mapping[str, Any]  # a method's keys and their values
@@ -41,6 +42,22 @@ class Facts(NamedTuple):
     brief: Mapping[str, Tensor] = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class Balance:
+    """How a balancer changes the task loss, whatever the method.
+
+    Attributes
+    ----------
+    shift : Tensor, shape (C,), or None
+        Added to all logits that the loss is taken of.
+    weigh : callable or None
+        From the gradient at the logits, shape (B, C), to the one that counts.
+    """
+
+    shift: Tensor | None = None
+    weigh: Callable[[Tensor], Tensor] | None = None
+
+
 @dataclass
 class Batch:
     """One step: a batch, the forward pass that was made of it, and the ways back to the parameters.
@@ -68,6 +85,8 @@ class Batch:
         On the CPU; what a rule draws.
     memory : dict of str to Tensor
         What the site keeps of the method; a rule may change it.
+    balance : Balance
+        What a balancer does to the task loss; by default nothing.
     """
 
     inputs: Tensor
@@ -82,6 +101,7 @@ class Batch:
     rate: float
     generator: torch.Generator
     memory: Memory = field(default_factory=dict)
+    balance: Balance = Balance()
 
     @property
     def counts(self) -> Tensor:
@@ -94,6 +114,25 @@ class Batch:
     def logits(self) -> Tensor:
         """The module's logits without a graph, shape (B, C), for closed forms."""
         return self.output.detach()
+
+    def task(self, *terms: tuple[float, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the gradient of the task loss at the logits, shape (B, C), by its closed form, and the loss [nats].
+
+        Parameters
+        ----------
+        *terms : (float, Tensor of shape (B, C))
+            Weights and logits; the loss is the weighted sum of their cross-entropies. By default, once ``logits``.
+        """
+        (weight, logits), *others = [(weight, self._shifted(logits)) for weight, logits in terms or ((1, self.logits),)]
+        gradient = weight * cross_entropy_gradient(logits, self.labels)
+        loss = weight * cross_entropy(logits, self.labels)
+        for weight, logits in others:
+            gradient = gradient + weight * cross_entropy_gradient(logits, self.labels)
+            loss = loss + weight * cross_entropy(logits, self.labels)
+        return gradient if self.balance.weigh is None else self.balance.weigh(gradient), loss
+
+    def _shifted(self, logits: Tensor) -> Tensor:
+        return logits if self.balance.shift is None else logits + self.balance.shift
 
     def pull_back(self, cotangent: Tensor) -> list[Tensor]:
         """Return the gradient of every parameter from a gradient at the logits, shape (B, C)."""

@@ -9,6 +9,11 @@ from fedpurel_app.core.options import Settings
 from fedpurel_app.models.peft.registry import FAMILIES, one_tensor
 
 
+def fits(settings: Settings) -> str:
+    """Refuse nothing."""
+    return ""
+
+
 def leaves_text(settings: Settings) -> str:
     """Refuse families that leave the text features as they are."""
     family = FAMILIES[settings["peft"]]
@@ -43,17 +48,15 @@ def trains_one_tensor(settings: Settings) -> str:
 
 
 def hides_prior(settings: Settings) -> str:
-    """Refuse a prior that nobody knows."""
-    if settings["dataset"] != "sites" or settings["class-prior"] == "local":
+    """Refuse a prior that nobody knows, where that of the site would do."""
+    if settings["class-prior"] == "local" or not hides_counts(settings):
         return ""
-    return 'sites with data of their own tell nobody their class counts; set class-prior = "local"'
+    return f'{hides_counts(settings)}; set class-prior = "local"'
 
 
-def adjusts_by_site(settings: Settings) -> str:
-    """Refuse an adjustment of the global model by classes that only sites know, and a prior that nobody knows."""
-    if settings["adjust-in"] == "prediction" and settings["class-prior"] == "local":
-        return 'the global model has no site whose classes adjust-in = "prediction" could go by; set "training"'
-    return hides_prior(settings)
+def hides_counts(settings: Settings) -> str:
+    """Refuse data whose class counts nobody knows."""
+    return "sites with data of their own tell nobody their class counts" if settings["dataset"] == "sites" else ""
 
 
 def hides_replies(settings: Settings) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
+from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.core.names import SAFE_NAME, is_printable, split_names
 from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Owner, Positive, readers
@@ -33,6 +34,7 @@ class CommonConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=key_of)
 
     algorithm: str = _field("fedpurel", " | ".join(METHODS), "Method")
+    balancer: str = _field("none", f"of classes, on any method: {' | '.join(BALANCERS)}")
     peft: str = _field("prompt", " | ".join(FAMILIES))
     backbone: str = _field(
         "demo", "frozen CLIP: demo (comes with this package) | an open_clip name, as ViT-B-16", "Backbone"
@@ -183,20 +185,24 @@ class CommonConfig(BaseModel):
         return self.global_rounds, self.personal_rounds
 
 
-REGISTRIES: Mapping[str, Mapping[str, Owner]] = {"algorithm": METHODS, "peft": FAMILIES}  # by the key that chooses
+REGISTRIES: Mapping[str, Mapping[str, Owner]] = {  # by the key that chooses
+    "algorithm": METHODS,
+    "balancer": BALANCERS,
+    "peft": FAMILIES,
+}
 
 
 def _of_owners(option: Option, names: list[str]) -> Any:
-    """Declare an option of methods or families, whose names stand before its meaning."""
+    """Declare an option of methods, balancers or families, whose names stand before its meaning."""
     return option.kind, Field(
         option.default, description=f"{', '.join(names)}: {option.meaning}", json_schema_extra={"section": "Method"}
     )
 
 
 def _declared() -> dict[str, Any]:
-    """Declare what the registries hold: the choices of method and family, and the options of each."""
+    """Declare what the registries hold: what there is to choose, and the options of each choice."""
     fields = {key: (Literal[tuple(known)], CommonConfig.model_fields[key]) for key, known in REGISTRIES.items()}
-    for registry in (METHODS, FAMILIES):
+    for registry in REGISTRIES.values():
         for option in (option for owner in registry.values() for option in owner.options):
             fields[option.key.replace("-", "_")] = _of_owners(option, readers(registry, option.key))
     return fields

@@ -1,4 +1,4 @@
-"""Keys of the run config that belong to a method or to a family: declared once, beside what reads them.
+"""Keys of the run config that belong to a method, a balancer or a family: declared once, beside what reads them.
 
 From these declarations come the run-config table, the checks, ``--list-keys`` and the error for a key without effect.
 """
@@ -68,7 +68,12 @@ def unless(key: str, *values: Any) -> Callable[[Settings], str]:
 
 
 class Owner(Protocol):
-    """A method, or a family: what owns keys."""
+    """A method, a balancer, or a family: what owns keys."""
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The keys that it declares."""
+        ...
 
     @property
     def keys(self) -> tuple[str, ...]:

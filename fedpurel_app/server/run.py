@@ -154,7 +154,7 @@ class Server:
             raise RunError(f"{error} {hint}".rstrip()) from None
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
         if any(not one.partitions for one in described) and (why := self.experiment.kit.unfit_for_own_data()):
-            raise RunError(f'algorithm = "{self.config.algorithm}": {why}.')
+            raise RunError(f"{why}.")
         size = sum(value.nbytes for value in self._arrays.values())
         announce(self.experiment, strategy, self.folder.path, size, self._resumed)
         write_partition(self.experiment, strategy, self.folder)

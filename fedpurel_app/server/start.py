@@ -34,8 +34,10 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
     config, sites = experiment.config, strategy.roster.present
     cohort = len(strategy.roster.draw(config.seed, 1, config.fraction_train))
     data = data_in_words(config.model_dump(by_alias=True))
-    logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", experiment.kit.method.title,
-               config.peft, config.dataset, data, len(sites), cohort, config.seed)  # fmt: skip
+    kit = experiment.kit
+    title = kit.method.title if config.balancer == "none" else f"{kit.method.title} with {kit.balancer.title}"
+    logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", title, config.peft, config.dataset, data,
+               len(sites), cohort, config.seed)  # fmt: skip
     logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
     if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
         logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",

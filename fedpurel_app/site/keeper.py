@@ -78,7 +78,9 @@ class Keeper:
         self._require_attempt(instruction)
         if work == "train":
             require_few_steps(config, self.node, images())
-        method = f"{config.algorithm}, {config.peft}, {config.model_dump(by_alias=True)['shares']}"
+        settings = config.model_dump(by_alias=True)
+        names = [config.algorithm, config.peft, settings["shares"]]
+        method = ", ".join(names if config.balancer == "none" else [*names, config.balancer])
         self.open(instruction).begin(work, instruction.round, _digest(arrays, brief or {}, instruction, config), method)
 
     def meet(self, instruction: Instruction) -> None:

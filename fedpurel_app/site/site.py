@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms.base import Facts, Models, Visit
+from fedpurel_app.algorithms.base import Facts, Memory, Models, Visit
 from fedpurel_app.config import (
     RunConfig,
     load_config,
@@ -96,7 +96,7 @@ class Site:
         self.experiment = one = _experiment(self.config, cache, self._own, self.simulated)
         self.federation, self.kit, self.images = one.federation, one.kit, one.images
         if self._own and (why := self.kit.unfit_for_own_data()):
-            raise PolicyError(f'algorithm = "{self.kit.method.name}": {why}')
+            raise PolicyError(why)
         keeps = self.kit.method.personal_rounds or self.kit.algorithm.keeps_state
         self.keeper = Keeper(self.config, self.node, self.name, self.simulated, keeps)
         self._features_before = self.images.seconds
@@ -156,8 +156,8 @@ class Site:
         """Train the shared module; return what of it is sent."""
         module = self._shared_module(arrays, instruction)
         data = self._training_data(module, visit, module)
-        memory = self.kit.memory(module, self.keeper.state(instruction).memory)
-        metrics = self._visit(module, data, Phase.GLOBAL, instruction, memory=memory)
+        memory = self._memory(module, data, instruction)
+        metrics = self._visit(module, data, Phase.GLOBAL, instruction, memory)
         sent, kept = self.kit.split(module)
         keeps = self.kit.algorithm.keeps_state
         if keeps:
@@ -171,8 +171,8 @@ class Site:
         shared = self._shared_module(arrays, instruction)
         private = self._private_module(shared, instruction)
         data = self._training_data(private, visit, shared)
-        start = parameters_of(shared)
-        metrics = self._visit(private, data, Phase.PERSONAL, instruction, start)
+        start, memory = parameters_of(shared), self._memory(shared, data, instruction)
+        metrics = self._visit(private, data, Phase.PERSONAL, instruction, memory, start)
         tensors = _numpy(parameters_of(private))
         squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
@@ -180,7 +180,9 @@ class Site:
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
             tensors = _numpy(parameters_of(self._private_module(shared, instruction)))
-        self.keeper.keep(replace(self.keeper.state(instruction), branch=tensors), instruction)
+            memory = self._memory(shared, data, instruction)
+        state = replace(self.keeper.state(instruction), branch=tensors, memory=_numpy(memory))
+        self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=True)
         return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
@@ -225,14 +227,18 @@ class Site:
         data = self.images.training_data(self._rows("train"), module.takes)
         return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
 
+    def _memory(self, shared: PeftModule, data: TrainingData, instruction: Instruction) -> Memory:
+        """Return what this site remembers of the method, to be changed in a visit."""
+        return self.kit.memory(shared, self.keeper.state(instruction).memory, self.kit.facts(data.labels))
+
     def _visit(
         self,
         module: PeftModule,
         data: TrainingData,
         phase: Phase,
         instruction: Instruction,
+        memory: Memory,
         anchor: Mapping[str, torch.Tensor] | None = None,
-        memory: dict[str, torch.Tensor] | None = None,
     ) -> dict[str, float]:
         visit, facts = self.kit.algorithm.visits[phase], self.kit.facts(data.labels, self._brief)
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)

@@ -1,6 +1,5 @@
 """Each method by hand: one step of its definition, and what it must be equal to at the ends of its options."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.registry import FAMILIES
-from tests.support import private_files, run_tiny, timeless, tiny_features
+from tests.support import private_files, run_tiny, timeless
 
 TEXT = functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0], [-0.6, 0.5]]), dim=-1)
 HOST = Host(TEXT, 10.0, ("a", "b", "c"), None)
@@ -135,51 +134,6 @@ def test_promptfolios_global_model_is_known_to_the_server_and_the_mixture_is_the
     assert all(set(load_file(file)) == {"kept/own.residual"} for file in folder.path.rglob("private-*.safetensors"))
 
 
-COUNTS = torch.tensor([60, 30, 10])
-
-
-def test_logit_adjustment_in_training():
-    """CE(l + tau log pi): relative to the largest, 2 log(1), 2 log(1/2), 2 log(1/6) are added."""
-    module, facts = text_module(1.0), Facts(prior=COUNTS)
-    found, metrics = rule("logit-adjustment")(a_batch(module, "logit-adjustment", facts=facts, adjustment_strength=2.0))
-    shift = torch.tensor([0.0, 2 * math.log(1 / 2), 2 * math.log(1 / 6)])
-    loss = functional.cross_entropy(module.logits(INPUTS) + shift, LABELS)
-    assert torch.allclose(found[0], autograd(module, loss)[0], atol=1e-6)
-    assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-6)
-
-
-def test_logit_adjustment_in_prediction_lifts_the_tail():
-    bias, options = METHODS["logit-adjustment"].load().bias, METHODS["logit-adjustment"].defaults()
-    assert bias and bias(Facts(prior=COUNTS), options) is None
-    lift = bias(Facts(prior=COUNTS), options | {"adjust-in": "prediction"})
-    assert lift is not None and lift.tolist() == pytest.approx([0.0, math.log(2), math.log(6)])
-    assert (torch.tensor([2.0, 1.0, 0.5]) + lift).argmax() == 2
-
-
-def test_a_site_may_go_by_its_own_counts_and_a_class_without_an_image_counts_as_one():
-    options = METHODS["logit-adjustment"].defaults() | {"class-prior": "local", "adjust-in": "prediction"}
-    bias = METHODS["logit-adjustment"].load().bias
-    assert bias
-    lift = bias(Facts(counts=torch.tensor([4, 0, 1]), prior=COUNTS), options)
-    assert lift is not None and lift.tolist() == pytest.approx([0.0, math.log(4), math.log(4)])
-
-
-@pytest.mark.parametrize("where", ["training", "prediction"])
-def test_logit_adjustment_with_a_uniform_prior_is_fedavg_to_the_bit(tmp_path, where):
-    even = {"imbalance_factor": 1.0, "dataset_path": str(tiny_features(tmp_path / "even.npz"))}
-    plain = run_tiny(tmp_path / "a", algorithm="fedavg", **even)
-    adjusted = run_tiny(tmp_path / "b", algorithm="logit-adjustment", adjust_in=where, **even)
-    assert same(shared(plain), shared(adjusted)) and plain.summary()["global"] == adjusted.summary()["global"]
-
-
-def test_post_hoc_adjustment_trains_as_fedavg_and_predicts_otherwise(tmp_path):
-    plain = run_tiny(tmp_path / "a", algorithm="fedavg")
-    adjusted = run_tiny(tmp_path / "b", algorithm="logit-adjustment", adjust_in="prediction")
-    assert same(shared(plain), shared(adjusted))
-    before, after = plain.summary()["global"], adjusted.summary()["global"]
-    assert after["few"] > before["few"] and after["many"] < before["many"]
-
-
 def test_kgcoop_holds_text_features_near_those_of_zero_shot():
     module = text_module(1.0)
     (found,), metrics = rule("kgcoop")(a_batch(module, "kgcoop", text_weight=3.0))
@@ -232,22 +186,6 @@ def test_a_resumed_run_of_a_method_that_keeps_state_is_the_same_run(tmp_path, al
     cut = run_tiny(tmp_path / "cut", **changes, resume_from=str(tmp_path / "cut" / "run"), out="")
     assert private_files(cut) and private_files(cut) == private_files(whole) and same(shared(cut), shared(whole))
     assert timeless(cut) == timeless(whole)
-
-
-@pytest.mark.parametrize("where", ["training", "prediction"])
-def test_an_adjusted_model_is_loaded_with_its_bias_where_it_has_one(tmp_path, where):
-    folder = run_tiny(tmp_path, algorithm="logit-adjustment", adjust_in=where)
-    features = torch.randn(5, 8)
-    model = load_trained(folder.path)
-    plain = model.branches["global"].frozen()(features)
-    assert (model.bias is None) == (where == "training")
-    assert torch.equal(model.logits(features), plain if model.bias is None else plain + model.bias)
-    (folder.path / "partition.json").unlink()
-    if where == "training":
-        assert torch.equal(load_trained(folder.path).logits(features), plain)
-    else:
-        with pytest.raises(StateError, match=r"no partition.json, and with it no class counts"):
-            load_trained(folder.path)
 
 
 def test_a_site_of_promptfolio_that_never_trained_has_the_global_model(tmp_path):

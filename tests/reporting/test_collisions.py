@@ -10,7 +10,7 @@ from tests.support import run_tiny
 
 pytestmark = pytest.mark.slow  # two dozen runs
 
-METHODS = ("fedavg", "fedpurel", "prograd", "fedprox", "ditto", "logit-adjustment", "fedavg-kl", "scaffold")
+METHODS = ("fedavg", "fedpurel", "prograd", "fedprox", "ditto", "kgcoop", "fedavg-kl", "scaffold")
 
 
 def collisions(figure):

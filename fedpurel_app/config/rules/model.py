@@ -1,7 +1,8 @@
-"""Rules of methods and PEFT families."""
+"""Rules of methods, balancers and PEFT families."""
 
 from __future__ import annotations
 
+from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config.idle import idle_keys
 from fedpurel_app.config.model import RunConfig
@@ -10,15 +11,16 @@ from fedpurel_app.config.text import to_toml
 
 
 def model_rules(config: RunConfig) -> list[Rule]:
-    """List the rules of methods and PEFT families, from their registries."""
+    """List the rules of methods, balancers and PEFT families, from their registries."""
     values = config.model_dump(by_alias=True)
     defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
     method = METHODS[config.algorithm]
-    unfit = method.unfit(values)
+    balancer = BALANCERS[config.balancer]
+    unfit, no_balance = method.unfit(values), balancer.unfit(values)
     return [
         *(
             rule(
-                f"algorithm peft {key}",
+                f"algorithm balancer peft {key}",
                 values[key] != defaults[key],
                 f"{key} = {to_toml(values[key])}: {why}. Drop it.",
             )
@@ -28,6 +30,11 @@ def model_rules(config: RunConfig) -> list[Rule]:
             " ".join(["algorithm peft dataset", *method.keys]),
             bool(unfit),
             f'algorithm = "{method.name}" cannot be used here: {unfit}.',
+        ),
+        rule(
+            " ".join(["balancer dataset", *balancer.keys]),
+            bool(no_balance),
+            f'balancer = "{balancer.name}" cannot be used here: {no_balance}.',
         ),
         rule(
             "backbone pretrained",
