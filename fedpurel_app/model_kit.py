@@ -22,7 +22,7 @@ from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
 from fedpurel_app.models.backbone import Backbone, load_backbone
-from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.base import Branch, Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.feature_store import text_features
 
@@ -106,7 +106,12 @@ class ModelKit:
     # --- modules ----------------------------------------------------------------------------------------------------
 
     def new_module(self, role: Role) -> PeftModule:
-        """Make a freshly initialised module of the family; all processes make the same one."""
+        """Make a freshly initialised module of the family; all processes make the same one.
+
+        That of the role "zero-shot" has no parameters: it is the frozen model.
+        """
+        if role == "zero-shot":
+            return Branch(self.host)
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
         return self.family.build(self.host, role, self.settings, generator)
 

@@ -64,6 +64,8 @@ def test_every_family_runs_under_every_algorithm_or_is_refused(tmp_path, family,
     assert bool(private_files(folder)) == (method.personal_rounds or keeps)
     assert (summary["personalized"] is not None) == method.personalizes
     assert (summary["global"] or summary["global_at_sites"])["all"] > 10
+    if not method.trains:
+        return
     first = folder.rounds()[1]["train"]
     assert first["drift"] > 0 and np.isfinite(first["loss"])
     assert "conflict" in first or algorithm not in ("fedpurel", "prograd")

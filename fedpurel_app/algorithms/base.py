@@ -123,7 +123,7 @@ class Algorithm:
     Attributes
     ----------
     visits : mapping of Phase to Visit
-        A method without personal rounds has one for global rounds alone.
+        A method without personal rounds has one for global rounds alone, one that trains nothing has none.
     compose : callable
         Makes the module of global rounds from modules of the family; its parameters' names are the names on the wire
         and in files.
@@ -141,7 +141,7 @@ class Algorithm:
     Raises
     ------
     ValueError
-        When it has no global visit, or its personal one names what is sent: nothing is.
+        When it trains, but not in global rounds, or its personal one names what is sent: nothing is.
     """
 
     visits: Mapping[Phase, Visit]
@@ -152,8 +152,8 @@ class Algorithm:
     memory: Callable[[Mapping[str, Tensor], Facts], Memory] | None = None
 
     def __post_init__(self) -> None:
-        if Phase.GLOBAL not in self.visits:
-            raise ValueError("a method needs a visit for global rounds, in which the shared parameters are trained.")
+        if self.visits and Phase.GLOBAL not in self.visits:
+            raise ValueError("a method that trains needs a visit for global rounds.")
         if self.has_personal_rounds and self.visits[Phase.PERSONAL].sends is not everything:
             raise ValueError("a personal visit cannot choose what it sends: in personal rounds nothing is sent.")
 
@@ -165,7 +165,7 @@ class Algorithm:
     @property
     def keeps_parts(self) -> bool:
         """Whether sites keep a part of what they train in global rounds to themselves."""
-        return self.visits[Phase.GLOBAL].sends is not everything
+        return bool(self.visits) and self.visits[Phase.GLOBAL].sends is not everything
 
     @property
     def keeps_state(self) -> bool:
@@ -175,6 +175,8 @@ class Algorithm:
     def sent(self, shared: PeftModule, options: Options) -> frozenset[str]:
         """Return the names of the shared module's parameters that are sent and averaged."""
         names = [name for name, _ in shared.named_parameters()]
+        if not self.visits:
+            return frozenset()
         return frozenset(self.visits[Phase.GLOBAL].sends(names, options))
 
     def is_known(self, shared: PeftModule, options: Options) -> bool:

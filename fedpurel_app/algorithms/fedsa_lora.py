@@ -1,4 +1,9 @@
-"""FedSA-LoRA: of a low-rank update A is averaged, B stays with each site. Any method can share in this way.
+"""FedSA-LoRA: of a low-rank update A is averaged, B stays with each site.
+
+    W_k = W + alpha / sqrt(r) B_k A,   A shared, B_k of the site's own; both trained on its cross-entropy
+
+``shares = "lora-a"`` puts it on any method of LoRA; this one is FedAvg with it. There is no global model: A alone, with
+B = 0, is zero-shot CLIP.
 
 References
 ----------
@@ -11,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from fedpurel_app.algorithms import fedavg
 from fedpurel_app.algorithms.base import Algorithm, Options
 from fedpurel_app.core.phase import Phase
 
 
 def share_a(host: Algorithm) -> Algorithm:
     """Return a method that is its host, but of what that would send sends A alone."""
+    if Phase.GLOBAL not in host.visits:
+        return host
     visit = host.visits[Phase.GLOBAL]
 
     def all_a(names: Sequence[str], options: Options) -> set[str]:
@@ -26,3 +34,4 @@ def share_a(host: Algorithm) -> Algorithm:
 
 
 SHARES: Mapping[str, Callable[[Algorithm], Algorithm]] = {"all": lambda host: host, "lora-a": share_a}
+ALGORITHM = share_a(fedavg.ALGORITHM)

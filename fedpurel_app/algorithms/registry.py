@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from fedpurel_app.algorithms.unfit import (
     changes_images,
     fits,
+    hides_nothing,
     hides_replies,
     leaves_text,
+    shares_no_factor,
     trains_no_matrix,
     trains_one_tensor,
 )
@@ -50,6 +52,8 @@ class Method:
         Whether a site has another model than the global one: with personal rounds, always.
     unfit : callable
         From all settings of a run to the reason why the method cannot work with them; "" where it can.
+    trains : bool
+        False: sites score the frozen model once, and that is all.
     part : str
         File in ``strategies/parts`` with what the method does at the server beside averaging; "" = nothing.
     """
@@ -62,6 +66,7 @@ class Method:
     personalizes: bool = False
     unfit: Callable[[Settings], str] = fits
     part: str = ""
+    trains: bool = True
 
     def load(self) -> Algorithm:
         """Import the method's value; raises ConfigError where there is none."""
@@ -118,6 +123,7 @@ _ALL = (
         personal_rounds=True,
         personalizes=True,
     ),
+    Method("zero-shot", "Zero-shot CLIP", "Radford et al., ICML 2021", unfit=hides_nothing, trains=False),
     Method(
         "fedavg",
         "FedAvg",
@@ -174,6 +180,12 @@ _ALL = (
         ),
         personalizes=True,
         unfit=trains_no_matrix,
+    ),
+    Method(
+        "fedsa-lora",
+        "FedSA-LoRA",
+        "Guo et al., ICLR 2025; shares = lora-a puts it on other methods",
+        unfit=shares_no_factor,
     ),
     Method(
         "kgcoop",

@@ -59,6 +59,23 @@ def hides_counts(settings: Settings) -> str:
     return "sites with data of their own tell nobody their class counts" if settings["dataset"] == "sites" else ""
 
 
+def shares_no_factor(settings: Settings) -> str:
+    """Refuse families without low-rank factors, and what clips: the first update of A is 0."""
+    if "shares" not in FAMILIES[settings["peft"]].keys:
+        return f'it shares the factor A of LoRA, and peft = "{settings["peft"]}" has none'
+    if settings["privacy"] != "none" or settings["aggregation"] == "norm-clipping":
+        return (
+            'B is zero at first, hence the first update of A, by which Flower divides; set privacy = "none" and '
+            'another aggregation than "norm-clipping"'
+        )
+    return ""
+
+
+def hides_nothing(settings: Settings) -> str:
+    """Refuse noise where nothing is trained."""
+    return "" if settings["privacy"] == "none" else 'it trains nothing that could be covered; set privacy = "none"'
+
+
 def hides_replies(settings: Settings) -> str:
     """Refuse what hides single replies, or bounds what one can do: a part at the server reads each of them."""
     if settings["privacy"] == "none" and settings["aggregation"] == "mean":

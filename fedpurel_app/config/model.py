@@ -177,7 +177,9 @@ class CommonConfig(BaseModel):
 
     @property
     def total_rounds(self) -> tuple[int, int]:
-        """Global and personal rounds, with "as many" spelt out; none are personal where the method has none."""
+        """Global and personal rounds, with "as many" spelt out; as many as the method has a use for."""
+        if not METHODS[self.algorithm].trains:
+            return 0, 0
         if not METHODS[self.algorithm].personal_rounds:
             return self.global_rounds, 0
         if self.schedule == "interleaved" or self.personal_rounds < 0:

@@ -1,4 +1,4 @@
-"""The two kinds of rounds."""
+"""The kinds of rounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """What a round trains: the parameters that sites share, or what each keeps to itself."""
+    """What a round trains: the parameters that sites share, what each keeps to itself, or nothing."""
 
     GLOBAL = "global"
     PERSONAL = "personal"
+    EVALUATION = "evaluation"

@@ -56,7 +56,7 @@ class Round(_Plain):
     """A line of ``rounds.jsonl``."""
 
     round: Count
-    phase: Literal["start", "global", "personal"]
+    phase: Literal["start", "global", "personal", "evaluation"]
     total_rounds: Count
     seconds: Seconds
     zero_shot: Scores | None = None

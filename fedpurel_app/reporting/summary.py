@@ -57,9 +57,10 @@ def summarize_run(
     last = {name: values[-1][1] if values else None for name, values in series.items()}
     last["zero_shot"] = next((line["zero_shot"] for line in rounds if line.get("zero_shot")), None)
     # The global model changes in global rounds alone; personal rounds score it again and again.
+    shared = ("global", "evaluation")
     trained = {
-        name: [(line, scores) for line, scores in values if line["phase"] == phase]
-        for (name, values), phase in zip(series.items(), ("global", "global", "personal"), strict=True)
+        name: [(line, scores) for line, scores in values if line["phase"] in phases]
+        for (name, values), phases in zip(series.items(), (shared, shared, ("personal",)), strict=True)
     }
     return {
         "outcome": outcome,

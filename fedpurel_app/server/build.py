@@ -46,7 +46,7 @@ def build_strategy(
         config.delta,
     )
     strategy = FedPuReL(
-        Schedule(*config.total_rounds, config.schedule),
+        Schedule(*config.total_rounds, config.schedule if kit.algorithm.visits else "evaluation"),
         aggregation.strategy(),
         required_mod=config.privacy if aggregation.needs_mod else "",
         fraction_train=config.fraction_train,

@@ -38,7 +38,8 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
     title = kit.method.title if config.balancer == "none" else f"{kit.method.title} with {kit.balancer.title}"
     logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", title, config.peft, config.dataset, data,
                len(sites), cohort, config.seed)  # fmt: skip
-    logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
+    if kit.method.trains:
+        logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
     if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
         logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
                    config.dataset)  # fmt: skip

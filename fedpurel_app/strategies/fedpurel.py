@@ -23,7 +23,7 @@ from fedpurel_app.strategies.privacy import Clipping, outlook
 from fedpurel_app.strategies.quorum import Quorum
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.round_report import RoundReport
-from fedpurel_app.strategies.rounds import PersonalRound, Round
+from fedpurel_app.strategies.rounds import EvaluationRound, PersonalRound, Round
 from fedpurel_app.strategies.schedule import Schedule
 from fedpurel_app.strategies.sites import Sites
 
@@ -130,6 +130,7 @@ class FedPuReL(Strategy):
         self._rounds: dict[Phase, Round] = {
             Phase.GLOBAL: GlobalRound(*common, self.inner, self.clipping, required_mod, keeps_state, purifies, part),
             Phase.PERSONAL: PersonalRound(*common),
+            Phase.EVALUATION: EvaluationRound(*common),
         }
         self._evaluation = Evaluation(self._post, abilities, weighted_by_key, num_classes)
 
@@ -169,8 +170,9 @@ class FedPuReL(Strategy):
             self._sites.refresh(grid, self._last)
         number = server_round + self.round_offset
         everyone = self.full_first_round and self.schedule.phase_round(number) == 1
-        cohort = self.roster.draw(self.seed, self.schedule.draw(number), 1.0 if everyone else self.fraction_train)
-        self.report = RoundReport(number, self.schedule.phase(number), cohort)
+        phase, share = self.schedule.phase(number), 1.0 if everyone else self.fraction_train
+        drawn = self.roster.draw(self.seed, self.schedule.draw(number), share)
+        self.report = RoundReport(number, phase, [] if phase is Phase.EVALUATION else drawn)
         return self._rounds[self.report.phase].configure(self.report, arrays, config, grid)
 
     def aggregate_train(

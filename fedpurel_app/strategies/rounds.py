@@ -1,4 +1,4 @@
-"""The two kinds of training rounds: what sites are asked, what a reply must be, and what becomes of the replies."""
+"""Kinds of rounds: what sites are asked, what a reply must be, and what becomes of the replies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from logging import INFO, getLogger
 from typing import ClassVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedpurel_app.core.records import (
@@ -41,7 +41,7 @@ def record_replies(report: RoundReport, screened: ScreenedReplies, abilities: Ab
 
 
 class Round(ABC):
-    """What both kinds share: screening, the quorum, means of metrics, and who wrote private state.
+    """What all kinds share: screening, the quorum, means of metrics, and who wrote private state.
 
     Parameters
     ----------
@@ -133,6 +133,29 @@ class PersonalRound(Round):
     def needed(self, report: RoundReport) -> int:
         """Return the quorum of those that have a personal phase: the others do not fail in it."""
         return min(self.quorum.min_replies, len(self.abilities.able(report.cohort, PERSONALIZE)))
+
+    def average(self, report: RoundReport, screened: ScreenedReplies) -> ArrayRecord | None:
+        """Leave the shared parameters as they are."""
+        return None
+
+
+class EvaluationRound(Round):
+    """Nobody trains; what comes after a round is all there is."""
+
+    message_type = MessageType.TRAIN
+    writes_state = False
+
+    def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        """Write to nobody."""
+        return []
+
+    def check(self, content: RecordDict, site: str) -> None:
+        """Refuse all: nobody was asked."""
+        raise BadReplyError("answered in a round in which nobody trains")
+
+    def needed(self, report: RoundReport) -> int:
+        """Return 0."""
+        return 0
 
     def average(self, report: RoundReport, screened: ScreenedReplies) -> ArrayRecord | None:
         """Leave the shared parameters as they are."""

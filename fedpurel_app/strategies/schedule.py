@@ -15,9 +15,10 @@ class Schedule:
     Parameters
     ----------
     global_rounds, personal_rounds : int
-    kind : {"two-phase", "interleaved"}
+    kind : {"two-phase", "interleaved", "evaluation"}
         ``two-phase``: all global rounds, then all personal ones (the paper). ``interleaved``: a global round, then a
         personal round with the same cohort, and so on (the reference code); both numbers are then equal.
+        ``evaluation``: one round in which nobody trains; both numbers are 0.
 
     Raises
     ------
@@ -34,12 +35,15 @@ class Schedule:
 
     global_rounds: int
     personal_rounds: int
-    kind: Literal["two-phase", "interleaved"] = "two-phase"
+    kind: Literal["two-phase", "interleaved", "evaluation"] = "two-phase"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("two-phase", "interleaved"):
-            raise ValueError(f'kind = "{self.kind}": choose "two-phase" or "interleaved".')
-        if min(self.global_rounds, self.personal_rounds) < 0 or self.total == 0:
+        if self.kind not in ("two-phase", "interleaved", "evaluation"):
+            raise ValueError(f'kind = "{self.kind}": choose "two-phase", "interleaved" or "evaluation".')
+        if self.kind == "evaluation":
+            if self.global_rounds or self.personal_rounds:
+                raise ValueError("where nobody trains, there are no global and no personal rounds: give 0 and 0.")
+        elif min(self.global_rounds, self.personal_rounds) < 0 or self.total == 0:
             raise ValueError(f"{self.global_rounds} global and {self.personal_rounds} personal rounds: nothing to do.")
         if self.kind == "interleaved" and self.global_rounds != self.personal_rounds:
             raise ValueError("an interleaved schedule has one personal round for each global one.")
@@ -47,10 +51,12 @@ class Schedule:
     @property
     def total(self) -> int:
         """Number of rounds."""
-        return self.global_rounds + self.personal_rounds
+        return 1 if self.kind == "evaluation" else self.global_rounds + self.personal_rounds
 
     def phase(self, round_number: int) -> Phase:
         """Tell what a round trains."""
+        if self.kind == "evaluation":
+            return Phase.EVALUATION
         if self.kind == "interleaved":
             return Phase.GLOBAL if round_number % 2 else Phase.PERSONAL
         return Phase.GLOBAL if round_number <= self.global_rounds else Phase.PERSONAL

@@ -237,6 +237,7 @@ HOSTS = [
     pytest.param(host, name, marks=[] if host in ("fedavg", "ditto", "scaffold") else pytest.mark.slow)
     for host in METHODS
     for name in PUT_ON
+    if METHODS[host].trains or not BALANCERS[name].in_training
 ]
 
 

@@ -13,7 +13,8 @@ from fedpurel_app.algorithms.fedper import base_layers
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.promptfolio import Mixture
 from fedpurel_app.algorithms.registry import METHODS
-from fedpurel_app.core.errors import StateError
+from fedpurel_app.config import load_config
+from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
@@ -202,3 +203,42 @@ def test_a_method_that_cannot_be_is_refused_when_it_is_made():
         Algorithm(visits={Phase.PERSONAL: visit})
     with pytest.raises(ValueError, match="in personal rounds nothing is sent"):
         Algorithm(visits={Phase.GLOBAL: visit, Phase.PERSONAL: Visit(visit.rule, sends=base_layers)})
+
+
+def test_zero_shot_asks_nobody_to_train_and_its_global_model_is_the_frozen_one(tmp_path):
+    asked = []
+
+    def spy(message, reply):
+        asked.append(message.metadata.message_type)
+
+    folder = run_tiny(tmp_path, algorithm="zero-shot", grid={"spy": spy})
+    summary, last = folder.summary(), folder.rounds()[-1]
+    assert set(asked) == {"query.describe", "evaluate"} and shared(folder) == {}
+    assert summary["outcome"] == "completed" and summary["rounds"] == 1 and last["cohort"] == []
+    assert summary["global"] == summary["zero_shot"] and last["sites"]["global"] == last["sites"]["zero_shot"]
+    assert summary["bytes_up"] < 50_000 and summary["best"]["global"]["round"] == 1
+    features = torch.randn(5, 8)
+    model = load_trained(folder.path)
+    assert torch.equal(model.logits(features), model.experiment.kit.host.zero_shot_logits(features))
+
+
+def test_zero_shot_has_nothing_to_cover_or_to_balance_in_training():
+    for settings, reason in (
+        ({"privacy": "server-fixed"}, "trains nothing that could be covered"),
+        ({"balancer": "fed-grab"}, 'it changes training, and algorithm = "zero-shot" trains nothing'),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            load_config({"algorithm": "zero-shot", **settings})
+    assert load_config({"algorithm": "zero-shot", "balancer": "logit-adjustment-post-hoc"})
+
+
+@pytest.mark.slow
+def test_fedsa_lora_is_fedavg_that_shares_a_alone(tmp_path):
+    images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 6, "imbalance_factor": 3, "num_sites": 2,
+              "peft": "lora", "global_rounds": 2, "fraction_train": 1.0, "experiment_id": "e"}  # fmt: skip
+    own = run_tiny(tmp_path / "a", algorithm="fedsa-lora", **images)
+    host = run_tiny(tmp_path / "b", algorithm="fedavg", shares="lora-a", **images)
+    assert same(shared(own), shared(host)) and private_files(own) == private_files(host)
+    assert all(name.endswith(".A") for name in shared(own))
+    first, second = (load_file(file) for file in sorted(own.path.rglob("private-000002.safetensors")))
+    assert all(name.endswith(".B") for name in first) and not same(first, second)

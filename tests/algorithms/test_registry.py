@@ -34,11 +34,17 @@ def other_value(option):
 
 
 OTHER = OF_ALL | {option.key: other_value(option) for method in METHODS.values() for option in method.options}
+SMALL_IMAGES = {"dataset": "shapes", "dataset_path": "", "max_per_class": 6, "imbalance_factor": 3, "num_sites": 2}
 FEATURES = [name for name, family in FAMILIES.items() if family.needs == "features"]
 
 
 def fits(method, family):
     return not METHODS[method].unfit({**DEFAULTS, "algorithm": method, "peft": family})
+
+
+def family_of(method):
+    """A family that goes with a method, one that runs on features where there is one."""
+    return next(family for family in [*FEATURES, *FAMILIES] if fits(method, family))
 
 
 def has_effect(method, family, key):
@@ -123,9 +129,8 @@ def plain(tmp_path_factory):
 
 def small(folder, method, family, **changes):
     """Run a method with a family, as small as shows an effect; images inside towers take their time."""
-    images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 6, "imbalance_factor": 3, "num_sites": 2}
     common = {"peft": family, "algorithm": method, "global_rounds": 2, "fraction_train": 0.7, "experiment_id": "e"}
-    common |= {"learning_rate": 0.5} if family in FEATURES else images  # enough for predictions to change
+    common |= {"learning_rate": 0.5} if family in FEATURES else SMALL_IMAGES  # enough for predictions to change
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rendered, "SHAPES_TEST", 1)
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -135,7 +140,7 @@ def small(folder, method, family, **changes):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_settings_show_the_same(tmp_path, plain, method):
     """Or the next test would see an effect in anything."""
-    family = next(one for one in FEATURES if fits(method, one))
+    family = family_of(method)
     assert plain(method, family) == small(tmp_path, method, family)
 
 
@@ -153,14 +158,15 @@ def test_a_key_of_a_method_has_an_effect_or_is_refused(tmp_path, plain, method, 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_sent_is_what_the_method_names(tmp_path, name):
     """And in personal rounds nothing, of any method."""
-    family = next(one for one in ("adapter", "text-residual") if fits(name, one))
+    family = family_of(name)
     sent: dict[str, set[str]] = {"train": set(), "train.personalize": set()}
 
     def spy(message, reply):
         if message.metadata.message_type in sent:
             sent[message.metadata.message_type] |= set(reply.content.get("arrays", {}))
 
-    folder = run_tiny(tmp_path, peft=family, algorithm=name, global_rounds=1, grid={"spy": spy})
+    images = {} if family in FEATURES else SMALL_IMAGES
+    folder = run_tiny(tmp_path, peft=family, algorithm=name, global_rounds=1, grid={"spy": spy}, **images)
     assert sent["train"] == set(folder.read_checkpoint()[0])
     assert sent["train.personalize"] == set()
     kept = {key for file in folder.path.rglob("private-*.safetensors") for key in load_file(file)}

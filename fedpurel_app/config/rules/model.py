@@ -17,6 +17,8 @@ def model_rules(config: RunConfig) -> list[Rule]:
     method = METHODS[config.algorithm]
     balancer = BALANCERS[config.balancer]
     unfit, no_balance = method.unfit(values), balancer.unfit(values)
+    if balancer.in_training and not method.trains:
+        no_balance = f'it changes training, and algorithm = "{method.name}" trains nothing'
     return [
         *(
             rule(
@@ -32,7 +34,7 @@ def model_rules(config: RunConfig) -> list[Rule]:
             f'algorithm = "{method.name}" cannot be used here: {unfit}.',
         ),
         rule(
-            " ".join(["balancer dataset", *balancer.keys]),
+            " ".join(["algorithm balancer dataset", *balancer.keys]),
             bool(no_balance),
             f'balancer = "{balancer.name}" cannot be used here: {no_balance}.',
         ),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import Backbone
 
-Role = Literal["global", "private"]
+Role = Literal["global", "private", "zero-shot"]
 Takes = Literal["features", "pixels"]  # what of an image a module is given
 Logits = Callable[[Tensor], Tensor]
 
