@@ -109,6 +109,11 @@ class Federation:
             how = "counts" if self.own else DATASETS[self.config.dataset].group_by
         return (group_by_counts if how == "counts" else group_by_terciles)(counts)
 
+    @cached_property
+    def groups(self) -> dict[str, Ints] | None:
+        """Classes of "many", "medium" and "few" in all; None to a site with data of its own, which knows no others'."""
+        return None if self.own else self.group(self.train_counts)
+
     @lru_cache(maxsize=2)  # noqa: B019  # one federation lives as long as its process
     def partition(self, sites: int) -> partition.Partition:
         """Deal the data out to a number of sites."""

@@ -2,6 +2,8 @@
 
 Every algorithm and family, both schedules, a run that was cut and resumed, sites that keep a part, privacy and another
 aggregate. Recording anew is right only together with a correction that is meant to change bits, and that says so.
+Sites answer with counts of right answers alone, as clients of others may, and of the scores those are digested that
+follow from counts: what an evaluation tells beside them came later, and its bits are tested in ``test_details.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import Message
 from safetensors.numpy import load
 
+from fedpurel_app.core.details import NAMES
 from fedpurel_app.data.shapes import rendered
 from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import private_files, run_tiny, timeless
@@ -29,6 +33,7 @@ _IMAGES = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "imbalan
 _ROUNDS = {"num_sites": 3, "global_rounds": 2, "evaluate_every": 1, "fraction_train": 0.7}
 _ALGORITHMS = ("fedpurel", "fedavg", "fedavg-kl", "prograd")
 _FAMILIES = ("prompt", "adapter", "text-residual", "lora", "visual-prompt")
+_LATER = {*NAMES, "worst_class", "worst_site"}
 CUT = "resumed in the middle"  # the one case that is run in two parts
 
 CASES: dict[str, dict[str, Any]] = {
@@ -60,21 +65,35 @@ def play(name: str, folder: Path) -> RunFolder:
         patch.setattr(rendered, "SHAPES_TEST", 2)
         patch.setenv("OMP_NUM_THREADS", "1")  # whose number decides the last bits; what a site gets in a simulation
         try:
-            return _in_two_parts(folder, changes) if name == CUT else run_tiny(folder, **changes)
+            return _in_two_parts(folder, changes) if name == CUT else _run(folder, changes)
         finally:
             np.random.set_state(noise)
             torch.set_num_threads(threads)
 
 
+def _counts_alone(message: Message, reply: Message) -> Message:
+    """Take from an evaluation what it tells beside counts."""
+    if message.metadata.message_type == "evaluate" and reply.has_content():
+        told = reply.content.metric_records["metrics"]
+        for name in [name for name in told if "/" in name and not name.endswith(("/correct", "/total"))]:
+            del told[name]
+    return reply
+
+
+def _run(folder: Path, changes: dict[str, Any], spy: Any = _counts_alone) -> RunFolder:
+    return run_tiny(folder, **changes, grid={"spy": spy})
+
+
 def _in_two_parts(folder: Path, changes: dict[str, Any]) -> RunFolder:
-    def stop(message: Any, reply: Any) -> None:
+    def stop(message: Message, reply: Message) -> Message:
         if message.metadata.message_type == "train.personalize" and message.content["config"]["round"] == 5:
             raise KeyboardInterrupt
+        return _counts_alone(message, reply)
 
     try:
-        run_tiny(folder, **changes, grid={"spy": stop})
+        _run(folder, changes, stop)
     except KeyboardInterrupt:
-        return run_tiny(folder, **changes, resume_from=str(folder / "run"), out="")
+        return _run(folder, {**changes, "resume_from": str(folder / "run"), "out": ""})
     raise AssertionError("the run was to be cut in its fifth round")
 
 
@@ -83,13 +102,20 @@ def digests(folder: RunFolder) -> dict[str, Any]:
     shared = load((folder.path / "checkpoint.safetensors").read_bytes())
     files = {name: load(content) for name, content in private_files(folder).items()}
     private = {f"{file}/{name}": value for file, tensors in files.items() for name, value in tensors.items()}
-    lines = [json.dumps(line, sort_keys=True) for line in timeless(folder)]
+    lines = [json.dumps(_without(line, _LATER), sort_keys=True) for line in timeless(folder)]
     return {
         "shared": _sha256(shared),
         "private": _sha256(private),
         "rounds": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "sums": [_size(shared), _size(private)],
     }
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    """Leave keys out of a structure, however deep."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without(part, names) for key, part in value.items() if key not in names}
 
 
 def _sha256(arrays: Mapping[str, Any]) -> str:

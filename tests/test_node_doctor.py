@@ -89,6 +89,7 @@ def test_a_state_folder_of_somebody_else_is_named(as_plain_user):
 def test_whatever_scores_may_leave_is_said(capsys, tmp_path, data, scores):
     code, out = examine(capsys, site="a", data=data, state_dir=tmp_path / "state", scores=scores)
     assert code == 0 and "leaves    scores: " in out
+    assert ("confidences and losses: of zero-shot and the global model" in out) == (scores != "none")
 
 
 def test_a_damaged_image_is_named(capsys, tmp_path, data):

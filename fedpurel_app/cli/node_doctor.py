@@ -142,6 +142,13 @@ def _files(node: NodeConfig) -> Iterator[Finding]:
         yield Finding(f"  weights   {node.pretrained}" + ("" if there else ": no such file"), not there)
 
 
+_CALIBRATION = {
+    "full": "of all models whose scores leave",
+    "global": "of zero-shot and the global model",
+    "none": "of no model",
+}
+
+
 def _rules(node: NodeConfig) -> Iterator[str]:
     """Say what leaves this node."""
     scores = {
@@ -153,6 +160,8 @@ def _rules(node: NodeConfig) -> Iterator[str]:
     rounded = f", in multiples of {node.round_scores}" if node.round_scores > 1 else ""
     least = f", none below {node.min_test_images} test images" if node.min_test_images else ""
     yield f"  leaves    scores: {scores}{rounded}{least}"
+    if node.scores != "none":
+        yield f"            confidences and losses: {_CALIBRATION[node.calibration]}"
     means = "means over the steps of global rounds" if node.metrics == "full" else "the number of images alone"
     yield f"            metrics: {means}; of personal rounds the number of images alone"
     demands = [f"algorithms {node.algorithms}"] * bool(node.algorithms)

@@ -74,6 +74,9 @@ class NodeConfig(BaseModel):
         Test images below which no score leaves.
     round_scores : int
         Scores leave rounded to multiples of this.
+    calibration : {"full", "global", "none"}
+        Of which models confidences and losses leave: of all that scores leave of, not of those with parts that the site
+        keeps, or of none.
     algorithms, backbones : str
         Those that it serves, separated by commas; empty = all. A backbone that is named by a tag is downloaded.
     require_privacy : str
@@ -108,6 +111,7 @@ class NodeConfig(BaseModel):
     metrics: Literal["full", "count"] = "full"
     min_test_images: Annotated[int, Field(ge=0)] = 0
     round_scores: Limit = 1
+    calibration: Literal["full", "global", "none"] = "global"
 
     algorithms: Annotated[str, _names_of("algorithm")] = ""
     backbones: str = ""

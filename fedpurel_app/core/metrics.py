@@ -170,7 +170,8 @@ def summarize(
     -------
     dict
         ``all`` (micro accuracy), ``many``, ``medium``, ``few`` (mean over the classes of the group that have test
-        examples, classes without a hit included) and ``balancedness``, all in percent; None for what does not exist.
+        examples, classes without a hit included), ``balancedness`` and ``worst_class`` (lowest accuracy of a class that
+        has test examples), all in percent; None for what does not exist.
     """
     per_class = counts.per_class
     scored = per_class[~np.isnan(per_class)]
@@ -180,4 +181,5 @@ def summarize(
         members = members[~np.isnan(members)]
         result[name] = float(100 * members.mean()) if len(members) else None
     result["balancedness"] = 100 * balancedness(per_class, power, sigma) if len(scored) else None
+    result["worst_class"] = float(100 * scored.min()) if len(scored) else None
     return result

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpurel_app.algorithms.base import Models
+from fedpurel_app.core.details import detail_scores
 from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.site_scores import SiteScores, pool_sites
@@ -56,7 +57,8 @@ class Scoring:
             experiment.images.data("test", rows, module.takes),
             experiment.kit.bias(experiment.kit.facts()),
         )
-        self._here = evaluate(data, experiment.kit.algorithm.global_model(Models(module)), bias=bias)
+        model = experiment.kit.algorithm.global_model(Models(module))
+        self._here = evaluate(data, model, bias=bias, groups=self._groups)
         self._scored, self._is_known = arrays, experiment.kit.algorithm.is_known(module, experiment.kit.options)
         features = experiment.images.seconds - encoding
         return {"server": time.monotonic() - started - features, "server_features": features}
@@ -64,13 +66,12 @@ class Scoring:
     @property
     def zero_shot(self) -> dict[str, float | None] | None:
         """Zero-shot CLIP on the server's test set; None where it has none."""
-        return None if self._here is None else self._summarize(self._here.zero_shot)
+        return None if self._here is None else self._summarize(self._here, "zero-shot")
 
     @property
     def global_model(self) -> dict[str, float | None] | None:
         """The global model on the server's test set; None without one, or where only the sites have all of it."""
-        counts = self._global_counts
-        return None if counts is None else self._summarize(counts)
+        return self._summarize(self._here, "global") if self._here is not None and self._is_known else None
 
     @property
     def tkl(self) -> float | None:
@@ -84,7 +85,7 @@ class Scoring:
 
     def class_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
         """Make the table of classes."""
-        here = (self._here.zero_shot if self._here else None, self._global_counts)
+        here = (self._here.counts["zero-shot"] if self._here else None, self._global_counts)
         return class_rows(
             self._experiment.federation.source.class_names, self._train_counts, self._groups, here, scores
         )
@@ -92,11 +93,12 @@ class Scoring:
     @property
     def _global_counts(self) -> ClassCounts | None:
         # Where sites keep parts, what is here is no model of anybody: its parts are as they were at first.
-        return self._here.global_model if self._here is not None and self._is_known else None
+        return self._here.counts["global"] if self._here is not None and self._is_known else None
 
-    def _summarize(self, counts: ClassCounts) -> dict[str, float | None]:
-        config = self._experiment.config
-        return summarize(counts, self._groups, config.balancedness_power, config.balancedness_sigma)
+    def _summarize(self, here: Scores, model: str) -> dict[str, float | None]:
+        config, counts = self._experiment.config, here.counts[model]
+        summary = summarize(counts, self._groups, config.balancedness_power, config.balancedness_sigma)
+        return summary | detail_scores([(counts, here.details[model])], len(counts.total))
 
     @property
     def _train_counts(self) -> npt.NDArray[np.int64] | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedpurel_app.config import NodeConfig
+from fedpurel_app.core.calibration import UNIT
+from fedpurel_app.core.detail_records import details_to_metrics
+from fedpurel_app.core.details import Details
 from fedpurel_app.core.metrics import ClassCounts
 from fedpurel_app.core.records import FEATURE_SECONDS, NUM_EXAMPLES, SECONDS, WITHHELD, counts_to_metrics
+from fedpurel_app.core.site_scores import BEFORE, SiteScores
 
 Metrics = dict[str, Any]
+_COARSE = UNIT // 16  # sums of confidence and of losses leave a real site in sixteenths
 
 
 @dataclass(frozen=True)
@@ -51,29 +56,35 @@ class Disclosure:
             return {SECONDS: seconds, FEATURE_SECONDS: feature_seconds}
         return {SECONDS: round(seconds, 1), FEATURE_SECONDS: round(feature_seconds, 1)}
 
-    def scores(self, counts: Mapping[str, ClassCounts], global_is_private: bool = False) -> Metrics:
+    def scores(self, scores: SiteScores | None, global_is_private: bool = False) -> Metrics:
         """Return what an evaluation tells: counts by class or in all, rounded, or that they are withheld.
 
         Parameters
         ----------
-        counts : mapping of str to ClassCounts
-            By model; totals are equal.
+        scores : SiteScores or None
+            Totals of its models are equal. None where this site told before that it keeps them.
         global_is_private : bool
             The global model of this site holds parts that it keeps: its score tells of them.
         """
+        if scores is None:
+            return {WITHHELD: 1}
+        number = int(scores.counts["global"].total.sum())
         if not self.trusted:
             if global_is_private and self.node.scores == "global":
                 return {WITHHELD: 1}
-            if self.tells_no_scores or int(counts["global"].total.sum()) < self.node.min_test_images:
+            if self.tells_no_scores or number < self.node.min_test_images:
                 return {WITHHELD: 1}
-            told = [model for model in counts if model != "personalized" or self.node.scores != "global"]
-            counts = {model: self._rounded(counts[model]) for model in told}
-        number = int(counts["global"].total.sum())
+            scores = self._told(scores, global_is_private)
+            number = int(scores.counts["global"].total.sum())
         if not number:
             return {WITHHELD: 1}
         metrics: Metrics = {NUM_EXAMPLES: number}
-        for model, one in counts.items():
+        for model, one in scores.counts.items():
             metrics |= counts_to_metrics(model, one, self.by_class)
+            details = scores.details.get(model, Details())
+            metrics |= details_to_metrics(
+                model, details if self.by_class else details.totals(), scores.both_right.get(model)
+            )
         return metrics
 
     @property
@@ -81,11 +92,52 @@ class Disclosure:
         """Whether no evaluation of this site ever leaves it."""
         return not self.trusted and self.node.scores == "none"
 
+    def _told(self, scores: SiteScores, global_is_private: bool) -> SiteScores:
+        """Return what of the scores leaves a real site, rounded."""
+        models = [model for model in scores.counts if model != "personalized" or self.node.scores != "global"]
+        counts = {model: self._rounded(scores.counts[model]) for model in models}
+        # Confidences and losses say more of what they are computed with than right answers do.
+        kept = {"personalized", "global"} if global_is_private else {"personalized"}
+        details = {
+            model: self._coarse(scores.details[model], model in kept) for model in models if model in scores.details
+        }
+        both = {
+            model: _both(self._nearest(both), counts[BEFORE[model]], counts[model])
+            for model, both in scores.both_right.items()
+            if model in models
+        }
+        return SiteScores(counts, "personalized" in counts, details, both)
+
+    def _coarse(self, details: Details, is_private: bool) -> Details:
+        """Cut what is told beside counts to what this node lets leave of a model."""
+        told = self.node.calibration == "full" or (self.node.calibration == "global" and not is_private)
+        if self.node.round_scores > 1:
+            # What must add up would not, and rounding would add to the calibration error, a sum of absolute values.
+            loss = None if details.nll is None or not told else self._nearest(details.nll, UNIT)
+            return Details(nll=loss)
+        bins, loss = (details.bins, details.nll) if told else (None, None)
+        return replace(
+            details,
+            bins=None if bins is None else bins.coarse(_COARSE),
+            nll=None if loss is None else _COARSE * ((loss + _COARSE // 2) // _COARSE),
+        )
+
+    def _nearest(self, number: int, unit: int = 1) -> int:
+        """Round to a multiple of what scores are rounded to."""
+        step = self.node.round_scores * unit
+        return step * ((number + step // 2) // step)
+
     def _rounded(self, counts: ClassCounts) -> ClassCounts:
         """Round to multiples, by class or in all as they will leave; what is right stays at most the total."""
         step = self.node.round_scores
         one = counts if self.by_class else counts.over_classes()
         return ClassCounts(*(step * ((part + step // 2) // step) for part in (one.correct, one.total)))
+
+
+def _both(number: int, before: ClassCounts, after: ClassCounts) -> int:
+    """Return how many images both got right, within what rounded counts allow."""
+    first, second, total = (int(part.sum()) for part in (before.correct, after.correct, after.total))
+    return min(max(number, first + second - total, 0), first, second)
 
 
 def shares_class_counts(node: NodeConfig, asked: bool | str, trusted: bool) -> bool:

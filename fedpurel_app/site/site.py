@@ -191,7 +191,7 @@ class Site:
         algorithm = self.kit.algorithm
         self.keeper.begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
-            return self._reply(self.discloses.scores({}))
+            return self._reply(self.discloses.scores(None))
         shared = self._shared_module(arrays, instruction)
         state = self.keeper.state(instruction)
         # What nobody trained here is no model to score: without it, this site has the global model alone.
@@ -200,11 +200,9 @@ class Site:
         personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
         data = self.images.data("test", self._rows("test"), shared.takes)
         bias = self.kit.bias(self._facts()) if algorithm.bias is not None else None
-        scores = evaluate(data, algorithm.global_model(models), personalized, bias)
-        counts = {"zero-shot": scores.zero_shot, "global": scores.global_model}
-        counts |= {} if scores.personalized is None else {"personalized": scores.personalized}
+        scores = evaluate(data, algorithm.global_model(models), personalized, bias, self.federation.groups)
         known = algorithm.is_known(shared, self.kit.options)
-        return self._reply(self.discloses.scores(counts, global_is_private=not known))
+        return self._reply(self.discloses.scores(scores, global_is_private=not known))
 
     # --- parts ------------------------------------------------------------------------------------------------------
 

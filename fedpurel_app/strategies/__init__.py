@@ -27,7 +27,8 @@ message                      reply
 ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models, in
                              all or by class: ``global/correct``, ``global/total``, ``personalized/...`` where there
                              is a branch, ``zero-shot/...`` if it likes; totals are equal and add up to
-                             ``num-examples``; or ``scores-withheld`` = 1 alone
+                             ``num-examples``; or ``scores-withheld`` = 1 alone. What may come beside them is told by
+                             :mod:`fedpurel_app.core.detail_records`; what does not come is not reported
 ============================ =======================================================================================
 
 Records of a reply are found by their kind, not by their names. Replies are screened one by one (error, missing,

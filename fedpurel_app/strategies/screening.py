@@ -7,6 +7,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
+from fedpurel_app.core.detail_records import BOTH_RIGHT, both_right_from_metrics, details_from_metrics
+from fedpurel_app.core.metrics import ClassCounts
 from fedpurel_app.core.names import clean
 from fedpurel_app.core.records import (
     FEATURE_SECONDS,
@@ -19,7 +21,7 @@ from fedpurel_app.core.records import (
     counts_from_metrics,
     to_arrays,
 )
-from fedpurel_app.core.site_scores import SiteScores
+from fedpurel_app.core.site_scores import BEFORE, SiteScores
 
 _ROOM = 4096  # bytes a serialised array may be longer than its values
 _MOST_BESIDE_ARRAYS = 8 * 2**20  # bytes of a reply's other records: counts of many thousand classes, with room
@@ -160,7 +162,30 @@ def check_scores(metrics: MetricRecord, key: str, num_classes: int = 0, describe
         raise BadReplyError(f"{number} scored images, but {key} = {metrics.get(key)}")
     if described and number > 2 * described:
         raise BadReplyError(f"{number} scored images, but the site described itself with {described}")
-    return SiteScores(counts, "personalized" in counts)
+    return _with_details(counts, metrics)
+
+
+def _with_details(counts: dict[str, ClassCounts], metrics: MetricRecord) -> SiteScores:
+    """Read what a site told beside counts; raises BadReplyError for what cannot belong to them."""
+    try:
+        details = {model: details_from_metrics(model, metrics) for model in MODELS}
+        both = {model: both_right_from_metrics(model, metrics) for model in BOTH_RIGHT}
+        if odd := [model for model, one in details.items() if one and model not in counts]:
+            raise ValueError(f"numbers of {', '.join(odd)} without counts")
+        if odd := [
+            model for model, one in both.items() if one is not None and not {model, BEFORE[model]} <= set(counts)
+        ]:
+            raise ValueError(f"{', '.join(odd)}: right with a model that has no counts")
+        found = SiteScores(
+            counts,
+            "personalized" in counts,
+            {model: one for model, one in details.items() if one},
+            {model: one for model, one in both.items() if one is not None},
+        )
+        found.require()
+    except ValueError as error:
+        raise BadReplyError(f"impossible scores: {error}") from error
+    return found
 
 
 def _check_books(metrics: MetricRecord) -> None:

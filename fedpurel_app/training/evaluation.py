@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fedpurel_app.algorithms.base import Model
+from fedpurel_app.core.details import Details
 from fedpurel_app.core.metrics import ClassCounts
+from fedpurel_app.core.site_scores import BEFORE, SiteScores
 from fedpurel_app.functional import tkl
 from fedpurel_app.training.inputs import LocalData, all_logits
 
+_ROWS_AT_ONCE = 8192  # of logits, whose probabilities are made and dropped again
+
 
 @dataclass(frozen=True)
-class Scores:
-    """What one pass over a test set yields.
+class Scores(SiteScores):
+    """What one pass over a test set yields, of "zero-shot", "global" and maybe "personalized".
 
     Attributes
     ----------
-    zero_shot, global_model : ClassCounts
-    personalized : ClassCounts or None
-        None without a personalized model.
     tkl : float
         Mean TKL of the global model against zero-shot [nats].
     """
 
-    zero_shot: ClassCounts
-    global_model: ClassCounts
-    personalized: ClassCounts | None
-    tkl: float
+    tkl: float = 0.0
 
 
 @torch.no_grad()
 def evaluate(
-    data: LocalData, global_model: Model, personalized: Model | None = None, bias: Tensor | None = None
+    data: LocalData,
+    global_model: Model,
+    personalized: Model | None = None,
+    bias: Tensor | None = None,
+    groups: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> Scores:
     """Score models on images.
 
@@ -48,28 +53,49 @@ def evaluate(
         A module that is in both models is run once.
     bias : Tensor, shape (C,), optional
         Added to the logits of both models.
+    groups : mapping of str to ndarray of int64, optional
+        Class indices of "many", "medium" and "few", where they are known.
 
     Returns
     -------
     Scores
     """
-    classes = data.reference_logits.shape[1]
     parts = {id(part): part for part in (*global_model, *(personalized or ()))}
-    logits = {key: all_logits(part.frozen(), data.inputs) for key, part in parts.items()}
+    found = {key: all_logits(part.frozen(), data.inputs) for key, part in parts.items()}
 
     def total(model: Model) -> Tensor:
-        return torch.stack([logits[id(part)] for part in model]).sum(0)
+        return torch.stack([found[id(part)] for part in model]).sum(0)
 
-    def counts(scores: Tensor) -> ClassCounts:
-        return ClassCounts.of((scores.argmax(1) == data.labels).cpu().numpy(), data.labels.cpu().numpy(), classes)
-
-    def adjusted(model: Model) -> ClassCounts:
-        return counts(total(model) if bias is None else total(model) + bias)
+    def adjusted(model: Model) -> Tensor:
+        return total(model) if bias is None else total(model) + bias
 
     divergence = float(tkl(total(global_model), data.reference_logits).double().mean()) if len(data.labels) else 0.0
-    return Scores(
-        counts(data.reference_logits),
-        adjusted(global_model),
-        None if personalized is None else adjusted(personalized),
-        divergence,
+    logits = {"zero-shot": data.reference_logits, "global": adjusted(global_model)}
+    if personalized is not None:
+        logits["personalized"] = adjusted(personalized)
+    labels, classes = data.labels.cpu().numpy(), data.reference_logits.shape[1]
+    hits, counts, details = dict[str, npt.NDArray[np.bool_]](), dict[str, ClassCounts](), dict[str, Details]()
+    for model, scores in logits.items():
+        predicted, confidence, losses = _predictions(scores, data.labels)
+        hits[model] = predicted == labels
+        counts[model] = ClassCounts.of(hits[model], labels, classes)
+        details[model] = Details.of(labels, predicted, confidence, losses, classes, groups)
+    both = {model: int((hits[model] & hits[first]).sum()) for model, first in BEFORE.items() if model in hits}
+    return Scores(counts, personalized is not None, details, both, divergence)
+
+
+def _predictions(
+    logits: Tensor, labels: Tensor
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the predicted classes, their probabilities and the losses [nats], each of shape (N,)."""
+    predicted, confidence, losses = [], [], []
+    for rows, own in zip(logits.split(_ROWS_AT_ONCE), labels.split(_ROWS_AT_ONCE), strict=True):
+        predicted.append(rows.argmax(1))
+        log_probabilities = rows.float().log_softmax(1)
+        confidence.append(log_probabilities.gather(1, predicted[-1][:, None]).exp())
+        losses.append(-log_probabilities.gather(1, own[:, None]))
+    return (
+        torch.cat(predicted).cpu().numpy(),
+        torch.cat(confidence)[:, 0].cpu().numpy(),
+        torch.cat(losses)[:, 0].cpu().numpy(),
     )

@@ -143,10 +143,9 @@ def test_a_site_may_keep_the_scores_of_what_it_keeps(twins):
     if twins[0] in ("lora-a", "fedper"):
         assert told(scored(twins, "global")[0]) == {"metrics/scores-withheld": 1}
         return
-    assert answers[0].keys() == {
-        "num-examples",
-        *(f"{model}/{part}" for model in ("zero-shot", "global") for part in ("correct", "total")),
-    }
+    parts = ("correct", "total", "nll", "bin-total", "bin-correct", "bin-confidence")
+    models = {f"{model}/{part}" for model in ("zero-shot", "global") for part in parts}
+    assert answers[0].keys() == {"num-examples", "global/right-with-zero-shot", *models}
 
 
 def test_what_stays_open_scores_of_the_personalized_model_tell_of_the_branch(tmp_path):

@@ -44,7 +44,12 @@ NAMES = [
         "scores-withheld",
         "norm_bit",
     ),
-    *(f"{model}/{part}" for model in ("zero-shot", "global", "personalized") for part in ("correct", "total")),
+    *(
+        f"{model}/{part}"
+        for model in ("zero-shot", "global", "personalized")
+        for part in ("correct", "total", "nll", "predicted", "bin-total", "group-confusion")
+    ),
+    *("global/right-with-zero-shot", "personalized/right-with-global"),
 ]
 
 

@@ -36,20 +36,20 @@ PRIVATE = torch.tensor([[0.0, 3.0, 0], [0, 2.0, 0], [0, 0, 0], [0, 0, 0]])
 
 def test_the_personalized_model_is_the_sum_of_both_branches():
     scores = evaluate(DATA, (MODEL,), (MODEL, Fixed(PRIVATE)))
-    assert scores.global_model.correct.tolist() == [1, 0, 1] and scores.global_model.total.tolist() == [1, 1, 2]
-    assert scores.personalized is not None
-    assert scores.personalized.correct.tolist() == [0, 1, 1]
+    assert scores.counts["global"].correct.tolist() == [1, 0, 1]
+    assert scores.counts["global"].total.tolist() == [1, 1, 2]
+    assert scores.counts["personalized"].correct.tolist() == [0, 1, 1]
 
 
 def test_without_a_private_branch_there_is_no_personalized_score():
-    assert evaluate(DATA, (Fixed(GLOBAL),)).personalized is None
+    scores = evaluate(DATA, (Fixed(GLOBAL),))
+    assert set(scores.counts) == set(scores.details) == {"zero-shot", "global"} and not scores.has_private_branch
 
 
 def test_chunks_do_not_matter(monkeypatch):
     whole = evaluate(DATA, (MODEL,), (MODEL, Fixed(PRIVATE)))
     monkeypatch.setattr(inputs, "_FEATURES_AT_ONCE", 3)
     parts = evaluate(DATA, (MODEL,), (MODEL, Fixed(PRIVATE)))
-    assert whole.personalized is not None and parts.personalized is not None
     assert whole.personalized.correct.tolist() == parts.personalized.correct.tolist()
     assert abs(whole.tkl - parts.tkl) < 1e-6
 
