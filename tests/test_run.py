@@ -140,7 +140,7 @@ def test_trackers_get_every_round(tmp_path, name):
     folder = run_tiny(tmp_path, tracker=name)
     events = EventAccumulator(str(folder.path / "tensorboard")).Reload()
     tags = events.Tags()["tensors"]
-    assert {"train/loss", "global/few", "sites/personalized/all"} <= set(tags)
+    assert {"train/loss", "global/few", "global/ece", "sites/personalized/all"} <= set(tags)
     assert len(events.Tensors("train/loss")) == 6
 
 

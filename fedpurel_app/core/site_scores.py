@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,6 +107,8 @@ def pool_sites(
     result: dict[str, dict[str, float | None] | None] = {}
     for key, model in names.items():
         scored = [pair for site in scores.values() if (pair := site.scored(model)) is not None]
+        if model == "personalized" and not _most_tell(scores.values()):
+            scored = [(counts, None) for counts, _ in scored]
         known = [counts for counts, _ in scored]
         if not known or 2 * len(known) < len(scores):
             result[key] = None
@@ -131,6 +133,12 @@ def pool_sites(
             summary["sites_calibrated"] = calibrated
         result[key] = summary
     return result
+
+
+def _most_tell(sites: Iterable[SiteScores]) -> bool:
+    """Tell whether most sites with a private branch tell its model's confidences: the others stand for none of them."""
+    told = ["personalized" in site.details for site in sites if site.has_private_branch]
+    return 2 * sum(told) >= len(told)
 
 
 def class_counts(counts: Sequence[ClassCounts], classes: int | None) -> list[ClassCounts]:

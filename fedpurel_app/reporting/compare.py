@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from rich.text import Text
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import csv_text, write_atomically
-from fedpurel_app.reporting.console import COLUMNS, number
+from fedpurel_app.reporting.columns import COLUMNS, digits_of, number, title_of
 from fedpurel_app.reporting.finished import Run, completed, grouped, mean_sd
 from fedpurel_app.reporting.settings import label_runs, setting
 
 _MODELS = {"global": "GM", "global_at_sites": "GM at sites", "personalized": "PM"}
 _LEGEND = "in %, mean ± sd. GM: global model, on the server's test set or at sites on theirs; PM: personalized models."
+_LEGEND_DETAILS = "NLL in nats; few > many: few-shot images taken for many-shot classes; ECE in 15 bins."
+
 _NAMING = ("algorithm", "peft", "dataset")
 # Keys that make data and class groups, and so the zero-shot row.
 _TAIL = (
@@ -35,6 +37,8 @@ _TAIL = (
     "keep-empty-classes",
     "group-by",
 )
+
+_FIRST, _WIDTH = 13, 11  # characters of the first column, and of the others
 
 Row = tuple[str, dict[str, dict[str, list[float]]], list[int]]
 
@@ -71,27 +75,37 @@ def compare(paths: Sequence[Path], stem: Path | None = None) -> list[str]:
             except OSError as error:
                 raise StateError(f"{name} cannot be written ({error.strerror}): choose another --out.") from error
         notes.append(f"written: {stem}.csv, {stem}.md")
-    return [*_terminal(rows), _LEGEND, *notes]
+    return [*_terminal(rows), _LEGEND, _LEGEND_DETAILS, *notes]
 
 
 def _terminal(rows: Sequence[Row]) -> list[str]:
     """Lay the table out for the terminal: a line for each setting, which may be long, below it one for each model."""
-    console = Console(file=io.StringIO(), width=max(70, shutil.get_terminal_size((100, 24)).columns), no_color=True)
+    width = max(70, shutil.get_terminal_size((100, 24)).columns)
+    console = Console(file=io.StringIO(), width=width, no_color=True)
+    room = (width - _FIRST) // (_WIDTH + 1)
+    parts = [COLUMNS[start : start + room] for start in range(0, len(COLUMNS), room)]
     with console.capture() as captured:
-        console.print(_grid(["", *(column.replace("balancedness", "balanced") for column in COLUMNS)]))
-        for name, models, seeds in rows:
-            console.print(Text(f"{name} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"))
-            for model, title in _MODELS.items():
-                if any(models[model].values()):
-                    console.print(_grid([f"  {title}", *(_mean_sd(models[model][column]) for column in COLUMNS)]))
+        for columns in parts:
+            if any(table[model][column] for _, table, _ in rows for model in _MODELS for column in columns):
+                _print_part(console, rows, columns)
     return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def _print_part(console: Console, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Print as many columns as fit beside each other."""
+    console.print(_grid(["", *map(title_of, columns)]))
+    for name, models, seeds in rows:
+        console.print(Text(f"{name} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"))
+        for model, title in _MODELS.items():
+            if any(models[model].values()):
+                console.print(_grid([f"  {title}", *(_mean_sd(models[model], column) for column in columns)]))
 
 
 def _grid(cells: Sequence[str]) -> Table:
     """Make one line of a table whose lines are apart."""
     grid = Table.grid(padding=(0, 1, 0, 0))
     for index, _ in enumerate(cells):
-        grid.add_column(width=11 if index else 13, justify="right" if index else "left", no_wrap=True)
+        grid.add_column(width=_WIDTH if index else _FIRST, justify="right" if index else "left", no_wrap=True)
     grid.add_row(*map(escape, cells))
     return grid
 
@@ -100,7 +114,7 @@ def _markdown(rows: Sequence[Row]) -> str:
     header = ["method", "seeds", *(f"{title} {column}" for title in _MODELS.values() for column in COLUMNS)]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name, table, seeds in rows:
-        cells = [_mean_sd(table[model][column]) for model in _MODELS for column in COLUMNS]
+        cells = [_mean_sd(table[model], column) for model in _MODELS for column in COLUMNS]
         lines.append(f"| {name.replace('|', '/')} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -164,8 +178,8 @@ def _numbers(values: Sequence[float]) -> list[str]:
     return [f"{mean:.4f}", "" if sd is None else f"{sd:.4f}"]
 
 
-def _mean_sd(values: Sequence[float]) -> str:
-    if not values:
+def _mean_sd(scores: Mapping[str, Sequence[float]], column: str) -> str:
+    if not scores[column]:
         return number(None)
-    mean, sd = mean_sd(values)
-    return f"{mean:.1f}" + ("" if sd is None else f" ± {sd:.1f}")
+    (mean, sd), digits = mean_sd(scores[column]), digits_of(column)
+    return number(mean, digits) + ("" if sd is None else f" ± {number(sd, digits)}")

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from fedpurel_app.core.names import clean
+from fedpurel_app.reporting.columns import ACCURACIES, MODELS, detail_lines, number
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import run_in_words
+from fedpurel_app.reporting.site_table import site_lines
 
 _PLAIN = {"–": "-", "—": "-", "±": "+/-", "×": "x", "→": "->", "…": "...", "·": ".", "α": "alpha", "λ": "lambda"}
-COLUMNS = ("all", "many", "medium", "few", "balancedness")
 
 
 def spare_streams() -> None:
@@ -49,11 +50,6 @@ def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if shown:
             print(f"\r{'':<{len(shown)}}\r", end="", file=sys.stderr, flush=True)
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """Print a number, or a dash for one that does not exist."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def text_lines(text: str) -> str:
@@ -143,19 +139,14 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{'':<22}{'all':>8}{'many':>8}{'medium':>8}{'few':>8}{'balanced':>10}",
     ]
-    titles = {
-        "zero_shot": "zero-shot",
-        "global": "global model",
-        "global_at_sites": "global, at sites",
-        "personalized": "personalized, at sites",
-    }
-    for key, title in titles.items():
+    for key, title in MODELS.items():
         scores = summary.get(key)
         if scores is None:
             lines.append(f"{title:<22}  – ({clean((summary.get('reasons') or {}).get(key, 'not known'))})")
         else:
-            cells = [f"{number(scores.get(column)):>{10 if column == 'balancedness' else 8}}" for column in COLUMNS]
+            cells = [f"{number(scores.get(column)):>{10 if column == 'balancedness' else 8}}" for column in ACCURACIES]
             lines.append(f"{title:<22}" + "".join(cells))
+    lines += detail_lines(summary)
     if lost := summary.get("private_restarted"):
         lines.append(f"private branches lost and begun afresh: {len(lost)} ({clean(', '.join(lost), 1000)})")
     if privacy := summary.get("privacy"):
@@ -199,7 +190,7 @@ def show_lines(folder: RunFolder) -> list[str]:
         + (f": {text_lines(summary['error'])}" if summary.get("error") else "")
     )
     if "zero_shot" in summary:
-        lines += summary_lines(summary)
+        lines += summary_lines(summary) + site_lines(folder.read_csv("sites.csv"))
     if {"dropped_replies", "bytes_up", "bytes_down"} <= set(summary):
         up, down = (summary[f"bytes_{way}"] / 1e6 for way in ("up", "down"))
         lines.append(f"{summary['dropped_replies']} replies dropped; {up:.1f} MB from the sites, {down:.1f} MB to them")

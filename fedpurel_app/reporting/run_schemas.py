@@ -27,7 +27,7 @@ class _Plain(BaseModel):
 
 
 class Scores(_Plain):
-    """Of one model, in percent."""
+    """Of one model: accuracies, calibration errors and F1 in percent, ``nll`` in nats; None where it is not known."""
 
     __pydantic_extra__: dict[str, Score]
     all: Score
@@ -35,6 +35,14 @@ class Scores(_Plain):
     medium: Score
     few: Score
     balancedness: Score
+    worst_class: Score = None
+    worst_site: Score = None
+    macro_f1: Score = None
+    tail_as_head: Score = None
+    ece: Score = None
+    ece_many: Score = None
+    ece_few: Score = None
+    nll: Score = None
 
 
 class Seconds(_Plain):
@@ -196,6 +204,18 @@ class SiteRow(_Plain):
     site: str
     gain: Cell
     has_private_branch: str
+    test_images: Whole = "0"
+    global_: Cell = Field("", alias="global")
+    personalized: Cell = ""
+    global_gain: Cell = ""
+    global_low: Cell = ""
+    global_high: Cell = ""
+    personalized_low: Cell = ""
+    personalized_high: Cell = ""
+    gain_low: Cell = ""
+    gain_high: Cell = ""
+    global_gain_low: Cell = ""
+    global_gain_high: Cell = ""
 
 
 class ClassRow(_Plain):

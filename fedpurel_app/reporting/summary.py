@@ -162,7 +162,10 @@ def _reasons(last: Mapping[str, Any], has_private_part: bool, withheld: bool) ->
                 reasons[name] = (
                     "the sites keep their scores" if withheld else "no evaluation at the sites was completed"
                 )
-        elif last[name]["balancedness"] is None or all(last[name][group] is None for group in groups):
+            continue
+        if last[name].get("ece", 0.0) is None:
+            reasons[f"{name}.ece"] = "most sites sent no confidences"
+        if last[name]["balancedness"] is None or all(last[name][group] is None for group in groups):
             reasons[f"{name}.groups"] = "the sites shared totals, not class counts"
         else:
             for group in groups:

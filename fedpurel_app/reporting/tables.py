@@ -8,21 +8,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedpurel_app.core.details import detail_scores
+from fedpurel_app.core.intervals import paired_difference, wilson
 from fedpurel_app.core.metrics import ClassCounts, pool
 from fedpurel_app.core.site_scores import SiteScores, class_counts
 
-SITE_COLUMNS = ["site", "test_images", "zero_shot", "global", "personalized", "gain", "has_private_branch"]
+_OURS = ("global", "personalized")
+_ENDS = ("low", "high")
+_INTERVALS = ("global", "personalized", "gain", "global_gain")
+SITE_COLUMNS = [
+    *("site", "test_images", "zero_shot", "global", "personalized", "gain", "has_private_branch", "global_gain"),
+    *(f"{name}_{end}" for name in _INTERVALS for end in _ENDS),
+    *("global_ece", "personalized_ece", "global_nll", "personalized_nll"),
+]
 CLASS_COLUMNS = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]
 
 
 def site_rows(scores: Mapping[str, SiteScores]) -> list[list[Any]]:
-    """Make one row per site; a cell is empty where a site has no number."""
+    """Make one row per site; a cell is empty where a site has no number.
+
+    Without a private branch, the personalized model is the global one: its gain is 0 and has no interval.
+    """
     rows = []
     for site, one in sorted(scores.items()):
         models = (one.counts.get("zero-shot"), one.counts["global"], one.personalized)
         zero_shot, ours, personal = (np.nan if c is None or c.accuracy is None else c.accuracy for c in models)
         cells = [_percent(value) for value in (zero_shot, ours, personal, personal - ours)]
-        rows.append([site, int(one.counts["global"].total.sum()), *cells, int(one.has_private_branch)])
+        images = int(one.counts["global"].total.sum())
+        ends = [*(wilson(int(counts.correct.sum()), images) for counts in models[1:] if counts is not None)]
+        ends += [paired_difference(*told) if (told := one.gain(name)) else None for name in ("personalized", "global")]
+        intervals = [_percent(end) for pair in ends for end in (pair or (np.nan, np.nan))]
+        details = [detail_scores([pair] if (pair := one.scored(name)) else [], None) for name in _OURS]
+        rest = [_plain(one[name]) for name in ("ece", "nll") for one in details]
+        flag = int(one.has_private_branch)
+        rows.append([site, images, *cells, flag, _percent(ours - zero_shot), *intervals, *rest])
     return rows
 
 
@@ -56,6 +75,10 @@ def class_rows(
         [label, name, group.get(label, ""), counts[label], *(_percent(column[label]) for column in columns)]
         for label, name in enumerate(names)
     ]
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _percent(value: float) -> str:

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from fedpurel_app.core.errors import StateError
+from fedpurel_app.reporting.columns import number
 from fedpurel_app.reporting.compare import compare
-from fedpurel_app.reporting.console import duration, number, round_line, show_lines
+from fedpurel_app.reporting.console import duration, round_line, show_lines
 from fedpurel_app.reporting.live import LiveView
 from fedpurel_app.reporting.plots import draw
 from fedpurel_app.reporting.recorder import flat_numbers
