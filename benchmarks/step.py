@@ -63,7 +63,7 @@ class Case:
         assert host.backbone is not None
         with torch.no_grad():
             features = host.backbone.encode_pixels(pixels)
-        inputs = pixels if self.modules["ours"].takes == "pixels" else features
+        inputs = host.backbone.seen(pixels, self.modules["ours"].takes)
         self.data = LocalData(inputs, labels, host.zero_shot_logits(features))
         self.against_global = self.data.measured_against(self.modules["frozen"].frozen())
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.metrics import group_by_counts, group_by_terciles
@@ -59,6 +60,9 @@ class Federation:
         source = load_own(config.dataset_path, config.class_names, derive_seed(config.seed, "hold out"))
         if family.needs == "image tower" and len(source.train.labels) and isinstance(source.train, FeatureSplit):
             raise DataError(f'peft = "{family.name}" works inside the image tower: bring images, not features.')
+        as_features = {**config.model_dump(by_alias=True), "dataset": "features"}
+        if isinstance(source.train, FeatureSplit) and (why := METHODS[config.algorithm].unfit(as_features)):
+            raise DataError(f'algorithm = "{config.algorithm}" cannot be used with {source.name}: {why}.')
         return source
 
     def split(self, name: SplitName) -> Split:

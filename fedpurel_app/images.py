@@ -15,13 +15,13 @@ from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.sources.source import FeatureSplit
 from fedpurel_app.federation import Federation, Ints, SplitName
 from fedpurel_app.model_kit import ModelKit
-from fedpurel_app.models.peft.base import Takes
-from fedpurel_app.training.feature_store import count_missing, image_features, image_pixels
-from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, Pixels, TrainingData
+from fedpurel_app.models.backbone import Takes
+from fedpurel_app.training.feature_store import count_missing, image_features, image_patches, image_pixels
+from fedpurel_app.training.inputs import FreshCrops, LocalData, ManyViews, StoredRows, TrainingData
 
 
 class Images:
-    """Features and pixels of the rows that are asked for.
+    """Features, pixels and patches of the rows that are asked for.
 
     Parameters
     ----------
@@ -51,24 +51,29 @@ class Images:
             return np.array(split.features[rows])
         return np.array(self._cached(image_features, name, rows, view)[rows])
 
-    def pixels(self, name: SplitName, rows: Ints, view: int = 0) -> Pixels:
+    def pixels(self, name: SplitName, rows: Ints, view: int = 0) -> StoredRows:
         """Return preprocessed images of some rows of a split; made once and cached."""
-        return Pixels(self._cached(image_pixels, name, rows, view), rows)
+        return StoredRows(self._cached(image_pixels, name, rows, view), rows)
+
+    def patches(self, name: SplitName, rows: Ints, view: int = 0) -> StoredRows:
+        """Return features of the patches of some rows of a split; encoded once, cached, and read batch by batch."""
+        return StoredRows(self._cached(image_patches, name, rows, view), rows)
 
     def labels(self, name: SplitName, rows: Ints) -> torch.Tensor:
         """Return the classes of some rows of a split, on the device."""
         return torch.from_numpy(self._federation.split(name).labels[rows]).to(self._kit.device)
 
     def to_encode(self) -> dict[SplitName, int]:
-        """Count the images of each split that the federation uses and that were not encoded on this machine before."""
+        """Count the images of each split that the federation uses and that were not encoded, as is needed, before."""
         config, found = self._kit.config, dict[SplitName, int]()
+        kinds: tuple[Takes, ...] = ("features", "patches") if self._kit.takes == "patches" else ("features",)
         of_train = range(1, 1 + config.views) if config.augment == "views" else range(int(config.augment == "none"))
         views: dict[SplitName, range] = {"train": of_train, "test": range(1)}
         for name, wanted in views.items():
             split = self._federation.split(name)
             if self._kit.backbone is not None and not isinstance(split, FeatureSplit) and len(split.labels):
                 where, used = (split, self._kit.backbone, self._cache), self._federation.used(name)
-                found[name] = sum(count_missing("features", *where, view, used) for view in wanted)
+                found[name] = sum(max(count_missing(kind, *where, view, used) for kind in kinds) for view in wanted)
         return found
 
     def data(self, name: SplitName, rows: Ints, takes: Takes, view: int = 0) -> LocalData:
@@ -78,7 +83,7 @@ class Images:
         ----------
         name : {"train", "test"}
         rows : ndarray of int64
-        takes : {"features", "pixels"}
+        takes : {"features", "pixels", "patches"}
             What the module that they are for is given.
         view : int
             0 for CLIP's own evaluation transform, k > 0 for the k-th random view.
@@ -90,7 +95,9 @@ class Images:
                 f"{config.dataset_path} has features of {features.shape[1]} numbers; {config.backbone} makes "
                 f"{host.zero_shot_text.shape[1]}."
             )
-        inputs = self.pixels(name, rows, view) if takes == "pixels" else features
+        inputs: torch.Tensor | StoredRows = features
+        if takes != "features":
+            inputs = (self.pixels if takes == "pixels" else self.patches)(name, rows, view)
         return LocalData(inputs, self.labels(name, rows), host.zero_shot_logits(features))
 
     def training_data(self, rows: Ints, takes: Takes) -> TrainingData:

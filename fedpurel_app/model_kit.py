@@ -21,7 +21,7 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
-from fedpurel_app.models.backbone import Backbone, load_backbone
+from fedpurel_app.models.backbone import Backbone, Takes, load_backbone
 from fedpurel_app.models.peft.base import Branch, Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.feature_store import text_features
@@ -118,7 +118,15 @@ class ModelKit:
     def new_shared(self) -> PeftModule:
         """Make the module of global rounds, freshly initialised."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", "method"))
-        return self.algorithm.compose(self.new_module, self.options, generator)
+        module = self.algorithm.compose(self.new_module, self.options, generator)
+        if module.takes == "patches":
+            _ = self.images_backbone.patch_count  # a tower without any is refused here, before a round begins
+        return module
+
+    @cached_property
+    def takes(self) -> Takes:
+        """What of an image the modules are given."""
+        return self.new_shared().takes
 
     def shared_module(self, arrays: Arrays, kept: Arrays | None = None) -> PeftModule:
         """Make the module of global rounds of given parameters.

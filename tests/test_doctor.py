@@ -24,6 +24,13 @@ def test_it_tells_what_is_there_and_what_is_not(capsys):
     assert "clip.safetensors" in out and "sites at a time" in out
 
 
+def test_patches_are_counted_for_methods_that_look_at_them(capsys):
+    """64 patches of 128 numbers of 2 bytes: 16 KiB each."""
+    out = doctor(capsys, "--set", "max-per-class=4", "--set", "algorithm=fedotp")
+    assert "features of train: to be made of 60 images, once, 30.0 KiB on disk" in out
+    assert "patches of train: to be made of 60 images, once, 960.0 KiB on disk" in out and "pixels of" not in out
+
+
 def test_pixels_and_weights_are_counted_for_families_inside_the_image_tower(capsys):
     out = doctor(capsys, "--set", "max-per-class=4", "--set", "peft=lora")
     assert "pixels of train: to be made of 60 images, once, 180.0 KiB on disk" in out

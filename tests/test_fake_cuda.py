@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
-from fedpurel_app.algorithms.base import Facts, Models, Visit
+from fedpurel_app.algorithms.base import Facts, Models
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.phase import Phase
@@ -99,7 +99,11 @@ def host(precision, weights):
 
 def data(one, takes):
     features = torch.randn(12, one.zero_shot_text.shape[1], device=GPU)
-    inputs = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8, device=GPU) if takes == "pixels" else features
+    inputs = {
+        "features": features,
+        "pixels": torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8, device=GPU),
+        "patches": torch.randn(12, 5, features.shape[1], dtype=torch.float16, device=GPU),
+    }[takes]
     return LocalData(inputs, torch.randint(3, (12,), device=GPU), one.zero_shot_logits(features))
 
 
@@ -178,5 +182,5 @@ def test_a_rule_that_needs_a_value_or_another_device_is_seen(mode, weights):
         with mode, pytest.raises(error):
             one = host("fp32", weights)
             module = FAMILIES["text-residual"].build(one, "global", DEFAULTS, torch.Generator())
-            take_steps(module, data(one, False), Visit(rule).rule, SgdSettings(0.1, 0, 0, 4, 1), torch.Generator(), {},
-                       Facts(), None)  # fmt: skip
+            images, order = data(one, "features"), torch.Generator()
+            take_steps(module, images, rule, SgdSettings(0.1, 0, 0, 4, 1), order, {}, Facts(), None)

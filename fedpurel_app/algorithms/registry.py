@@ -18,12 +18,13 @@ from fedpurel_app.algorithms.unfit import (
     hides_nothing,
     hides_replies,
     leaves_text,
+    sees_no_patches,
     shares_no_factor,
     trains_no_matrix,
     trains_one_tensor,
 )
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.core.options import Count, NotNegative, Option, Part, Settings, Share, unless
+from fedpurel_app.core.options import Count, Fraction, NotNegative, Option, Part, Positive, Settings, Share, unless
 from fedpurel_app.models.peft.registry import one_tensor
 
 if TYPE_CHECKING:
@@ -169,6 +170,17 @@ _ALL = (
         options=(Option("mixing-weight", 0.4, Share, "theta, share of the site's own text features, [0, 1]"),),
         personalizes=True,
         unfit=changes_images,
+    ),
+    Method(
+        "fedotp",
+        "FedOTP",
+        "Li et al., CVPR 2024",
+        options=(
+            Option("transport-mass", 0.8, Fraction, "gamma, part of the patches' mass that reaches prompts, (0, 1]"),
+            Option("transport-epsilon", 0.1, Positive, "epsilon, weight of the plan's entropy, > 0"),
+        ),
+        personalizes=True,
+        unfit=sees_no_patches,
     ),
     Method(
         "fedpgp",

@@ -32,6 +32,13 @@ def changes_images(settings: Settings) -> str:
     return leaves_text(settings)
 
 
+def sees_no_patches(settings: Settings) -> str:
+    """Refuse families that change more than the text features, and data without images."""
+    if settings["dataset"] == "features":
+        return 'it works on features of patches, and dataset = "features" has those of whole images; use images'
+    return changes_images(settings)
+
+
 def trains_no_matrix(settings: Settings) -> str:
     """Refuse families that train more, or less, than one matrix of text features."""
     if why := changes_images(settings):

@@ -21,10 +21,10 @@ from fedpurel_app.data.sources.inspection import look_at
 from fedpurel_app.data.sources.source import Split
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.federation import SplitName
-from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.models.backbone import Backbone, Takes
 from fedpurel_app.reporting.console import counting
 from fedpurel_app.reporting.console import size_in_words as _size
-from fedpurel_app.training.feature_store import Kind, count_missing
+from fedpurel_app.training.feature_store import count_missing
 
 _PACKAGES = ("flwr", "ray", "torch", "open_clip_torch", "peft", "datasets", "numpy", "safetensors")
 _CONTEXT = 0.5 * 2**30  # bytes that CUDA takes for itself in every process
@@ -112,7 +112,6 @@ def _weights(experiment: Experiment) -> Iterator[str]:
 
 def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
     config = experiment.config
-    takes_pixels = "vision" in _towers(experiment)
     if config.augment != "none":
         what = f"{config.views} random views of every image" if config.augment == "views" else "a fresh crop every time"
         yield f"  augment   {what}: what is said of train below is for augment = none"
@@ -123,11 +122,9 @@ def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
     for name, split in parts:
         if not len(split.labels):  # it is at the sites
             continue
-        kinds: tuple[Kind, ...] = ("features", "pixels") if takes_pixels else ("features",)
-        for kind in kinds:
-            wide = int(backbone.checkpoint.architecture["embed_dim"])
-            rows = experiment.federation.used(name)
-            size = len(rows) * (4 * wide if kind == "features" else 3 * backbone.image_size**2)
+        rows = experiment.federation.used(name)
+        for kind, wide in _cached_bytes(experiment.kit.takes, backbone).items():
+            size = len(rows) * wide
             lacking = count_missing(kind, split, backbone, home() / "cache", rows=rows)
             state = f"to be made of {lacking:,} images, once" if lacking else "there"
             yield f"  cache     {kind} of {name}: {state}, {_size(size)} on disk"
@@ -142,6 +139,17 @@ def _costs(experiment: Experiment, backbone: Backbone) -> Iterator[str]:
     else:
         count = max(1, min(os.cpu_count() or 1, int(0.9 * psutil.virtual_memory().available // each)))
         yield f"            {count} sites at a time on this machine's CPUs"
+
+
+def _cached_bytes(takes: Takes, backbone: Backbone) -> dict[Takes, int]:
+    """Return the bytes that are kept of an image, by kind: features in fp32, uint8 pixels, patches in fp16."""
+    wide = int(backbone.checkpoint.architecture["embed_dim"])
+    found: dict[Takes, int] = {"features": 4 * wide}
+    if takes == "pixels":
+        found["pixels"] = 3 * backbone.image_size**2
+    elif takes == "patches":
+        found["patches"] = 2 * wide * backbone.patch_count
+    return found
 
 
 def _machine() -> Iterator[str]:

@@ -22,6 +22,7 @@ from fedpurel_app.functional.losses import (
 from fedpurel_app.functional.projection import Purification, purify, purify_with_statistics
 from fedpurel_app.functional.step import PurifiedStep, purified_step
 from fedpurel_app.functional.temperature import entropy, match_temperature
+from fedpurel_app.functional.transport import transport_logits, transport_plan
 
 __all__ = [
     "Alignment",
@@ -42,4 +43,6 @@ __all__ = [
     "residual_gradient",
     "residual_loss",
     "tkl",
+    "transport_logits",
+    "transport_plan",
 ]

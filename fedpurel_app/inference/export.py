@@ -53,8 +53,13 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
     Raises
     ------
     StateError
-        When the folder is not empty, or cannot be written.
+        When the folder is not empty, or cannot be written; or the model works on patches, and is no linear classifier.
     """
+    if any(branch.takes == "patches" for branch in model.branches.values()):
+        raise StateError(
+            f'algorithm = "{model.experiment.config.algorithm}" compares every patch of an image with the classes: it '
+            "has no classifier of image features that could be written. Classify images with fedpurel predict."
+        )
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise StateError(f"{out} is not an empty folder, and nothing is overwritten: choose another one.")

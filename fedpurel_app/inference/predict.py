@@ -66,7 +66,7 @@ def predict(model: TrainedModel, paths: Sequence[Path], top: int = 5) -> list[Pr
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]
         pixels = torch.stack([backbone.preprocess(open_image(path)) for path in part])
-        logits = model.logits(pixels if takes == "pixels" else backbone.encode_pixels(pixels))
+        logits = model.logits(backbone.seen(pixels, takes))
         best = logits.softmax(-1).topk(min(top, logits.shape[1]))
         for path, values, classes in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
             named = (model.class_names[index] for index in classes)

@@ -65,7 +65,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
-        """Compute logits, shape (B, C), from what the branches take: features or uint8 pixels."""
+        """Compute logits, shape (B, C), from what the branches take: features, uint8 pixels or patches."""
         total = torch.stack([function(inputs) for function in self._functions]).sum(0)
         return total if self.bias is None else total + self.bias
 

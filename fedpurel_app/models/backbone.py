@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Precision = Literal["fp32", "bf16", "fp16-autocast"]
+Takes = Literal["features", "pixels", "patches"]  # what of an image a module is given
 _CIFAR = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}  # of CIFAR-100's training pixels
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16-autocast": torch.float16}
 
@@ -166,6 +167,47 @@ class Backbone:
         with self._autocast():
             features = (tower or self._any_image_tower)(normal)
         return features.float()
+
+    @torch.no_grad()
+    def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode uint8 pixels, shape (B, 3, H, W), by one pass through the image tower.
+
+        Returns
+        -------
+        (Tensor, Tensor)
+            Features of the images, shape (B, D), projected but not normalised, and of their patches, shape (B, M, D),
+            L2-normalised.
+        """
+        _ = self.patch_count  # an error that names the method's need
+        normal = self.normalise(pixels)
+        with self._autocast():
+            features, patches = self.image.with_patches(normal)
+        return features.float(), functional.normalize(patches.float(), dim=-1)
+
+    @torch.no_grad()
+    def seen(self, pixels: Tensor, takes: Takes) -> Tensor:
+        """Turn uint8 pixels, shape (B, 3, H, W), into what a module takes: these, or features of images or patches."""
+        if takes == "patches":
+            return self.encode_patches(pixels)[1]
+        return pixels if takes == "pixels" else self.encode_pixels(pixels)
+
+    @property
+    def patch_count(self) -> int:
+        """Number of patches of an image, M.
+
+        Raises
+        ------
+        ConfigError
+            When the image tower has no features of patches.
+        """
+        vision = self.checkpoint.architecture["vision_cfg"]
+        if lacks := ImageTower.unsupported(vision):
+            raise ConfigError(
+                f'backbone = "{self.name}" has no features of patches, on which this method works: its image tower is '
+                f"not of CLIP's own form ({', '.join(lacks)}). Use a vision transformer, as ViT-B-16, or another "
+                "method."
+            )
+        return int((self.image_size // int(vision["patch_size"])) ** 2)
 
     def encode_text(self, prompts: LaidOut, tower: TextTower | None = None) -> Tensor:
         """Encode prompts in this backbone's precision, to (C, D), L2-normalised, by a changed tower if given."""

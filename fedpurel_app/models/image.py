@@ -90,6 +90,20 @@ class ImageTower(nn.Module):
         Tensor, shape (B, D)
             Image features, projected but not normalised.
         """
+        x = self._tokens(pixels, prompts)
+        return self._pooled(x, 0 if prompts is None else prompts.shape[1])
+
+    def with_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images, shape (B, 3, H, W), to features of theirs, (B, D), and of their patches, (B, M, D).
+
+        Those of the patches are the last block's tokens but the class token, put through the same norm and projection.
+        """
+        x = self._tokens(pixels, None)
+        patches: Tensor = self.norm_after(x[:, 1:]) @ self.projection
+        return self._pooled(x, 0), patches
+
+    def _tokens(self, pixels: Tensor, prompts: Tensor | None) -> Tensor:
+        """Put images through all blocks: class token, learned tokens of the last row, patches."""
         patches = functional.conv2d(pixels, self.patches.to(pixels.dtype), stride=self.patches.shape[2:])
         count = len(pixels)
         x = torch.cat([self.class_token.expand(count, 1, -1), patches.flatten(2).transpose(1, 2)], 1)
@@ -100,6 +114,10 @@ class ImageTower(nn.Module):
                 skipped = 1 + (extra if index else 0)
                 x = torch.cat([x[:, :1], prompts[index].expand(count, -1, -1), x[:, skipped:]], 1)
             x = block(x)
+        return x
+
+    def _pooled(self, x: Tensor, extra: int) -> Tensor:
+        """Turn tokens, of which so many behind the first are learned ones, into features, shape (B, D)."""
         if self._mean:
             x = x[:, 1 + extra :]
             x = self.norm_after(x.mean(1)) if self._pool_first else self.norm_after(x).mean(1)

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from torch import Tensor
 from fedpurel_app.core.errors import DiskFullError, StateError
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.progress import Event, tell
-from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.models.backbone import Backbone, Takes
 from fedpurel_app.training.encoding import Images, Rows, Task, all_threads, encode_rows
 from fedpurel_app.training.row_store import RowStore
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flwr.fedpurel")
 
-Kind = Literal["features", "pixels"]
 
 _FORMAT = 3  # raise when the stored form changes, or the last bits of what towers give
 
@@ -90,6 +89,30 @@ def image_pixels(
     return _images(task, _path(folder, _key("pixels", split, backbone), view), rows)
 
 
+def image_patches(
+    split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
+) -> npt.NDArray[np.float16]:
+    """Return the features of all patches of the images of a split, for modules that look at patches.
+
+    Parameters
+    ----------
+    split, backbone, folder, view, rows
+        As for :func:`image_features`.
+
+    Returns
+    -------
+    ndarray of float16, shape (N, M, D)
+        L2-normalised before they were rounded; rows that were not asked for may hold anything. Mapped read-only.
+    """
+
+    def encode(pixels: Tensor) -> npt.NDArray[Any]:
+        return backbone.encode_patches(pixels)[1].half().cpu().numpy()
+
+    doing = f"Encoding the patches of {{}} images once with {backbone.name}"
+    task = Task(split, backbone, view, encode, doing, "Encoded the patches of")
+    return _images(task, _path(folder, _key("patches", split, backbone), view), rows)
+
+
 def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> Tensor:
     """Return the text features of whole prompts, shape (C, D), L2-normalised, on the CPU; from the cache if there."""
     path = _file(folder, f"text|{backbone.fingerprint}|{list(prompts)}")
@@ -107,17 +130,17 @@ def text_features(prompts: Sequence[str], backbone: Backbone, folder: Path) -> T
 
 
 def count_missing(
-    kind: Kind, split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
+    kind: Takes, split: Images, backbone: Backbone, folder: Path, view: int = 0, rows: Rows | None = None
 ) -> int:
-    """Count the images of a split, or of some rows of it, whose features or pixels are not in the cache."""
+    """Count the images of a split, or of some rows of it, of which a kind of arrays is not in the cache."""
     store = RowStore(_path(folder, _key(kind, split, backbone), view), len(split.labels))
     _, done = store.open()
     return int((~(done if rows is None else done[np.unique(rows)])).sum())
 
 
-def _key(kind: Kind, split: Images, backbone: Backbone) -> str:
-    if kind == "features":
-        return f"features|{backbone.fingerprint}|{split.fingerprint}"
+def _key(kind: Takes, split: Images, backbone: Backbone) -> str:
+    if kind != "pixels":
+        return f"{kind}|{backbone.fingerprint}|{split.fingerprint}"
     form = {name: value for name, value in backbone.checkpoint.preprocessing.items() if name not in ("mean", "std")}
     return f"pixels|{backbone.image_size}|{sorted(form.items())}|{split.fingerprint}"
 

@@ -1,18 +1,18 @@
-"""What a client's images are to the training loop: features in memory, or pixels read from disk when asked for."""
+"""What a client's images are to the training loop: features in memory; pixels or patches read when asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedpurel_app.models.backbone import Backbone
-from fedpurel_app.models.peft.base import Logits, Takes
+from fedpurel_app.models.backbone import Backbone, Takes
+from fedpurel_app.models.peft.base import Logits
 from fedpurel_app.training.augment import random_crop
 
 if TYPE_CHECKING:
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 _FEATURES_AT_ONCE, _IMAGES_AT_ONCE = 4096, 64
 
 
-class Pixels:
-    """Rows of a file of preprocessed images.
+class StoredRows:
+    """Rows of a file of preprocessed images, or of features of their patches: a batch is read when it is asked for.
 
     Parameters
     ----------
-    array : ndarray of uint8, shape (N, 3, H, W)
+    array : ndarray of uint8, shape (N, 3, H, W), or of float16, shape (N, M, D)
         Usually mapped from disk.
     rows : ndarray of int64, shape (n,)
         The client's.
     """
 
-    def __init__(self, array: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> None:
+    def __init__(self, array: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> None:
         self._array, self._rows = array, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """Read some of the client's images, shape (B, 3, H, W) of uint8."""
+        """Read what is stored of some of the client's images, shape (B, ...)."""
         chosen = self._rows[index.cpu().numpy() if isinstance(index, Tensor) else index]
         return torch.from_numpy(np.asarray(self._array[chosen]))
 
@@ -72,14 +72,14 @@ class LocalData:
 
     Attributes
     ----------
-    inputs : Tensor, shape (N, D), or Pixels of N images
-        Image features of the frozen tower, not normalised; or images.
+    inputs : Tensor, shape (N, D), or StoredRows of N images
+        Image features of the frozen tower, not normalised; or images, or features of their patches.
     labels : Tensor of int64, shape (N,)
     reference_logits : Tensor, shape (N, C)
         Logits of the frozen model that training is measured against: zero-shot z in phase 1, global l_G in phase 2.
     """
 
-    inputs: Tensor | Pixels
+    inputs: Tensor | StoredRows
     labels: Tensor
     reference_logits: Tensor
 
@@ -141,8 +141,8 @@ class FreshCrops:
         The client's.
     labels : Tensor of int64, shape (N,)
     backbone : Backbone
-    takes : {"features", "pixels"}
-        Whether inputs are the views' features, or the views themselves.
+    takes : {"features", "pixels", "patches"}
+        Whether inputs are the views' features, the views themselves, or features of their patches.
     zero_shot : callable
         From features of the frozen tower to logits.
     reference : callable or None
@@ -170,8 +170,11 @@ class FreshCrops:
         pixels = torch.stack([random_crop(image, self.backbone.image_size, rng) for image in images])
         if self.takes == "pixels" and self.reference is not None:
             return pixels, self.reference(pixels)
-        features = self.backbone.encode_pixels(pixels)
-        inputs = pixels if self.takes == "pixels" else features
+        if self.takes == "patches":
+            features, inputs = self.backbone.encode_patches(pixels)
+        else:
+            features = self.backbone.encode_pixels(pixels)
+            inputs = pixels if self.takes == "pixels" else features
         return inputs, self.zero_shot(features) if self.reference is None else self.reference(inputs)
 
     def measured_against(self, logits: Logits) -> FreshCrops:
@@ -180,7 +183,7 @@ class FreshCrops:
 
 
 @torch.no_grad()
-def all_logits(logits: Logits, inputs: Tensor | Pixels) -> Tensor:
+def all_logits(logits: Logits, inputs: Tensor | StoredRows) -> Tensor:
     """Apply a function to all inputs, a part at a time, so that memory does not grow with their number; (N, C)."""
-    size = _IMAGES_AT_ONCE if isinstance(inputs, Pixels) else _FEATURES_AT_ONCE
+    size = _IMAGES_AT_ONCE if isinstance(inputs, StoredRows) else _FEATURES_AT_ONCE
     return torch.cat([logits(inputs[start : start + size]) for start in range(0, len(inputs), size)])

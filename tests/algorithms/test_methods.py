@@ -24,6 +24,7 @@ from tests.support import private_files, run_tiny, timeless
 TEXT = functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0], [-0.6, 0.5]]), dim=-1)
 HOST = Host(TEXT, 10.0, ("a", "b", "c"), None)
 INPUTS = torch.tensor([[0.9, 0.4], [0.3, 1.0], [-0.2, 0.8], [1.0, 1.0]])
+PATCHES = functional.normalize(torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0)), dim=-1)
 LABELS = torch.tensor([0, 1, 2, 0])
 KNOWN = Facts(zero_shot_text=TEXT)
 
@@ -36,11 +37,12 @@ def text_module(shift=0.0):
 
 
 def a_batch(module, name, anchor=None, rate=0.1, facts=KNOWN, **options):
+    inputs = {"features": INPUTS, "patches": PATCHES}[module.takes]
     trained = [value for _, value in module.named_parameters()]
     start = [value.detach().clone() for value in trained] if anchor is None else anchor
     chosen = METHODS[name].defaults() | {key.replace("_", "-"): value for key, value in options.items()}
     reference = HOST.zero_shot_logits(INPUTS)
-    return Batch(INPUTS, LABELS, module.logits(INPUTS), reference, module, trained, start, facts, chosen, rate,
+    return Batch(inputs, LABELS, module.logits(inputs), reference, module, trained, start, facts, chosen, rate,
                  torch.Generator())  # fmt: skip
 
 

@@ -29,8 +29,9 @@ KEEPERS = {  # methods whose private part is written by global rounds alone
     "promptfolio": {"peft": "text-residual", "algorithm": "promptfolio"},
     "fedper": {"peft": "adapter", "algorithm": "fedper"},
     "fedpgp": {"peft": "text-residual", "algorithm": "fedpgp"},
+    "fedotp": {"peft": "text-residual", "algorithm": "fedotp"},
 }
-_IMAGES = ("prompt", "visual-prompt", "lora", "lora-a")
+_IMAGES = ("prompt", "visual-prompt", "lora", "lora-a", "fedotp")
 
 
 def feature_site(folder: Path, **node):

@@ -104,6 +104,19 @@ def test_images_are_encoded_as_open_clip_does(quick_gelu, change):
     assert torch.allclose(tower(images), model.encode_image(images), atol=1e-5)
 
 
+@pytest.mark.parametrize("change", [{}, {"pool_type": "avg"}, {"no_ln_pre": True}])
+def test_patches_are_the_other_tokens_of_open_clip_put_through_the_same_norm_and_projection(change):
+    model = reference(vision=VISION | change)
+    tower, visual = ImageTower(model.state_dict(), VISION | change), model.visual
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    features, patches = tower.with_patches(images)
+    expected = visual.ln_post(visual.transformer(visual._embeds(images)))[:, 1:] @ visual.proj
+    assert patches.shape == (3, 4, 24) and torch.allclose(patches, expected, atol=1e-5)
+    assert torch.equal(features, tower(images))
+    if change.get("pool_type") == "avg":
+        assert torch.allclose(patches.mean(1), features, atol=1e-5)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_learned_tokens_enter_behind_the_class_token(depth):
     model = reference()

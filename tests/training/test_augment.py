@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,13 +76,17 @@ def test_a_batch_is_of_one_view():
     assert float(reference[0, 0]) == 2 * float(inputs[0, 0])
 
 
-@pytest.mark.parametrize("takes", ["features", "pixels"])
+@pytest.mark.parametrize("takes", ["features", "pixels", "patches"])
 def test_fresh_crops_are_measured_on_the_same_view(demo, takes):
     rows = np.array([1, 2, 5])
     data = FreshCrops(Pictures().images, rows, torch.tensor([1, 2, 2]), demo, takes, lambda features: features[:, :4])
     draws = [data.batch(torch.tensor([0, 2]), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0][0], draws[1][0]) and not torch.equal(draws[0][0], draws[2][0])
     inputs, reference = draws[0]
+    if takes == "patches":
+        assert inputs.shape == (2, 64, 128) and torch.allclose(inputs.norm(dim=-1), torch.ones(2, 64), atol=1e-5)
+        same = replace(data, takes="features").batch(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
+        inputs, _ = same  # the views that the patches are of, as features
     features = demo.encode_pixels(inputs) if takes == "pixels" else inputs
     assert torch.allclose(features[:, :4], reference, atol=1e-5)
     inputs, reference = data.measured_against(lambda x: x.flatten(1)[:, :2].float()).batch(

@@ -13,6 +13,7 @@ class Fixed(nn.Module):
     """Return the logits that it was made with, whatever the images."""
 
     takes: Any  # what a module has besides, and nobody asks for here
+    logit_scale: Any
     class_features: Any
     logits: Any
     logits_of: Any

@@ -21,6 +21,7 @@ class Linear(nn.Module):
     """A module with hand-made logits: x W."""
 
     takes: Any  # what a module has besides, and nobody asks for here
+    logit_scale: Any
     class_features: Any
     logits_of: Any
     frozen: Any

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.models.backbone import Backbone
+from fedpurel_app.models.backbone import Backbone, Takes
 
 Role = Literal["global", "private", "zero-shot"]
-Takes = Literal["features", "pixels"]  # what of an image a module is given
 Logits = Callable[[Tensor], Tensor]
 
 
@@ -66,12 +65,16 @@ class PeftModule(Protocol):
 
     Attributes
     ----------
-    takes : {"features", "pixels"}
-        Its inputs: image features of the frozen tower, shape (B, D), projected but not normalised; or, of a module that
-        works inside the image tower, uint8 pixels of shape (B, 3, H, W).
+    takes : {"features", "pixels", "patches"}
+        Its inputs: image features of the frozen tower, shape (B, D), projected but not normalised; of a module that
+        works inside the image tower, uint8 pixels of shape (B, 3, H, W); or features of the patches, shape (B, M, D),
+        L2-normalised.
+    logit_scale : float
+        s.
     """
 
     takes: Takes
+    logit_scale: float
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the trained parameters; all of them require gradients."""
@@ -114,7 +117,7 @@ class Branch(nn.Module):
 
     def __init__(self, host: Host) -> None:
         super().__init__()
-        self._scale = host.logit_scale
+        self.logit_scale = host.logit_scale
         self.register_buffer("_text", host.zero_shot_text, persistent=False)
 
     def class_features(self) -> Tensor:
@@ -131,7 +134,7 @@ class Branch(nn.Module):
 
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits of other class features, shape (C, D); to (B, C)."""
-        return cosine_logits(self.image_features(inputs), class_features, self._scale)
+        return cosine_logits(self.image_features(inputs), class_features, self.logit_scale)
 
     def frozen(self) -> Logits:
         """Return the function from inputs to logits at the present parameters."""

@@ -133,7 +133,7 @@ class Lora(Branch):
 
         def logits(inputs: Tensor) -> Tensor:
             features = inputs if image is None else self._backbone.encode_pixels(inputs, image)
-            return cosine_logits(features, text, self._scale)
+            return cosine_logits(features, text, self.logit_scale)
 
         return logits
 

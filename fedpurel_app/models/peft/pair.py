@@ -20,7 +20,7 @@ class Composite(ABC):
     """
 
     def __init__(self, shared: PeftModule) -> None:
-        self.shared, self.takes = shared, shared.takes
+        self.shared, self.takes, self.logit_scale = shared, shared.takes, shared.logit_scale
 
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
