@@ -66,9 +66,8 @@ class Bins:
         place = column if group is None else group * BINS + column
         parts = (np.bincount(place[chosen], minlength=groups * BINS) for chosen in (slice(None), hits))
         total, correct = (part.astype(np.int64).reshape(groups, BINS) for part in parts)
-        sums = np.zeros(groups * BINS, np.int64)
-        np.add.at(sums, place, fixed)
-        return cls(total, correct, sums.reshape(groups, BINS))
+        sums = np.bincount(place, fixed, groups * BINS)  # exact: whole numbers below 2^53
+        return cls(total, correct, sums.astype(np.int64).reshape(groups, BINS))
 
     def __add__(self, other: Bins) -> Bins:
         return Bins(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))

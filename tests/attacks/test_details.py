@@ -101,6 +101,25 @@ def test_confidences_tell_nothing_of_what_a_site_keeps(twins):
     assert not any(told_of(first, model) & BESIDE for model in of_the_kept)
 
 
+def test_what_stays_open_where_a_site_says_so_a_loss_tells_of_a_branch_what_counts_do_not(tmp_path):
+    """Two hundredths more on one number of the branch changes no answer, and with ``calibration="full"`` the loss."""
+    told = []
+    for name, change in (("one", 0.0), ("two", 0.02)):
+        config, node = feature_site(tmp_path / name, calibration="full")
+        site = Server(config, node)
+        arrays = initial(site)
+        assert not site.personalize(arrays, 1, 0).has_error()
+        (part,) = (kept := site.store().load(1))
+        kept[part].flat[0] += change
+        site.store().save(kept, 1, 0)
+        turned = {"residual": np.full_like(arrays["residual"], 1.0)}
+        turned["residual"][0] *= -1
+        told.append(metrics(site.evaluate(turned, 2, 1)))
+    first, second = told
+    differing = {key for key in first if first[key] != second[key]}
+    assert differing and differing <= {"personalized/nll", "personalized/bin-confidence"}
+
+
 # --- what the server believes ---------------------------------------------------------------------------------------
 
 
