@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
-from fedpurel_app.algorithms.base import Algorithm, Facts, Memory
+from fedpurel_app.algorithms.base import Algorithm, Facts, Memory, Models
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
@@ -168,12 +168,18 @@ class ModelKit:
         prior = None if self._federation.own else torch.from_numpy(self._federation.train_counts).to(self.device)
         return Facts(counts, prior, self.host.zero_shot_text, brief or {})
 
+    def models(self, shared: PeftModule, private: PeftModule | None = None, memory: Arrays | None = None) -> Models:
+        """Return what there is to predict with; ``memory`` as a site keeps it."""
+        return Models(shared, private, self._tensors(memory or {}), self.options)
+
+    def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}  # copies
+
     def memory(self, module: PeftModule, kept: Arrays, facts: Facts) -> Memory:
         """Return what a site remembers of the method: what it kept, else what the method begins with."""
         if self.algorithm.memory is None:
             return {}
-        kept_tensors = {name: torch.tensor(value, device=self.device) for name, value in kept.items()}  # copies
-        return self.algorithm.memory(parameters_of(module), facts) | kept_tensors
+        return self.algorithm.memory(parameters_of(module), facts) | self._tensors(kept)
 
     def bias(self, facts: Facts) -> torch.Tensor | None:
         """Return what the method adds to logits in predictions, shape (C,); None where it adds nothing."""

@@ -113,7 +113,7 @@ def facts(one):
 
 
 def visit(method, settings, module, images, phase, anchor, one):
-    rule = method.load().visits[phase].rule
+    rule = method.load().visits[phase]
     order = torch.Generator().manual_seed(0)
     totals, steps = take_steps(
         module, images, rule, SgdSettings(0.1, 0.9, 1e-4, 4, 2), order, method.defaults(), facts(one), anchor

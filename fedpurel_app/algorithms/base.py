@@ -7,13 +7,13 @@ methods, and ask a value of :class:`Algorithm` for what differs.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.step import Balance, Batch, Facts, Memory, Metrics, Options, Visited
+from fedpurel_app.algorithms.step import Balance, Batch, Begun, Facts, Memory, Metrics, Options, Visited
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.models.peft.base import PeftModule, Role
 
@@ -21,6 +21,8 @@ __all__ = [
     "Algorithm",
     "Balance",
     "Batch",
+    "Begin",
+    "Begun",
     "Compose",
     "End",
     "Facts",
@@ -41,6 +43,7 @@ __all__ = [
     "shared_half",
 ]
 
+Begin = Callable[[Begun], None]
 End = Callable[[Visited], None]
 Rule = Callable[[Batch], tuple[list[Tensor], Metrics]]  # the gradient of every parameter, and what is reported
 Names = Callable[[Sequence[str], Options], Collection[str]]  # from all names, in the module's order, to some
@@ -67,14 +70,20 @@ class Visit:
         the others stay with the site's private state. In a personal round nothing is sent.
     reference : {"zero-shot", "global"}
         Whose logits a batch has beside the module's own.
+    begin : callable or None
+        Makes ready before the first step: what the server's brief or the memory says goes into the module.
     end : callable or None
         Brings the memory up to date when the last step is taken.
+    rates : mapping of str to float
+        Factors of the learning rate by the beginning of parameters' names; 1 for the others.
     """
 
     rule: Rule
     sends: Names = everything
     reference: Literal["zero-shot", "global"] = "zero-shot"
+    begin: Begin | None = None
     end: End | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,16 @@ class Models:
         The module of global rounds; at a site with what it keeps of it.
     private : PeftModule or None
         That of personal rounds; None at the server, and in methods without such rounds.
+    memory : mapping of str to Tensor
+        What the site remembers of the method.
+    options : mapping
+        The method's keys.
     """
 
     shared: PeftModule
     private: PeftModule | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
 
 Model = tuple[PeftModule, ...]  # modules whose logits add up

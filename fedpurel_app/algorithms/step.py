@@ -151,6 +151,32 @@ class Batch:
 
 
 @dataclass
+class Begun:
+    """A visit before its first step.
+
+    Attributes
+    ----------
+    module : PeftModule
+        With the parameters as they were received, which may be changed.
+    inputs : Tensor, shape (N, D), or None
+        Image features of the site's training images, not normalised; None where the module takes something else, or
+        images are drawn anew for every batch.
+    labels : Tensor of int64, shape (N,)
+    facts : Facts
+    options : mapping
+    memory : dict of str to Tensor
+        May be changed.
+    """
+
+    module: PeftModule
+    inputs: Tensor | None
+    labels: Tensor
+    facts: Facts
+    options: Options
+    memory: Memory
+
+
+@dataclass
 class Visited:
     """A visit when its last step is taken.
 

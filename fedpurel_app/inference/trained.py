@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.base import Facts, Models
+from fedpurel_app.algorithms.base import Facts
 from fedpurel_app.config import RunConfig, stored_config
 from fedpurel_app.core.errors import ConfigError, LockedError, StateError, UnusableBranchError
 from fedpurel_app.core.files import home, names_weights
@@ -130,14 +130,16 @@ def load_trained(
             load_parameters(private, to_tensors(stored.branch))
     except ValueError as error:
         raise StateError(f"{run}: what was trained does not fit the run's own settings ({error}).") from error
-    algorithm, models = experiment.kit.algorithm, Models(shared, private)
+    algorithm, models = experiment.kit.algorithm, experiment.kit.models(shared, private, stored.memory)
     if not site and not algorithm.is_known(shared, experiment.kit.options):
         raise StateError(
             f"{run}: every site keeps a part of the global model to itself, and no place has the whole of it. Use a "
             f"site's model: --site NAME, of {_listed(state['private_rounds'])}."
         )
     model = algorithm.personalized(models) if site and algorithm.personalized else algorithm.global_model(models)
-    branches: dict[Role, PeftModule] = {"private" if part is private else "global": part for part in model}
+    branches: dict[Role, PeftModule] = {
+        "private" if part is private or number else "global": part for number, part in enumerate(model)
+    }
     return TrainedModel(
         experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment)
     )
@@ -185,7 +187,7 @@ def _private_state(
     if site not in known:
         raise StateError(f'the run has no site "{site}"; its sites: {_listed(known)}.')
     kit = experiment.kit
-    has_model = kit.method.personal_rounds or kit.algorithm.keeps_parts
+    has_model = kit.method.personalizes or kit.algorithm.keeps_parts
     if site not in trained or not has_model:
         known = kit.algorithm.is_known(kit.new_shared(), kit.options)
         instead = "its model is the global one, without --site" if known else "it has no model yet"

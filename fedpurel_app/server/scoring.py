@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedpurel_app.algorithms.base import Models
 from fedpurel_app.core.details import detail_scores
 from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
@@ -57,7 +56,7 @@ class Scoring:
             experiment.images.data("test", rows, module.takes),
             experiment.kit.bias(experiment.kit.facts()),
         )
-        model = experiment.kit.algorithm.global_model(Models(module))
+        model = experiment.kit.algorithm.global_model(experiment.kit.models(module))
         self._here = evaluate(data, model, bias=bias, groups=self._groups)
         self._scored, self._is_known = arrays, experiment.kit.algorithm.is_known(module, experiment.kit.options)
         features = experiment.images.seconds - encoding

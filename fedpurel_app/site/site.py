@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms.base import Facts, Memory, Models, Visit
+from fedpurel_app.algorithms.base import Facts, Memory, Visit
 from fedpurel_app.config import (
     RunConfig,
     load_config,
@@ -196,7 +196,8 @@ class Site:
         state = self.keeper.state(instruction)
         # What nobody trained here is no model to score: without it, this site has the global model alone.
         private = self._private_module(shared, instruction) if state.branch else None
-        models, is_own = Models(shared, private), bool(state.branch if algorithm.has_personal_rounds else state.kept)
+        models = self.kit.models(shared, private, state.memory)
+        is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
         personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
         data = self.images.data("test", self._rows("test"), shared.takes)
         bias = self.kit.bias(self._facts()) if algorithm.bias is not None else None
@@ -242,7 +243,7 @@ class Site:
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches
         sgd, options = self.kit.sgd(phase), self.kit.options
-        return train(module, data, visit.rule, sgd, order, options, facts, anchor, memory, visit.end)
+        return train(module, data, visit, sgd, order, options, facts, anchor, memory)
 
     def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""

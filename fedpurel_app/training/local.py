@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from fedpurel_app.algorithms.base import Batch, End, Facts, Memory, Rule, Visited
+from fedpurel_app.algorithms.base import Batch, Begun, Facts, Memory, Rule, Visit, Visited
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.models.peft.base import PeftModule
-from fedpurel_app.training.inputs import TrainingData
+from fedpurel_app.training.inputs import LocalData, TrainingData
 
 
 def train(
     module: PeftModule,
     data: TrainingData,
-    rule: Rule,
+    visit: Visit | Rule,
     settings: SgdSettings,
     generator: torch.Generator,
     options: Mapping[str, Any],
     facts: Facts | None = None,
     anchor: Mapping[str, Tensor] | None = None,
     memory: Memory | None = None,
-    end: End | None = None,
 ) -> dict[str, float]:
     """Train a module in place on one client's data.
 
@@ -34,8 +33,8 @@ def train(
     module : PeftModule
         Its parameters are updated.
     data : TrainingData
-    rule : callable
-        A method's step: see :class:`fedpurel_app.algorithms.base.Visit`.
+    visit : Visit or callable
+        What the method does, or its rule alone.
     settings : SgdSettings
     generator : torch.Generator
         On the CPU; orders the data, and its seed is that of dropout.
@@ -46,8 +45,6 @@ def train(
         The global branch's parameters by the module's names; else those that the module begins with.
     memory : dict of str to Tensor, optional
         What the site keeps of the method; changed in place.
-    end : callable, optional
-        What the method does after the last step.
 
     Returns
     -------
@@ -55,7 +52,7 @@ def train(
         Means over the steps (``loss`` and what the rule reports), ``steps``, and ``drift``: the Euclidean distance
         between the parameters before and after.
     """
-    totals, steps = take_steps(module, data, rule, settings, generator, options, facts or Facts(), anchor, memory, end)
+    totals, steps = take_steps(module, data, visit, settings, generator, options, facts or Facts(), anchor, memory)
     # What a GPU computed comes to the host here, once a visit.
     drift = float(totals.pop("drift"))
     return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": drift}
@@ -64,18 +61,22 @@ def train(
 def take_steps(
     module: PeftModule,
     data: TrainingData,
-    rule: Rule,
+    visit: Visit | Rule,
     settings: SgdSettings,
     generator: torch.Generator,
     options: Mapping[str, Any],
     facts: Facts,
     anchor: Mapping[str, Tensor] | None,
     memory: Memory | None = None,
-    end: End | None = None,
 ) -> tuple[dict[str, Tensor], int]:
     """Take all steps of a visit without waiting for the device: sums of what the rule reports, drift, and a number."""
     names, trained = zip(*module.named_parameters(), strict=True)
     parameters, memory = list(trained), {} if memory is None else memory
+    visit = visit if isinstance(visit, Visit) else Visit(visit)
+    if visit.begin is not None:
+        inputs = data.inputs if isinstance(data, LocalData) and isinstance(data.inputs, Tensor) else None
+        visit.begin(Begun(module, inputs, data.labels, facts, options, memory))
+    rates = _rates(names, settings.learning_rate, visit.rates)
     before = [parameter.detach().clone() for parameter in parameters]
     start = before if anchor is None else [anchor[name] for name in names]
     velocity: list[Tensor | None] = [None] * len(parameters)
@@ -88,10 +89,10 @@ def take_steps(
         output = module.logits(inputs)
         batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, facts, options,
                       settings.learning_rate, generator, memory)  # fmt: skip
-        gradients, metrics = rule(batch)
+        gradients, metrics = visit.rule(batch)
         if not steps:
             _refuse_shapes(gradients, parameters)
-        _step(parameters, gradients, velocity, settings)
+        _step(parameters, gradients, velocity, settings, rates)
         del output, batch  # or this step's graph would live beside the next one's
         steps += 1
         for name, value in metrics.items():
@@ -99,9 +100,18 @@ def take_steps(
     module.train(False)
     after = [parameter.detach() for parameter in parameters]
     squares = torch.stack([(new - old).square().sum() for new, old in zip(after, before, strict=True)])
-    if end is not None:
-        end(Visited(names, before, after, settings.travel(steps), facts, options, memory))
+    if visit.end is not None:
+        visit.end(Visited(names, before, after, settings.travel(steps), facts, options, memory))
     return {**totals, "drift": squares.sum().sqrt()}, steps
+
+
+def _rates(names: Sequence[str], rate: float, factors: Mapping[str, float]) -> list[tuple[float, list[int]]]:
+    """Sort the numbers of the parameters by the learning rate of each."""
+    rates: dict[float, list[int]] = {}
+    for number, name in enumerate(names):
+        factor = next((factor for beginning, factor in factors.items() if name.startswith(beginning)), 1.0)
+        rates.setdefault(rate * factor, []).append(number)
+    return list(rates.items())
 
 
 def _refuse_shapes(gradients: list[Tensor], parameters: list[torch.nn.Parameter]) -> None:
@@ -124,25 +134,33 @@ def _seed(seed: int) -> None:
 
 @torch.no_grad()
 def _step(
-    parameters: list[torch.nn.Parameter], gradients: list[Tensor], velocity: list[Tensor | None], settings: SgdSettings
+    parameters: list[torch.nn.Parameter],
+    gradients: list[Tensor],
+    velocity: list[Tensor | None],
+    settings: SgdSettings,
+    rates: list[tuple[float, list[int]]],
 ) -> None:
     """Take one step: v <- m v + (g + d w), w <- w - r v, by torch's own function.
 
     Its class ``torch.optim.SGD`` imports torch's compiler on first use: seconds in every new process, and at a real
     site every message is one.
     """
-    sgd(
-        list(parameters),
-        gradients,
-        velocity,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        lr=settings.learning_rate,
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-        foreach=False,
-    )
+    for rate, numbers in rates:
+        moved: list[Tensor | None] = [velocity[number] for number in numbers]
+        sgd(
+            [parameters[number] for number in numbers],
+            [gradients[number] for number in numbers],
+            moved,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            lr=rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            foreach=False,
+        )
+        for number, value in zip(numbers, moved, strict=True):
+            velocity[number] = value
 
 
 def _batches(count: int, settings: SgdSettings, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:

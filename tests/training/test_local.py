@@ -14,7 +14,7 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.functional import align, alignment_gradient, alignment_loss, kl_loss, purify, residual_loss
 from fedpurel_app.training.inputs import LocalData
-from fedpurel_app.training.local import _step, train
+from fedpurel_app.training.local import _rates, _step, train
 
 
 class Linear(nn.Module):
@@ -164,13 +164,16 @@ def test_sgd_is_torchs():
     ours, theirs = ([nn.Parameter(torch.full(shape, 0.5)) for shape in ((3, 4), (5,))] for _ in range(2))
     settings = sgd(momentum=0.9, weight_decay=0.1)
     velocity: list[torch.Tensor | None] = [None] * len(ours)
-    reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.1)
+    groups = [{"params": theirs[:1], "lr": 0.1}, {"params": theirs[1:], "lr": 0.2}]
+    reference = torch.optim.SGD(groups, momentum=0.9, weight_decay=0.1)
+    rates = _rates(["shared.w", "own.b"], 0.1, {"own.": 2.0})
+    assert rates == [(0.1, [0]), (0.2, [1])]
     for _ in range(5):
         gradients = [torch.randn(value.shape, generator=generator) for value in ours]
         for value, gradient in zip(theirs, gradients, strict=True):
             value.grad = gradient.clone()
         reference.step()
-        _step(ours, gradients, velocity, settings)
+        _step(ours, gradients, velocity, settings, rates)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
