@@ -16,6 +16,7 @@ from fedpurel_app.algorithms.base import Algorithm, Facts, Memory, Models
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
+from fedpurel_app.config.model import key_of
 from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.seeding import derive_seed
@@ -105,15 +106,21 @@ class ModelKit:
 
     # --- modules ----------------------------------------------------------------------------------------------------
 
-    def new_module(self, role: Role) -> PeftModule:
+    def new_module(self, role: Role, **options: Any) -> PeftModule:
         """Make a freshly initialised module of the family; all processes make the same one.
 
-        That of the role "zero-shot" has no parameters: it is the frozen model.
+        Parameters
+        ----------
+        role : {"global", "private", "zero-shot"}
+            That of "zero-shot" has no parameters: it is the frozen model.
+        **options
+            In the place of the settings, for keys of the family, with underscores.
         """
         if role == "zero-shot":
             return Branch(self.host)
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
-        return self.family.build(self.host, role, self.settings, generator)
+        settings = self.settings | {key_of(name): value for name, value in options.items()}
+        return self.family.build(self.host, role, settings, generator)
 
     def new_shared(self) -> PeftModule:
         """Make the module of global rounds, freshly initialised."""

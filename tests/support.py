@@ -59,6 +59,22 @@ def run_tiny(folder: Path, **changes: Any) -> EndedRun:
     return EndedRun(Path(config["resume-from"] if config.get("resume-from") else config["out"]))
 
 
+def run_whole_and_resumed(folder: Path, message_type: str, number: int, **changes: Any) -> tuple[EndedRun, EndedRun]:
+    """Run settings twice: as a whole, and cut off while a round's messages are on their way, then resumed."""
+
+    def stop(message: Any, reply: Any) -> None:
+        if message.metadata.message_type == message_type and message.content["config"]["round"] == number:
+            raise KeyboardInterrupt
+
+    changes["experiment_id"] = "e"
+    whole = run_tiny(folder / "whole", **changes)
+    try:
+        run_tiny(folder / "cut", **changes, grid={"spy": stop})
+    except KeyboardInterrupt:
+        return whole, run_tiny(folder / "cut", **changes, resume_from=str(folder / "cut" / "run"), out="")
+    raise AssertionError(f"no round {number} has messages of {message_type}")
+
+
 def a_round(number: int, **more: Any) -> dict[str, Any]:
     """Return a line of ``rounds.jsonl`` that says little."""
     if not number:

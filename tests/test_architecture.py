@@ -21,7 +21,7 @@ RULES = {
     "algorithms": ({"functional", "models"}, {"torch"}),
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
     "data": (set(), {"datasets", "pyarrow", "PIL", "open_clip", "torchvision"}),
-    "strategies": (set(), {"flwr"}),
+    "strategies": (set(), {"flwr", "scipy"}),
     "reporting": ({"config"}, {"rich", "matplotlib", "psutil", "filelock", "pydantic"}),
     "federation": ({"config", "data"}, set()),
     "model_kit": ({"algorithms", "config", "federation", "models", "training"}, {"torch"}),

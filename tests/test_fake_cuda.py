@@ -17,7 +17,7 @@ from fedpurel_app.functional import tkl
 from fedpurel_app.models import backbone as backbones
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.checkpoints import Checkpoint
-from fedpurel_app.models.peft.base import Host, parameters_of
+from fedpurel_app.models.peft.base import Branch, Host, parameters_of
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData, all_logits
 from fedpurel_app.training.local import take_steps
@@ -129,7 +129,8 @@ CASES = [
     for name, method in METHODS.items()
     for family in FAMILIES
     for precision in ("fp32", "bf16", "fp16-autocast")
-    if not method.unfit({**DEFAULTS, "algorithm": name, "peft": family})
+    if method.trains
+    and not method.unfit({**DEFAULTS, "algorithm": name, "peft": family})
     # The towers' precision is of no use to the rules, nor to families outside the towers.
     and (precision == "fp32" or (FAMILIES[family].needs != "features" and name in ("fedpurel", "promptfolio")))
 ]
@@ -149,8 +150,11 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
     with mode:
         one = host(precision, weights)
 
-        def build(role):
-            return FAMILIES[family].build(one, role, settings, torch.Generator().manual_seed(0))
+        def build(role, **options):
+            if role == "zero-shot":
+                return Branch(one)
+            chosen = settings | {name.replace("_", "-"): value for name, value in options.items()}
+            return FAMILIES[family].build(one, role, chosen, torch.Generator().manual_seed(0))
 
         shared = algorithm.compose(build, method.defaults(), torch.Generator().manual_seed(1))
         images = data(one, shared.takes)

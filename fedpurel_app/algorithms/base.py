@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -38,16 +38,28 @@ __all__ = [
     "Visited",
     "everything",
     "names_of_shared",
+    "nothing",
     "plain",
     "shared_alone",
     "shared_half",
+    "under",
+    "without_own",
 ]
 
 Begin = Callable[[Begun], None]
 End = Callable[[Visited], None]
 Rule = Callable[[Batch], tuple[list[Tensor], Metrics]]  # the gradient of every parameter, and what is reported
 Names = Callable[[Sequence[str], Options], Collection[str]]  # from all names, in the module's order, to some
-Maker = Callable[[Role], PeftModule]  # of the family's modules
+
+
+class Maker(Protocol):
+    """Makes modules of the run's family."""
+
+    def __call__(self, role: Role, **options: Any) -> PeftModule:
+        """Make a module; ``options`` take the place of the run's for the family's keys, with underscores."""
+        ...
+
+
 Compose = Callable[[Maker, Options, torch.Generator], PeftModule]  # the generator is for what else is drawn
 
 
@@ -114,6 +126,21 @@ Model = tuple[PeftModule, ...]  # modules whose logits add up
 def names_of_shared(names: Sequence[str], options: Options) -> set[str]:
     """Choose the shared half of a module that has an own one."""
     return {name for name in names if name.startswith("shared.")}
+
+
+def without_own(names: Sequence[str], options: Options) -> set[str]:
+    """Choose all but the own part of a module."""
+    return {name for name in names if not name.startswith("own.")}
+
+
+def under(values: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
+    """Return those whose names begin so, by the rest of their names."""
+    return {name.removeprefix(beginning): value for name, value in values.items() if name.startswith(beginning)}
+
+
+def nothing(parameters: Mapping[str, Tensor], facts: Facts) -> Memory:
+    """Remember nothing at first."""
+    return {}
 
 
 def plain(build: Maker, options: Options, generator: torch.Generator) -> PeftModule:

@@ -14,17 +14,32 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedpurel_app.algorithms.unfit import (
     changes_images,
+    draws_images,
     fits,
     hides_nothing,
     hides_replies,
+    leaves_images,
     leaves_text,
     sees_no_patches,
+    shares_class_contexts,
     shares_no_factor,
+    trades_matrices,
     trains_no_matrix,
     trains_one_tensor,
 )
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.core.options import Count, Fraction, NotNegative, Option, Part, Positive, Settings, Share, unless
+from fedpurel_app.core.options import (
+    Count,
+    Fraction,
+    NotNegative,
+    Option,
+    Part,
+    Positive,
+    Settings,
+    Share,
+    ZeroToOne,
+    unless,
+)
 from fedpurel_app.models.peft.registry import one_tensor
 
 if TYPE_CHECKING:
@@ -53,6 +68,9 @@ class Method:
         Whether a site has another model than the global one: with personal rounds, always.
     unfit : callable
         From all settings of a run to the reason why the method cannot work with them; "" where it can.
+    needs_counts : bool
+        Whether the part goes by the sites' training images by class: sites of a data set that is dealt out tell them,
+        those with data of their own under ``share-class-counts`` alone.
     trains : bool
         False: sites score the frozen model once, and that is all.
     part : str
@@ -68,6 +86,7 @@ class Method:
     unfit: Callable[[Settings], str] = fits
     part: str = ""
     trains: bool = True
+    needs_counts: bool = False
 
     def load(self) -> Algorithm:
         """Import the method's value; raises ConfigError where there is none."""
@@ -198,6 +217,49 @@ _ALL = (
         "FedSA-LoRA",
         "Guo et al., ICLR 2025; shares = lora-a puts it on other methods",
         unfit=shares_no_factor,
+    ),
+    Method(
+        "pfedprompt",
+        "pFedPrompt",
+        "Guo et al., WWW 2023",
+        options=(
+            Option("memory-weight", 1.0, NotNegative, "alpha, weight of the site's remembered images"),
+            Option("memory-sharpness", 5.5, NotNegative, "beta, of exp(-beta (1 - cosine))"),
+        ),
+        personalizes=True,
+        unfit=draws_images,
+    ),
+    Method(
+        "pfedmoap",
+        "pFedMoAP",
+        "Luo et al., ICLR 2025",
+        options=(
+            Option("experts", 10, Count, "K, prompts that are mixed, with the site's own"),
+            Option(
+                "local-weight", 0.5, Share, "lambda, weight of the own prompt's logits beside the mixture's, [0, 1]"
+            ),
+        ),
+        personalizes=True,
+        unfit=trades_matrices,
+        part="nearest",
+    ),
+    Method(
+        "fedloge",
+        "FedLoGe",
+        "Xiao et al., ICLR 2024",
+        options=(Option("frame-sparsity", 0.6, ZeroToOne, "share of the fixed frame's numbers that are zero, [0, 1)"),),
+        personalizes=True,
+        unfit=leaves_images,
+    ),
+    Method(
+        "capt",
+        "CAPT",
+        "arXiv 2503.06993, 2025",
+        options=(Option("clusters", 4, Count, "most clusters of sites"),),
+        personalizes=True,
+        unfit=shares_class_contexts,
+        part="clusters",
+        needs_counts=True,
     ),
     Method(
         "kgcoop",

@@ -51,7 +51,7 @@ class Balance:
     shift : Tensor, shape (C,), or None
         Added to all logits that the loss is taken of.
     weigh : callable or None
-        From the gradient at the logits, shape (B, C), to the one that counts.
+        From the gradient at the logits, shape (B, ..., C), to the one that counts.
     """
 
     shift: Tensor | None = None
@@ -131,13 +131,29 @@ class Batch:
             loss = loss + weight * cross_entropy(logits, self.labels)
         return gradient if self.balance.weigh is None else self.balance.weigh(gradient), loss
 
+    def task_of_each(self) -> tuple[Tensor, Tensor]:
+        """Return the gradient of several task losses, shape (B, n, C), and the losses, shape (n,) [nats].
+
+        For a module that has n logits of shape (B, n, C), each of which is trained on the labels.
+        """
+        several = [self._shifted(logits) for logits in self.logits.unbind(1)]
+        gradient = torch.stack([cross_entropy_gradient(logits, self.labels) for logits in several], 1)
+        losses = torch.stack([cross_entropy(logits, self.labels) for logits in several])
+        return gradient if self.balance.weigh is None else self.balance.weigh(gradient), losses
+
     def _shifted(self, logits: Tensor) -> Tensor:
         return logits if self.balance.shift is None else logits + self.balance.shift
 
     def pull_back(self, cotangent: Tensor) -> list[Tensor]:
-        """Return the gradient of every parameter from a gradient at the logits, shape (B, C)."""
+        """Return the gradient of every parameter from a gradient at the logits, shape (B, C).
+
+        Parameters that the logits do not depend on have zeros.
+        """
         scaled = (_SCALE * cotangent).to(self.output.dtype)
-        return [part / _SCALE for part in torch.autograd.grad(self.output, self.trained, scaled, retain_graph=True)]
+        found = torch.autograd.grad(
+            self.output, self.trained, scaled, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return [part / _SCALE for part in found]
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Return the gradient of every parameter of a scalar loss, which autograd finds: of output, or of the module.

@@ -49,6 +49,40 @@ def trains_no_matrix(settings: Settings) -> str:
     return "it adapts one context for all classes; set class-specific-context = false" if several else ""
 
 
+def draws_images(settings: Settings) -> str:
+    """Refuse image features that are not the same in every visit."""
+    if settings["augment"] != "none":
+        return (
+            f'it remembers image features, and augment = "{settings["augment"]}" draws them anew; set augment = "none"'
+        )
+    return changes_images(settings)
+
+
+def leaves_images(settings: Settings) -> str:
+    """Refuse families that leave the image features as they are, or change the text features, too."""
+    family = FAMILIES[settings["peft"]]
+    if family.changed(settings) == {"vision"}:
+        return ""
+    tower = f', {family.tower_option} = "{settings[family.tower_option]}"' if family.tower_option else ""
+    return f'its heads need image features that are trained, and no text: not peft = "{settings["peft"]}"{tower}'
+
+
+def trades_matrices(settings: Settings) -> str:
+    """Refuse more, or less, than one matrix, and what hides single replies."""
+    return trains_no_matrix(settings) or hides_replies(settings)
+
+
+def shares_class_contexts(settings: Settings) -> str:
+    """Refuse families without a context for each class, sites that tell no counts, and what hides single replies."""
+    if "class-specific-context" not in FAMILIES[settings["peft"]].keys:
+        return f'it has prompts of the classes, and peft = "{settings["peft"]}" has none; set peft = "prompt"'
+    if settings["class-specific-context"]:
+        return "it has a context of all classes and one of each already; set class-specific-context = false"
+    if settings["dataset"] == "sites" and settings["share-class-counts"] is not True:
+        return "it clusters sites by their class counts, which they do not tell; set share-class-counts = true"
+    return hides_replies(settings)
+
+
 def trains_one_tensor(settings: Settings) -> str:
     """Refuse families that have nothing to divide."""
     return f"it divides the parameters, and of {one_tensor(settings)}" if one_tensor(settings) else ""

@@ -54,6 +54,8 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
     ------
     StateError
         When the folder is not empty, or cannot be written; or the model works on patches, and is no linear classifier.
+    ConfigError
+        When a branch has no text features that its logits are made of.
     """
     if any(branch.takes == "patches" for branch in model.branches.values()):
         raise StateError(
@@ -64,10 +66,13 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise StateError(f"{out} is not an empty folder, and nothing is overwritten: choose another one.")
         written: list[Path] = []
-        for role, branch in model.branches.items():
+        contents = {
+            role: _files(model, branch) for role, branch in model.branches.items()
+        }  # all, or nothing is written
+        for role, files in contents.items():
             folder = out / role if len(model.branches) > 1 else out
             folder.mkdir(parents=True, exist_ok=True, mode=0o700 if model.site else 0o755)
-            for name, content in _files(model, branch).items():
+            for name, content in files.items():
                 # A private branch stays its owner's: whoever exports it decides who may read it.
                 write_atomically(folder / name, content, mode=0o600 if model.site else 0o644)
                 written.append(folder / name)

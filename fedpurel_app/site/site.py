@@ -111,7 +111,9 @@ class Site:
         if not self.simulated:  # a simulation's server meets the same data
             meet(self.federation.source)
         count, test = (0, 0) if spare else (len(self._rows("train")), len(self._rows("test")))
-        counts = self.federation.train_counts.tolist() if self._own and self.discloses.by_class else []
+        # Who knows the data set can count what of it a site has; of a site with data of its own, itself decides.
+        tells = self.discloses.by_class if self._own else self.kit.method.needs_counts
+        counts = self._class_counts() if tells and not spare else []
         told = 0 if self.discloses.tells_no_scores else test
         return Description(self.name, count, 0 if self._own else self.sites, self.kit.device.type, counts, told)
 
@@ -216,6 +218,10 @@ class Site:
         partition = self.federation.partition(self.sites)
         rows: npt.NDArray[np.int64] = (partition.train if split == "train" else partition.test)[self.index]
         return rows
+
+    def _class_counts(self) -> list[int]:
+        labels = self.images.labels("train", self._rows("train"))
+        return torch.bincount(labels, minlength=len(self.federation.source.class_names)).tolist()
 
     def _facts(self) -> Facts:
         """Return what the method may know here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from logging import WARNING, getLogger
 
@@ -103,6 +104,8 @@ class GlobalRound(Round):
 
     def _brief(self, part: Part, messages: list[Message]) -> None:
         sent = to_arrays(self.sent)
+        described = self.post.roster.descriptions.items()
+        part.meet({site: one.class_counts for site, one in described if one is not None and one.class_counts})
         for message in messages:
             site = self.post.roster.site(message.metadata.dst_node_id) or ""
             message.content = RecordDict({**message.content, BRIEF: to_array_record(part.brief(sent, site))})
@@ -150,7 +153,12 @@ class GlobalRound(Round):
         described = self.post.roster.descriptions
         self._sizes |= trained | {site: one.num_examples for site, one in described.items() if one is not None}
         replies = {
-            site: Reply(to_arrays(next(iter(message.content.array_records.values()))), trained[site], self._sizes[site])
+            site: Reply(
+                to_arrays(next(iter(message.content.array_records.values()))),
+                trained[site],
+                self._sizes[site],
+                _number(screened.metrics[site].get("loss")),
+            )
             for site, message in screened.messages.items()
         }
         sent = to_arrays(self.sent)
@@ -163,3 +171,8 @@ class GlobalRound(Round):
                        "gradients, and global rounds are those of %s alone, or they keep it to themselves. In a torch "
                        "client, fedpurel_app.functional.purified_step does it.", type(self.inner).__name__)  # fmt: skip
         self._tells_of_purification = False
+
+
+def _number(value: object) -> float | None:
+    """Return a metric as a finite number of at least 0; None where it is something else."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None

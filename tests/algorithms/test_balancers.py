@@ -21,7 +21,7 @@ from fedpurel_app.functional import residual_loss
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.registry import FAMILIES
 from tests.algorithms.test_methods import INPUTS, LABELS, a_batch, autograd, same, shared, text_module
-from tests.support import private_files, run_tiny, timeless, tiny_features
+from tests.support import private_files, run_tiny, run_whole_and_resumed, timeless, tiny_features
 
 COUNTS = torch.tensor([60, 30, 10])
 GAINS = {"proportional-gain": 10.0, "integral-gain": 0.01, "derivative-gain": 0.1}
@@ -146,7 +146,7 @@ def test_a_balancer_moves_its_state_once_in_a_step_of_every_method():
         algorithm = balanced(method.load(), count)
         for phase, visit in algorithm.visits.items():
             built = algorithm.compose(
-                lambda role: text_module(1.0), method.defaults(), torch.Generator().manual_seed(0)
+                lambda role, **options: text_module(1.0), method.defaults(), torch.Generator().manual_seed(0)
             ) if phase is Phase.GLOBAL else module  # fmt: skip
             batch = a_batch(built, name, facts=facts._replace(zero_shot_text=a_batch(module, "kgcoop").facts[2]))
             batch.memory = {} if algorithm.memory is None else algorithm.memory(dict(built.named_parameters()), facts)
@@ -154,28 +154,22 @@ def test_a_balancer_moves_its_state_once_in_a_step_of_every_method():
         assert calls == list(algorithm.visits), name
 
 
-def test_fed_grabs_state_stays_at_the_site_and_a_resumed_run_is_the_same_run(tmp_path):
-    changes = {"algorithm": "fedpurel", "balancer": "fed-grab", "global_rounds": 2, "experiment_id": "e",
-               "fraction_train": 0.7}  # fmt: skip
+def test_fed_grabs_state_stays_at_the_site(tmp_path):
     sent: set[str] = set()
 
     def spy(message, reply):
         sent.update(*(reply.content.get(name, {}) for name in ("arrays", "brief")))
 
-    whole = run_tiny(tmp_path / "whole", **changes, grid={"spy": spy})
-    names = {name for file in whole.path.rglob("private-*.safetensors") for name in load_file(file)}
-    kept = {
-        f"memory/fed-grab/{phase}/{name}" for phase in ("global", "personal") for name in ("P", "N", "u", "e1", "e2")
-    }
+    folder = run_tiny(tmp_path, algorithm="fedpurel", balancer="fed-grab", grid={"spy": spy})
+    names = {name for file in folder.path.rglob("private-*.safetensors") for name in load_file(file)}
+    state = ("P", "N", "u", "e1", "e2")
+    kept = {f"memory/fed-grab/{phase}/{name}" for phase in ("global", "personal") for name in state}
     assert names == kept | {"residual"} and sent == {"residual"}
 
-    def stop(message, reply):
-        if message.metadata.message_type == "train.personalize" and message.content["config"]["round"] == 4:
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path / "cut", **changes, grid={"spy": stop})
-    cut = run_tiny(tmp_path / "cut", **changes, resume_from=str(tmp_path / "cut" / "run"), out="")
+def test_a_resumed_run_of_fed_grab_is_the_same_run(tmp_path):
+    settings = {"algorithm": "fedpurel", "balancer": "fed-grab", "global_rounds": 2, "fraction_train": 0.7}
+    whole, cut = run_whole_and_resumed(tmp_path, "train.personalize", 4, **settings)
     assert private_files(cut) == private_files(whole) and same(shared(cut), shared(whole))
     assert timeless(cut) == timeless(whole)
 

@@ -19,7 +19,7 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.registry import FAMILIES
-from tests.support import private_files, run_tiny, timeless
+from tests.support import private_files, run_tiny, run_whole_and_resumed, timeless
 
 TEXT = functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0], [-0.6, 0.5]]), dim=-1)
 HOST = Host(TEXT, 10.0, ("a", "b", "c"), None)
@@ -177,16 +177,8 @@ def test_any_method_can_share_a_alone():
 
 @pytest.mark.parametrize("algorithm", ["promptfolio", "scaffold"])
 def test_a_resumed_run_of_a_method_that_keeps_state_is_the_same_run(tmp_path, algorithm):
-    changes = {"algorithm": algorithm, "global_rounds": 3, "fraction_train": 0.7, "experiment_id": "e"}
-    whole = run_tiny(tmp_path / "whole", **changes)
-
-    def stop(message, reply):
-        if message.metadata.message_type == "train" and message.content["config"]["round"] == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path / "cut", **changes, grid={"spy": stop})
-    cut = run_tiny(tmp_path / "cut", **changes, resume_from=str(tmp_path / "cut" / "run"), out="")
+    settings = {"algorithm": algorithm, "global_rounds": 3, "fraction_train": 0.7}
+    whole, cut = run_whole_and_resumed(tmp_path, "train", 3, **settings)
     assert private_files(cut) and private_files(cut) == private_files(whole) and same(shared(cut), shared(whole))
     assert timeless(cut) == timeless(whole)
 

@@ -72,9 +72,9 @@ def test_a_method_is_listed_as_it_is(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedpurel"}))
-def test_a_method_of_the_field_is_a_file_of_at_most_sixty_lines(name):
+def test_a_method_of_the_field_is_a_file_of_at_most_ninety_lines(name):
     path = ROOT / "algorithms" / f"{name.replace('-', '_')}.py"
-    assert len(path.read_text("utf-8").splitlines()) <= 60 and "References\n----------" in path.read_text("utf-8")
+    assert len(path.read_text("utf-8").splitlines()) <= 90 and "References\n----------" in path.read_text("utf-8")
 
 
 def test_nothing_but_the_method_knows_which_method_it_is():

@@ -25,7 +25,11 @@ CASES = {
     "lora-a": {"peft": "lora", "lora-blocks": "0", "lora-rank": 2, "shares": "lora-a"},
     "ditto": {"peft": "text-residual", "algorithm": "ditto"},
 }
-KEEPERS = {  # methods whose private part is written by global rounds alone
+KEEPERS = {  # methods, and a balancer, whose private part is written by global rounds alone
+    "fed-grab": {"peft": "text-residual", "algorithm": "fedavg", "balancer": "fed-grab", "class-prior": "local"},
+    "fedloge": {"peft": "adapter", "algorithm": "fedloge"},
+    "pfedmoap": {"peft": "text-residual", "algorithm": "pfedmoap"},
+    "pfedprompt": {"peft": "text-residual", "algorithm": "pfedprompt"},
     "promptfolio": {"peft": "text-residual", "algorithm": "promptfolio"},
     "fedper": {"peft": "adapter", "algorithm": "fedper"},
     "fedpgp": {"peft": "text-residual", "algorithm": "fedpgp"},
@@ -95,7 +99,10 @@ def twins(request, tmp_path, pictures):
     two = Server(config, {**node, "state-dir": str(tmp_path / "two" / "state")})
     rng = np.random.default_rng(1)
     kept = two.store().load(2)
-    changed = {name: (value + rng.normal(size=value.shape)).astype(value.dtype) for name, value in kept.items()}
+    changed = {
+        name: (value + rng.normal(size=value.shape)).astype(value.dtype) if value.dtype.kind == "f" else value
+        for name, value in kept.items()
+    }
     two.store().save(changed, 2, 1)
     return request.param, one, two, arrays
 

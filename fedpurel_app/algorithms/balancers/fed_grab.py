@@ -72,9 +72,10 @@ def controlled(batch: Batch, phase: Phase) -> Balance:
     positive = one_hot(batch.labels, len(counts)).bool()
 
     def weigh(gradient: Tensor) -> Tensor:
-        factors = torch.where(positive, weight(state["u"]), weight(-state["u"]))
+        at = positive.reshape(len(positive), *[1] * (gradient.ndim - 2), -1).expand_as(gradient)
+        factors = torch.where(at, weight(state["u"]), weight(-state["u"]))
         weighted = gradient * torch.where(tail, factors, 1.0)
-        step_controllers(state, weighted, positive, batch.options)
+        step_controllers(state, weighted.flatten(0, -2), at.flatten(0, -2), batch.options)
         return weighted
 
     return Balance(weigh=weigh)

@@ -6,23 +6,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedpurel_app.models.peft.base import PeftModule
+from fedpurel_app.models.peft.elsewhere import class_features_at
 from fedpurel_app.models.peft.pair import Composite
 
 _DEVIATION = 0.02
-
-
-class _Features(nn.Module):
-    """The class features of a module as what calling it returns."""
-
-    def __init__(self, module: PeftModule) -> None:
-        super().__init__()
-        self.of = module
-
-    def forward(self) -> Tensor:
-        return self.of.class_features()
 
 
 class LowRank(Composite):
@@ -45,7 +34,6 @@ class LowRank(Composite):
         rank = min(rank, rows, columns)
         u, v = (_DEVIATION * torch.randn(shape, generator=generator) for shape in ((rows, rank), (rank, columns)))
         self._u, self._v = (nn.Parameter(one.to(self._sigma)) for one in (u, v))
-        self._features = _Features(shared)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over sigma, U and V."""
@@ -53,5 +41,4 @@ class LowRank(Composite):
 
     def class_features(self) -> Tensor:
         """Return the text features of all classes at sigma + U V, shape (C, D), L2-normalised."""
-        found: Tensor = functional_call(self._features, {f"of.{self._name}": self._sigma + self._u @ self._v}, ())
-        return found
+        return class_features_at(self.shared, {self._name: self._sigma + self._u @ self._v})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedpurel_app.core.records import Arrays
@@ -20,11 +20,14 @@ class Reply(NamedTuple):
         How many images it trained on.
     size : int
         How many it has, as it described itself.
+    loss : float or None
+        Mean over the steps of its visit; None where it does not tell.
     """
 
     arrays: Arrays
     examples: int
     size: int
+    loss: float | None = None
 
 
 class Part:
@@ -43,6 +46,9 @@ class Part:
 
     def __init__(self, options: Mapping[str, Any], sgd: SgdSettings) -> None:
         self.options, self.sgd = options, sgd
+
+    def meet(self, counts: Mapping[str, Sequence[int]]) -> None:
+        """Learn, before the messages of every round, the sites' training images by class, as far as they tell."""
 
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return what a site's message carries beside the shared parameters, as ``Facts.brief`` at the site."""

@@ -1,0 +1,85 @@
+"""pFedMoAP: every site mixes its prompt with the prompts of others, which a gate of its own weighs for each image.
+
+    l = lambda s f T_k^t + s pool(f) . o,   o_c = attention of pool(f) to pool of T_k,c and of K - 1 experts' T_j,c
+
+The server sends a site the K - 1 prompts of others that are nearest to its own; it goes on from its own last one. At
+its first visit it begins with the average of all, and trains that alone. The average is the global model; the gate
+never leaves the site. Our reading: heads are 8, or as many of them as divide the width.
+
+References
+----------
+J. Luo, C. Chen, S. Wu, "Mixture of Experts Made Personalized: Federated Prompt Learning for Vision-Language Models",
+ICLR 2025.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fedpurel_app.algorithms.base import (
+    Algorithm,
+    Begun,
+    Maker,
+    Model,
+    Models,
+    Options,
+    Visit,
+    Visited,
+    names_of_shared,
+    nothing,
+    shared_half,
+    under,
+)
+from fedpurel_app.algorithms.fedavg import task_step
+from fedpurel_app.core.phase import Phase
+from fedpurel_app.models.peft.base import load_parameters
+from fedpurel_app.models.peft.gated import Gate, Gated, pooled
+
+_EXPERT, _LAST = "expert/shared.", "last/shared."  # prompts of others, of shape (K - 1, ...), and one's own
+
+
+def gated(build: Maker, options: Options, generator: torch.Generator) -> Gated:
+    """Make the module of global rounds; without experts it is its prompt."""
+    text = build("zero-shot").class_features()
+    gate = Gate(pooled(text).shape[-1], generator).to(text.device)
+    return Gated(build("global"), gate, options["local-weight"])
+
+
+def go_on(begun: Begun) -> None:
+    """Take up one's last prompt, and experts; raise ValueError when those do not fit it, or are too many."""
+    last, experts = under(begun.memory, _LAST), under(begun.facts.brief, _EXPERT)
+    if not last or not isinstance(begun.module, Gated):
+        return
+    shapes = {name: value.shape[1:] for name, value in experts.items()}
+    if experts and shapes != {name: value.shape for name, value in last.items()}:
+        raise ValueError(f"the experts' prompts have shapes {shapes}, unlike this site's.")
+    if any(len(value) >= begun.options["experts"] for value in experts.values()):
+        raise ValueError(f"more prompts of others came than experts = {begun.options['experts']} takes.")
+    load_parameters(begun.module.shared, last)
+    begun.module.attend_to(experts)
+    for name in under(begun.memory, _EXPERT):
+        del begun.memory[_EXPERT + name]
+    begun.memory |= {_EXPERT + name: value for name, value in experts.items()}
+
+
+def keep_prompt(visited: Visited) -> None:
+    """Remember the prompt."""
+    prompt = under(dict(zip(visited.names, visited.after, strict=True)), "shared.")
+    visited.memory |= {_LAST + name: value.clone() for name, value in prompt.items()}
+
+
+def mixture(models: Models) -> Model:
+    """Predict by the site's own prompt, experts and gate; by the average of prompts where it has none."""
+    last, module = under(models.memory, _LAST), models.shared
+    if not last or not isinstance(module, Gated):
+        return shared_half(models)
+    return (module.at(last, under(models.memory, _EXPERT)),)
+
+
+ALGORITHM = Algorithm(
+    visits={Phase.GLOBAL: Visit(task_step, names_of_shared, begin=go_on, end=keep_prompt, rates={"own.": 10.0})},
+    compose=gated,
+    global_model=shared_half,
+    personalized=mixture,
+    memory=nothing,
+)
