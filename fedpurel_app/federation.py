@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +13,13 @@ from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.metrics import group_by_counts, group_by_terciles
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.dealing import longtail, partition
+from fedpurel_app.data.dealing.partition import Partition, SplitName
 from fedpurel_app.data.sources.catalog import DATASETS
-from fedpurel_app.data.sources.own import load_own
+from fedpurel_app.data.sources.own import hold_out, identities, load_own
 from fedpurel_app.data.sources.source import FeatureSplit, Source, Split
 from fedpurel_app.models.peft.registry import FAMILIES
 
 Ints = npt.NDArray[np.int64]
-SplitName = Literal["train", "test"]
 
 
 class Federation:
@@ -75,18 +74,27 @@ class Federation:
 
     @cached_property
     def train_rows(self) -> Ints:
-        """Rows of the training split that the federation has in all."""
+        """Rows of the training split that the federation has in all, for training and validation."""
+        if self.own:
+            return np.arange(len(self.source.train.labels))
         return longtail.select(self.source.train.labels, self.train_counts, self._generator("long tail"))
 
     @cached_property
     def train_counts(self) -> Ints:
-        """Number of training images of each class, shape (C,): of all sites, or of the one that has data of its own."""
-        return self._available if self.own else longtail.profile(self._available, *self._tail)
+        """Number of training images of each class, shape (C,).
+
+        Of all sites, and what they keep for validation is counted, so that groups of classes do not depend on it; or of
+        the one site that has data of its own, without that.
+        """
+        return self._count(self.partition(1).train[0]) if self.own else longtail.profile(self._available, *self._tail)
 
     @cached_property
     def _available(self) -> Ints:
         """Number of training images there are of each class, shape (C,)."""
-        return np.bincount(self.source.train.labels, minlength=len(self.source.class_names))
+        return self._count(slice(None))
+
+    def _count(self, rows: Ints | slice) -> Ints:
+        return np.bincount(self.source.train.labels[rows], minlength=len(self.source.class_names))
 
     @property
     def _tail(self) -> tuple[float, int, Ints, bool, int]:
@@ -119,13 +127,29 @@ class Federation:
         return None if self.own else self.group(self.train_counts)
 
     @lru_cache(maxsize=2)  # noqa: B019  # one federation lives as long as its process
-    def partition(self, sites: int) -> partition.Partition:
-        """Deal the data out to a number of sites."""
+    def partition(self, sites: int) -> Partition:
+        """Deal the data out to a number of sites, each of which keeps some of its training images for validation."""
+        whole, share = self._dealt(sites), self.config.validation_share
+        if not share:
+            return whole
+        labels, names = self.source.train.labels, identities(self.source.train)
+        seed = derive_seed(self.config.seed, "validation")
+        parts = [
+            [rows[part] for part in hold_out(labels[rows], [names[row] for row in rows], seed, self._validated)]
+            for rows in whole.train
+        ]
+        train, validation = (tuple(part) for part in zip(*parts, strict=True))
+        return Partition(train, whole.test, validation)
+
+    def _validated(self, count: int) -> int:
+        return partition.validation_images(count, self.config.validation_share)
+
+    def _dealt(self, sites: int) -> Partition:
         labels = self.source.train.labels
         train = (self.train_rows, labels[self.train_rows])
         test = (np.arange(len(self.source.test.labels)), self.source.test.labels)
         if self.own:
-            return partition.Partition((self.train_rows,), (test[0],))
+            return Partition((self.train_rows,), (test[0],))
         rng, alpha = self._generator("partition"), self.config.alpha
         if self.config.partition == "iid":
             return partition.iid(train, test, sites, rng)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from fedpurel_app.core.errors import DataError
+from fedpurel_app.data.dealing.partition import SplitName
 from fedpurel_app.data.sources.source import FeatureSplit
-from fedpurel_app.federation import Federation, Ints, SplitName
+from fedpurel_app.federation import Federation, Ints
 from fedpurel_app.model_kit import ModelKit
 from fedpurel_app.models.backbone import Takes
 from fedpurel_app.training.feature_store import count_missing, image_features, image_patches, image_pixels
@@ -118,7 +119,9 @@ class Images:
         found, there = self._arrays.get(key, (None, np.zeros(len(split.labels), bool)))
         if found is None or not there[rows].all():
             started = time.monotonic()
-            wanted = np.union1d(self._federation.used(name), rows) if self._together else rows
+            # Where training takes other views, the plain one is of the validation part alone.
+            whole = self._together and (name == "test" or view > 0 or self._kit.config.augment == "none")
+            wanted = np.union1d(self._federation.used(name), rows) if whole else rows
             found = make(split, self._kit.images_backbone, self._cache, view, wanted)
             there[wanted] = True
             self._arrays[key] = found, there

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from fedpurel_app.core.tensor_file import read
+from fedpurel_app.reporting.checkpoint import Checkpoint
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.site.run_fence import Attempt, seen
@@ -71,6 +73,29 @@ def _read_checkpoint(folder: Path) -> int:
     return int(state["round"])
 
 
+def _write_best(folder: Path, value: int) -> None:
+    """Every round is the best so far."""
+    RunFolder(folder).write_checkpoint(_arrays(value), a_state(value, best={"global": {"round": value, "value": 1.0}}))
+
+
+def _write_kept_best(folder: Path, value: int) -> None:
+    """Rounds 1 and 3 are better than what was before them, round 2 is not."""
+    number = value if value % 2 else value - 1
+    RunFolder(folder).write_checkpoint(_arrays(value), a_state(value, best={"global": {"round": number, "value": 1.0}}))
+
+
+def _read_best(folder: Path) -> int:
+    """Return the round of the checkpoint; the best file is the one that its state names, also after a resumption."""
+    last = _read_checkpoint(folder)
+    for _ in range(2):
+        arrays, state = RunFolder(folder).read_best()
+        assert (arrays["w"] == state["round"]).all() and state["round"] == state["best"]["global"]["round"]
+        Checkpoint(folder).settle()
+        arrays, facts = read(folder / "checkpoint-best.safetensors")
+        assert facts["round"] == state["round"] and (arrays["w"] == state["round"]).all()
+    return last
+
+
 def _write_attempt(folder: Path, value: int) -> None:
     PrivateStore(folder, "e", "s", Attempt(value, "token")).admit(bind=True)
 
@@ -79,6 +104,8 @@ CASES = {
     "private": Case(_write_private, _read_private),
     "sealed": Case(_write_sealed, _read_private),
     "checkpoint": Case(_write_checkpoint, _read_checkpoint),
+    "best": Case(_write_best, _read_best),
+    "kept best": Case(_write_kept_best, _read_best),
     "attempt": Case(_write_attempt, lambda folder: seen(folder / "e" / "s").number),
 }
 

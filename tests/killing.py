@@ -41,7 +41,8 @@ def main(folder: Path, number: int, when: str) -> None:
 
     RunFolder.write_checkpoint = write_and_die  # type: ignore[method-assign, assignment]
     resume = {"resume_from": str(folder / "run")} if (folder / "run" / "state.json").exists() else {}
-    run_tiny(folder, global_rounds=10, evaluate_every=3, experiment_id="e", grid={"spy": spy}, **resume)
+    settings = {"global_rounds": 10, "evaluate_every": 3, "validation_share": 0.2, "experiment_id": "e"}
+    run_tiny(folder, **settings, grid={"spy": spy}, **resume)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ def play(folder, number=0, when="never"):
 def outcome(folder):
     """Return all that a run leaves but its times, and what tells its attempts apart."""
     summary = {key: value for key, value in folder.summary().items() if key not in TIMES}
-    files = ("checkpoint.safetensors", "sites.csv", "classes.csv", "partition.json")
-    content = {name: (folder.path / name).read_bytes() for name in files}
+    files = ("checkpoint.safetensors", "checkpoint-best.safetensors", "sites.csv", "validation.csv", "classes.csv")
+    content = {name: (folder.path / name).read_bytes() for name in (*files, "partition.json")}
     return summary, timeless(folder), content, private_files(folder)
 
 

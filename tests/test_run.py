@@ -407,11 +407,14 @@ def kill_at(monkeypatch, round_number, point):
         monkeypatch.setattr(module, "write_atomically", dying)
 
 
+SAME = {"experiment_id": "same", "validation_share": 0.2}
+
+
 @pytest.fixture(scope="module", params=["two-phase", "interleaved"])
 def whole(request, tmp_path_factory):
     """A run that was never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    return request.param, run_tiny(folder, schedule=request.param, experiment_id="same")
+    return request.param, run_tiny(folder, schedule=request.param, **SAME)
 
 
 @pytest.mark.parametrize("point", ["checkpoint.safetensors", "state.json"])
@@ -422,14 +425,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         kill_at(patch, killed_in, point)
         with pytest.raises(Killed):
-            run_tiny(tmp_path, schedule=schedule, experiment_id="same")
+            run_tiny(tmp_path, schedule=schedule, **SAME)
     cut = RunFolder(tmp_path / "run")
     assert cut.summary() is None and cut.rounds()[-1]["round"] == killed_in
-    resumed = run_tiny(
-        tmp_path, schedule=schedule, experiment_id="same", resume_from=str(cut.path), grid={"shuffle": 3}
-    )
+    resumed = run_tiny(tmp_path, schedule=schedule, **SAME, resume_from=str(cut.path), grid={"shuffle": 3})
     assert timeless(resumed) == timeless(expected)
-    for name in ("checkpoint.safetensors", "classes.csv", "sites.csv"):
+    for name in ("checkpoint.safetensors", "checkpoint-best.safetensors", "classes.csv", "sites.csv", "validation.csv"):
         assert (resumed.path / name).read_bytes() == (expected.path / name).read_bytes(), name
     assert private_files(resumed) == private_files(expected)
     assert resumed.summary()["outcome"] == "completed"

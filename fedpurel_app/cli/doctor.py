@@ -17,10 +17,10 @@ from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.errors import FedPurelError
 from fedpurel_app.core.files import home
+from fedpurel_app.data.dealing.partition import SplitName
 from fedpurel_app.data.sources.inspection import look_at
 from fedpurel_app.data.sources.source import Split
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.federation import SplitName
 from fedpurel_app.models.backbone import Backbone, Takes
 from fedpurel_app.reporting.console import counting
 from fedpurel_app.reporting.console import size_in_words as _size

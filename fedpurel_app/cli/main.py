@@ -99,8 +99,8 @@ def _load(options: argparse.Namespace) -> TrainedModel:
     from fedpurel_app.inference.trained import load_trained  # loads torch
 
     given = (options.state_dir, options.key_file, options.pretrained)
-    paths = (path.expanduser().absolute() if path else None for path in given)
-    return load_trained(options.run.absolute(), options.site, *paths)
+    state_dir, key_file, pretrained = (path.expanduser().absolute() if path else None for path in given)
+    return load_trained(options.run.absolute(), options.site, state_dir, key_file, pretrained, options.checkpoint)
 
 
 def _predict(options: argparse.Namespace) -> int:

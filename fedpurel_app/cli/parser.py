@@ -156,6 +156,13 @@ def _name_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", metavar="DIR", type=Path, required=True, help="run folder")
     command.add_argument("--site", metavar="NAME", default="", help="a site's personalized model; else the global one")
     command.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        choices=("last", "best"),
+        default="last",
+        help="the global model of the last round, or the best by validation data: last | best (default: last)",
+    )
+    command.add_argument(
         "--state-dir",
         metavar="DIR",
         type=Path,

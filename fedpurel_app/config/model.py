@@ -96,6 +96,10 @@ class CommonConfig(BaseModel):
         "matched", "a site's test part: matched to its class proportions | uniform over classes (dirichlet only)"
     )
 
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] = _field(
+        0.0, "share of a site's training images, by class, kept for validation, [0, 0.5]; docs: 0.1; 0 = none (paper)"
+    )
+
     num_sites: Number = _field(0, "sites to wait for; 0 = one site per connected node", "Federation")
     suggested_sites: Count = _field(20, "sites the numbers in the docs are for; fewer nodes print how to get them")
     fraction_train: Fraction = _field(0.4, "share of the sites that train in a round, (0, 1]")
@@ -141,6 +145,9 @@ class CommonConfig(BaseModel):
 
     evaluate_every: Count = _field(
         10, "rounds between evaluations; the last round of a phase is always evaluated", "Reporting"
+    )
+    select_by: Literal["all", "few", "balancedness", "macro-f1"] = _field(
+        "all", "score on validation parts that says which round's model is best: all | few | balancedness | macro-f1"
     )
     balancedness_power: Positive = _field(1.0, "p of Balancedness")
     balancedness_sigma: Positive = _field(0.1, "sigma of Balancedness")

@@ -27,6 +27,7 @@ DESCRIBE, PERSONALIZE = "query.describe", "train.personalize"
 PRIVACY, PRIVACY_MOD = "privacy", "mod"  # a reply's record, and the key that names the client's privacy mod
 LONGEST_NAME = 200  # characters of an array's name
 MODELS = ("zero-shot", "global", "personalized")
+VALIDATION = "validation/"  # before the names of an evaluation's metrics, where they are of the validation part
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -143,6 +144,8 @@ class Description:
         Training images of every class; empty where the server knows them, or the site does not share them.
     test_examples : int
         Test images; 0 where the site does not tell, or scores leave it in no form.
+    validation_examples : int
+        Images kept for validation, which are not among the training images; 0 likewise.
     """
 
     site: str
@@ -151,6 +154,7 @@ class Description:
     device: str
     class_counts: list[int] = field(default_factory=list)
     test_examples: int = 0
+    validation_examples: int = 0
 
     def to_config(self) -> ConfigRecord:
         """Pack."""
@@ -168,8 +172,9 @@ class Description:
         values: dict[str, Any] = {one.name: record.get(one.name.replace("_", "-")) for one in fields(cls)}
         counts = values["class_counts"]
         values["class_counts"] = list(counts) if isinstance(counts, list | tuple) else []
-        values["test_examples"] = 0 if values["test_examples"] is None else values["test_examples"]
-        numbers = ("num_examples", "partitions", "test_examples")
+        told = ("test_examples", "validation_examples")
+        values |= {name: 0 for name in told if values[name] is None}
+        numbers = ("num_examples", "partitions", *told)
         problems = [name for name in numbers if not _is_count(values[name])]
         if not is_safe_name(values["site"]) or values["site"] == SERVER:
             problems.append('site (1 to 64 letters, digits, ".", "_" and "-", and not "server")')

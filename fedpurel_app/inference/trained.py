@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.site.sealing import read_key
 from fedpurel_app.site.state import PrivateState
 
+Which = Literal["last", "best"]
 _WHY = {  # by the reason of an UnusableBranchError; a folder follows
     "absent": "is not in",
     "damaged": "is damaged, in",
@@ -80,6 +81,7 @@ def load_trained(
     state_dir: Path | None = None,
     key_file: Path | None = None,
     pretrained: Path | None = None,
+    checkpoint: Which = "last",
 ) -> TrainedModel:
     """Load what a run trained.
 
@@ -95,6 +97,9 @@ def load_trained(
         The key that the site encrypts its private branch with.
     pretrained : Path, optional
         The backbone's weights on this machine, where they are not at the run's own path.
+    checkpoint : {"last", "best"}
+        The model of the last round, or of the one that validation data chose: of the global model alone, for sites keep
+        the private branches of their last rounds.
 
     Returns
     -------
@@ -103,17 +108,22 @@ def load_trained(
     Raises
     ------
     StateError
-        When the folder holds no run or no checkpoint, the data set now has other classes, there is no such site or
-        private branch, it is encrypted with another key, or no place but the sites has the whole global model.
+        When the folder holds no run, no checkpoint or no best one, the data set now has other classes, there is no such
+        site or private branch, it is encrypted with another key, or no place but the sites has the whole global model.
     ConfigError, DataError
         When arguments are at odds, or the backbone is not to be had any more; nor the data set, of a run that is older
         than ``classes.json``.
     """
     if (state_dir or key_file) and not site:
         raise ConfigError("--state-dir and --key-file are for a site's private branch: name the site, --site NAME.")
+    if site and checkpoint == "best":
+        raise ConfigError(
+            "--checkpoint best is for the global model: of its private branch, a site keeps the last rounds alone. "
+            "Drop it, or drop --site."
+        )
     folder = RunFolder.open(run)
     config = _settings(folder, pretrained)
-    arrays, state = folder.read_checkpoint()
+    arrays, state = folder.read_best() if checkpoint == "best" else folder.read_checkpoint()
     kept_source = kept_classes(folder)
     experiment = Experiment(config, home() / "cache", source=kept_source)
     stored = PrivateState()

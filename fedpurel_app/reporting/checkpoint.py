@@ -19,38 +19,75 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Named = dict[str, npt.NDArray[Any]]
 
 
+class _Generations:
+    """A file of arrays that carry their round, and the one before as long as ``state.json`` may name it."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self._current, self._previous = (folder / f"{stem}{age}.safetensors" for age in ("", ".previous"))
+
+    def write(self, tensors: Arrays, number: int, named: int | None) -> None:
+        """Write the arrays of a round; ``named`` is the round that the state on disk names."""
+        # Only a file that the state names may push the one before out: one left over by a crash is overwritten.
+        if named is not None and self._round_of(self._current) == named:
+            self._current.replace(self._previous)
+        write_atomically(self._current, dump(tensors, {"schema": SCHEMA, "round": number}))
+
+    def read(self, number: int) -> Named | None:
+        """Return the arrays of a round; None where there are none."""
+        for path in (self._current, self._previous):
+            with contextlib.suppress(StateError):  # the other one may be whole
+                tensors, facts = read(path)
+                if facts.get("round") == number:
+                    return tensors
+        return None
+
+    def settle(self, named: int | None) -> None:
+        """Put the file that the state names in the first place: a crash may have left one there of a lost round."""
+        if named is None:
+            self._current.unlink(missing_ok=True)
+        elif self._round_of(self._current) != named and self._round_of(self._previous) == named:
+            self._previous.replace(self._current)
+
+    def _round_of(self, path: Path) -> object:
+        with contextlib.suppress(StateError):
+            return read(path)[1].get("round")
+        return None
+
+
 class Checkpoint:
-    """What a resumed run needs.
+    """What a resumed run needs, and the best model so far.
 
     Parameters
     ----------
     folder : Path
-        ``checkpoint.safetensors`` holds the arrays, ``checkpoint.previous.safetensors`` those before, and
-        ``state.json`` the rest.
+        ``checkpoint.safetensors`` holds the arrays of the last round, ``checkpoint-best.safetensors`` the shared
+        parameters of the best one, each with a ``.previous.safetensors`` beside it, and ``state.json`` the rest.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._current, self._previous = (folder / f"checkpoint{age}.safetensors" for age in ("", ".previous"))
+        self._last, self._best = (_Generations(folder, stem) for stem in ("checkpoint", "checkpoint-best"))
         self._state = folder / "state.json"
 
     def write(self, arrays: Arrays, state: Mapping[str, Any], part: Arrays) -> None:
-        """Write all. The checkpoint before is kept until the state that names the new one is on disk.
+        """Write all. The files before are kept until the state that names the new ones is on disk.
 
         Parameters
         ----------
         arrays : mapping of str to ndarray
             The shared parameters.
         state : mapping
-            As JSON; it names its round.
+            As JSON; it names its round and, as ``best``, the best one: where they are the same, the arrays are kept as
+            the best, too.
         part : mapping of str to ndarray
             State of the method's part at the server.
         """
+        number, before = state["round"], dict[str, Any]()
         with contextlib.suppress(StateError):
-            # Only a file that the state names may push the one before out: one left over by a crash is overwritten.
-            if read(self._current)[1].get("round") == read_object(self._state)["round"]:
-                self._current.replace(self._previous)
+            before = read_object(self._state)
         tensors = {**arrays, **{_PART + name: value for name, value in part.items()}}
-        write_atomically(self._current, dump(tensors, {"schema": SCHEMA, "round": state["round"]}))
+        self._last.write(tensors, number, before.get("round"))
+        if best_round(state) == number:
+            self._best.write(arrays, number, best_round(before))
         write_object(self._state, state, mode=0o600)  # the experiment's secret is in it
 
     def read(self) -> tuple[Named, dict[str, Any], Named]:
@@ -61,15 +98,46 @@ class Checkpoint:
         StateError
             When there are none.
         """
-        folder = self._state.parent
+        folder, state = self._state.parent, self._read_state()
+        tensors = self._last.read(state["round"])
+        if tensors is None:
+            raise StateError(f"{folder} has no readable checkpoint of round {state['round']}.")
+        arrays = {name: value for name, value in tensors.items() if not name.startswith(_PART)}
+        part = {name.removeprefix(_PART): tensors[name] for name in tensors.keys() - arrays.keys()}
+        return arrays, state, part
+
+    def read_best(self) -> tuple[Named, dict[str, Any]]:
+        """Read the shared parameters of the best round, and the state with ``round`` as that one.
+
+        Raises
+        ------
+        StateError
+            When no round was chosen, or its file is lost.
+        """
+        folder, state = self._state.parent, self._read_state()
+        number = best_round(state)
+        if number is None:
+            raise StateError(
+                f"{folder} has no best model: none is chosen with validation-share = 0, before an evaluation, or where "
+                "the sites tell no score to choose by. Take the last one, --checkpoint last."
+            )
+        arrays = self._best.read(number)
+        if arrays is None:
+            raise StateError(f"{folder} has no readable checkpoint-best.safetensors of round {number}.")
+        return arrays, {**state, "round": number}
+
+    def settle(self) -> None:
+        """Put the best file in order before a run goes on: what a crash left of a lost round gives way."""
+        self._best.settle(best_round(self._read_state()))
+
+    def _read_state(self) -> dict[str, Any]:
         if not self._state.exists():
+            folder = self._state.parent
             raise StateError(f"{folder} has no checkpoint yet: nothing was lost, start it anew with another folder.")
-        state = read_object(self._state)
-        for path in (self._current, self._previous):
-            with contextlib.suppress(StateError):  # the other one may be whole
-                tensors, facts = read(path)
-                if facts.get("round") == state["round"]:
-                    arrays = {name: value for name, value in tensors.items() if not name.startswith(_PART)}
-                    part = {name.removeprefix(_PART): tensors[name] for name in tensors.keys() - arrays.keys()}
-                    return arrays, state, part
-        raise StateError(f"{folder} has no readable checkpoint of round {state['round']}.")
+        return read_object(self._state)
+
+
+def best_round(state: Mapping[str, Any]) -> int | None:
+    """Return the round whose global model is the best by a state; None where none is."""
+    best = (state.get("best") or {}).get("global")
+    return None if best is None else int(best["round"])

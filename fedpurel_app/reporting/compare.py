@@ -17,11 +17,14 @@ from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import csv_text, write_atomically
 from fedpurel_app.reporting.columns import COLUMNS, digits_of, number, title_of
 from fedpurel_app.reporting.finished import Run, completed, grouped, mean_sd
+from fedpurel_app.reporting.selection import chosen
 from fedpurel_app.reporting.settings import label_runs, setting
 
 _MODELS = {"global": "GM", "global_at_sites": "GM at sites", "personalized": "PM"}
+_BEST = {"best.global": "best GM", "best.global_at_sites": "best at sites", "best.personalized": "best PM"}
 _LEGEND = "in %, mean ± sd. GM: global model, on the server's test set or at sites on theirs; PM: personalized models."
 _LEGEND_DETAILS = "NLL in nats; few > many: few-shot images taken for many-shot classes; ECE in 15 bins."
+_LEGEND_BEST = "Test scores of the last round; best: of the round that the sites' validation parts chose, by select-by."
 
 _NAMING = ("algorithm", "peft", "dataset")
 # Keys that make data and class groups, and so the zero-shot row.
@@ -38,7 +41,7 @@ _TAIL = (
     "group-by",
 )
 
-_FIRST, _WIDTH = 13, 11  # characters of the first column, and of the others
+_FIRST, _WIDTH = 15, 11  # characters of the first column, and of the others
 
 Row = tuple[str, dict[str, dict[str, list[float]]], list[int]]
 
@@ -75,7 +78,13 @@ def compare(paths: Sequence[Path], stem: Path | None = None) -> list[str]:
             except OSError as error:
                 raise StateError(f"{name} cannot be written ({error.strerror}): choose another --out.") from error
         notes.append(f"written: {stem}.csv, {stem}.md")
-    return [*_terminal(rows), _LEGEND, _LEGEND_DETAILS, *notes]
+    best = [_LEGEND_BEST] if len(_titles(rows)) > len(_MODELS) else []
+    return [*_terminal(rows), _LEGEND, _LEGEND_DETAILS, *best, *notes]
+
+
+def _titles(rows: Sequence[Row]) -> dict[str, str]:
+    """Return what to call each model of a table: those of the last rounds, and the best ones that any run has."""
+    return {**_MODELS, **{key: title for key, title in _BEST.items() if any(any(row[1][key].values()) for row in rows)}}
 
 
 def _terminal(rows: Sequence[Row]) -> list[str]:
@@ -86,7 +95,7 @@ def _terminal(rows: Sequence[Row]) -> list[str]:
     parts = [COLUMNS[start : start + room] for start in range(0, len(COLUMNS), room)]
     with console.capture() as captured:
         for columns in parts:
-            if any(table[model][column] for _, table, _ in rows for model in _MODELS for column in columns):
+            if any(scores[column] for _, table, _ in rows for scores in table.values() for column in columns):
                 _print_part(console, rows, columns)
     return [line.rstrip() for line in captured.get().splitlines()]
 
@@ -96,7 +105,7 @@ def _print_part(console: Console, rows: Sequence[Row], columns: Sequence[str]) -
     console.print(_grid(["", *map(title_of, columns)]))
     for name, models, seeds in rows:
         console.print(Text(f"{name} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"))
-        for model, title in _MODELS.items():
+        for model, title in _titles(rows).items():
             if any(models[model].values()):
                 console.print(_grid([f"  {title}", *(_mean_sd(models[model], column) for column in columns)]))
 
@@ -111,20 +120,22 @@ def _grid(cells: Sequence[str]) -> Table:
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    header = ["method", "seeds", *(f"{title} {column}" for title in _MODELS.values() for column in COLUMNS)]
+    titles = _titles(rows)
+    header = ["method", "seeds", *(f"{title} {column}" for title in titles.values() for column in COLUMNS)]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name, table, seeds in rows:
-        cells = [_mean_sd(table[model], column) for model in _MODELS for column in COLUMNS]
+        cells = [_mean_sd(table[model], column) for model in titles for column in COLUMNS]
         lines.append(f"| {name.replace('|', '/')} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    names = [f"{title} {column}" for title in _MODELS.values() for column in COLUMNS]
+    titles = _titles(rows)
+    names = [f"{title} {column}" for title in titles.values() for column in COLUMNS]
     columns = ["method", "seeds", *(f"{name} {part}" for name in names for part in ("mean", "sd"))]
     lines = []
     for name, table, seeds in rows:
-        cells = [part for model in _MODELS for column in COLUMNS for part in _numbers(table[model][column])]
+        cells = [part for model in titles for column in COLUMNS for part in _numbers(table[model][column])]
         lines.append([name, " ".join(map(str, seeds)), *cells])
     return csv_text(columns, lines)
 
@@ -149,13 +160,15 @@ def _completed(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 def _rows(done: Sequence[Run]) -> list[Row]:
     """Group runs that differ in free keys only; zero-shot has a row for each data set and long tail."""
     rows: list[Row] = []
-    tails, empty = grouped(done, _TAIL), {model: _columns([]) for model in _MODELS}
+    tails, empty = grouped(done, _TAIL), {model: _columns([]) for model in (*_MODELS, *_BEST)}
     for name, members in zip(_labels(tails, ("dataset",), _TAIL), tails, strict=True):
         one = {run.seed: run.summary.get("zero_shot") for run in members}
         rows.append((f"zero-shot, {name}", {**empty, "global": _columns(list(one.values()))}, sorted(one)))
     groups = grouped(done)
     for name, members in zip(_labels(groups, _NAMING, None), groups, strict=True):
+        best = [chosen(run.summary) for run in members]
         table = {model: _columns([run.summary.get(model) for run in members]) for model in _MODELS}
+        table |= {key: _columns([one.get(key.removeprefix("best.")) for one in best]) for key in _BEST}
         rows.append((name, table, sorted(run.seed for run in members)))
     return rows
 

@@ -12,6 +12,7 @@ from typing import Any
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.columns import ACCURACIES, MODELS, detail_lines, number
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.selection import chosen
 from fedpurel_app.reporting.settings import run_in_words
 from fedpurel_app.reporting.site_table import site_lines
 
@@ -108,6 +109,7 @@ def round_line(line: Mapping[str, Any], eta: float | None = None) -> str:
         own = f" -> {number(sites['personalized']['all'])} personal"
         is_same = sites["global"] == sites["personalized"]  # where nobody has a model of its own
         parts.append(f"at sites {number(sites['global']['all'])}" + ("" if is_same else own))
+    parts += _validation(line)
     parts.append(f"{len(line['usable'])}/{len(line['cohort'])} sites")
     if "epsilon" in line.get("privacy", {}):
         parts.append(f"epsilon {number(line['privacy']['epsilon'], 2)}")
@@ -134,6 +136,15 @@ def _scores(name: str, scores: Mapping[str, float | None] | None) -> list[str]:
     return [f"{name} {number(scores['all'])} (few {number(scores['few'])}, balanced {number(scores['balancedness'])})"]
 
 
+def _validation(line: Mapping[str, Any]) -> list[str]:
+    """Say what the round has on validation data, and which one is the best so far of the model that it trains."""
+    model = "personalized" if line["phase"] == "personal" else "global"
+    if not (scores := (line.get("validation") or {}).get(model)):
+        return []
+    choice = (line.get("best") or {}).get(model)
+    return [f"validation {number(scores.get('pooled'))}" + (f" (best: round {choice['round']})" if choice else "")]
+
+
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """Print ``summary.json`` as a small table."""
     lines = [
@@ -144,9 +155,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         if scores is None:
             lines.append(f"{title:<22}  – ({clean((summary.get('reasons') or {}).get(key, 'not known'))})")
         else:
-            cells = [f"{number(scores.get(column)):>{10 if column == 'balancedness' else 8}}" for column in ACCURACIES]
-            lines.append(f"{title:<22}" + "".join(cells))
-    lines += detail_lines(summary)
+            lines.append(_row(title, scores))
+    lines += _best(summary) + detail_lines(summary)
     if lost := summary.get("private_restarted"):
         lines.append(f"private branches lost and begun afresh: {len(lost)} ({clean(', '.join(lost), 1000)})")
     if privacy := summary.get("privacy"):
@@ -157,6 +167,33 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             f"accuracies in %; balanced = Balancedness x 100 with p = {metric['power']:g}, sigma = {metric['sigma']:g}"
         )
     return lines
+
+
+def _row(title: str, scores: Mapping[str, float | None]) -> str:
+    cells = [f"{number(scores.get(column)):>{10 if column == 'balancedness' else 8}}" for column in ACCURACIES]
+    return f"{title:<22}" + "".join(cells)
+
+
+def _best(summary: Mapping[str, Any]) -> list[str]:
+    """Print the test scores of the rounds that validation data chose, and by what; or why none was."""
+    best = chosen(summary)
+    if not best:
+        why = (summary.get("reasons") or {}).get("best")
+        return [f"no best model: {clean(why)}"] if why else []
+    titles = {"global": "best global", "global_at_sites": "best global, at sites", "personalized": "best personalized"}
+    rounds = [
+        f"{name} {choice['round']} ({number(choice['validation'])})"
+        for name, choice in (
+            ("global", best.get("global_at_sites") or best.get("global")),
+            ("personalized", best.get("personalized")),
+        )
+        if choice
+    ]
+    by = clean(summary["best"]["select_by"], 32)
+    return [
+        *(_row(title, best[key]) for key, title in titles.items() if key in best),
+        f"best rounds, by {by} on the sites' validation parts: {', '.join(rounds)}",
+    ]
 
 
 def privacy_line(privacy: Mapping[str, Any]) -> str:

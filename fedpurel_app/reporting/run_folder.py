@@ -32,8 +32,8 @@ class RunFolder:
     path : Path
         ``config.json`` resolved settings and versions; ``partition.json`` rows of every site; ``rounds.jsonl`` one
         object per round; ``sites.csv`` and ``classes.csv`` the last evaluation; ``summary.json`` the outcome;
-        ``checkpoint.safetensors`` and ``state.json`` what a resumed run needs; ``plots/``; ``private/`` private
-        branches (simulation only).
+        ``checkpoint.safetensors`` and ``state.json`` what a resumed run needs; ``checkpoint-best.safetensors`` the best
+        model; ``plots/``; ``private/`` private branches (simulation only).
     """
 
     def __init__(self, path: Path) -> None:
@@ -237,6 +237,10 @@ class RunFolder:
     def read_checkpoint(self) -> tuple[Named, dict[str, Any]]:
         """Read the last matching pair of arrays and state; raises StateError when there is none."""
         return Checkpoint(self.path).read()[:2]
+
+    def read_best(self) -> tuple[Named, dict[str, Any]]:
+        """Read the shared parameters of the best round, and the state with that round; raises StateError."""
+        return Checkpoint(self.path).read_best()
 
     def spent(self) -> dict[str, Any] | None:
         """Return what the checkpoint says of the privacy that was spent; None where nothing accounts for it.

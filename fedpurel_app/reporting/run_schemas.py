@@ -60,6 +60,13 @@ class AtSites(_Plain):
     personalized: Scores | None = None
 
 
+class Choice(_Plain):
+    """Which round's model is the best."""
+
+    round: Count
+    value: Number
+
+
 class Round(_Plain):
     """A line of ``rounds.jsonl``."""
 
@@ -71,6 +78,8 @@ class Round(_Plain):
     global_: Scores | None = Field(None, alias="global")
     tkl: Score = None
     sites: AtSites | None = None
+    validation: AtSites | None = None
+    best: dict[str, Choice] = {}
     cohort: list[str] | None = None
     usable: list[str] | None = None
     dropped: list[tuple[str, str]] | None = None
@@ -126,6 +135,7 @@ class Site(_Plain):
     device: str
     class_counts: list[Count] = []
     test_examples: Count = 0
+    validation_examples: Count = 0
 
 
 class Account(_Plain):
@@ -145,6 +155,7 @@ class State(_Plain):
     experiment_id: str
     attempt: Count = 1
     privacy: Account | None = None
+    best: dict[str, Choice] = {}
     seconds: Score
 
 
@@ -164,6 +175,22 @@ class Balancedness(_Plain):
     sigma: Number
 
 
+class BestScores(Scores):
+    """Test scores of the round that was chosen."""
+
+    round: Count
+    validation: Score = None
+
+
+class Best(_Plain):
+    """What was chosen; without ``select_by``, by an older version, on test data."""
+
+    select_by: str | None = None
+    global_: BestScores | None = Field(None, alias="global")
+    global_at_sites: BestScores | None = None
+    personalized: BestScores | None = None
+
+
 class Summary(_Plain):
     """``summary.json``."""
 
@@ -176,6 +203,7 @@ class Summary(_Plain):
     global_at_sites: Scores | None = None
     personalized: Scores | None = None
     reasons: dict[str, str] = {}
+    best: Best | None = None
     balancedness_is: Balancedness | None = None
     seconds: Seconds | None = None
     privacy: Spent | None = None

@@ -1,10 +1,12 @@
-"""From the rounds of a run to its summary: last, mean of the last ten, and best evaluation."""
+"""From the rounds of a run to its summary: last, mean of the last ten, and what validation data chose as the best."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
+
+from fedpurel_app.reporting.selection import Selection
 
 MODELS = ("zero_shot", "global", "global_at_sites", "personalized")
 _WINDOW = 10  # rounds in the mean of the last ones
@@ -44,9 +46,10 @@ def summarize_run(
     dict
         ``zero_shot`` and ``global`` on the server's balanced test set, ``global_at_sites`` and ``personalized`` on the
         sites' own test parts, each with ``all``, ``many``, ``medium``, ``few``, ``balancedness`` in percent or null;
-        ``reasons`` for what is null; ``best`` and ``mean_of_last_10`` over the evaluated rounds, and those among the
-        last ten, of the phase that trains the model; ``seconds`` by part; sums over the rounds; ``privacy``, its
-        ``epsilon`` null where Flower does not account for it.
+        ``reasons`` for what is null; ``best``, the test scores of the rounds that validation data chose, null where
+        none did; ``best_on_test`` and ``mean_of_last_10`` over the evaluated rounds, and those among the last ten, of
+        the phase that trains the model; ``seconds`` by part; sums over the rounds; ``privacy``, its ``epsilon`` null
+        where Flower does not account for it.
     """
     played = [line for line in rounds if line["round"]]
     series: dict[str, Series] = {
@@ -62,19 +65,20 @@ def summarize_run(
         name: [(line, scores) for line, scores in values if line["phase"] in phases]
         for (name, values), phases in zip(series.items(), (shared, shared, ("personal",)), strict=True)
     }
+    best, why_none = _chosen(series, rounds, settings)
     return {
         "outcome": outcome,
         "error": error,
         **{key: settings[key] for key in ("algorithm", "peft", "dataset", "seed")},
         "rounds": len(played),
         **{name: last[name] for name in MODELS},
-        "reasons": _reasons(
-            last,
-            has_private_part,
-            any(line.get("scores_withheld") for line in played),
-        ),
+        "reasons": {
+            **_reasons(last, has_private_part, any(line.get("scores_withheld") for line in played)),
+            **({"best": why_none} if why_none else {}),
+        },
         "balancedness_is": {"power": settings["balancedness-power"], "sigma": settings["balancedness-sigma"]},
-        "best": {name: _best(values) for name, values in trained.items() if values},
+        "best": best,
+        "best_on_test": {name: _best_on_test(values) for name, values in trained.items() if values},
         "mean_of_last_10": {name: _mean(values, played) for name, values in trained.items() if values},
         "seconds": {**time_by_part(rounds, seconds), "total": seconds},
         "train": _last_train(played),
@@ -128,7 +132,27 @@ def _at_sites(rounds: Sequence[Mapping[str, Any]], model: str) -> Series:
     return [(line, line["sites"][model]) for line in rounds if (line.get("sites") or {}).get(model)]
 
 
-def _best(values: Series) -> dict[str, Any]:
+def _chosen(
+    series: Mapping[str, Series], rounds: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, str]:
+    """Return the test scores of the rounds that validation data chose; or None, and why there are none."""
+    selection = Selection(settings, rounds)
+    if not selection.is_on:
+        return None, "with validation-share = 0 no round is chosen: the last one counts"
+    if not selection.best:
+        scored = any(line.get("validation") for line in rounds)
+        lacks = f"the sites do not share what select-by = {selection.by} is computed from"
+        return None, lacks if scored else "no site told scores of a validation part"
+    best: dict[str, Any] = {"select_by": selection.by}
+    for name, values in series.items():
+        choice = selection.best.get("personalized" if name == "personalized" else "global")
+        found = [scores for line, scores in values if choice and line["round"] == choice["round"]]
+        if choice and found:
+            best[name] = {"round": choice["round"], "validation": choice["value"], **found[0]}
+    return best, ""
+
+
+def _best_on_test(values: Series) -> dict[str, Any]:
     line, scores = max(values, key=lambda pair: pair[1]["all"] if pair[1]["all"] is not None else -1.0)
     return {"round": line["round"], **scores}
 

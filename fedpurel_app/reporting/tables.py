@@ -21,6 +21,7 @@ SITE_COLUMNS = [
     *(f"{name}_{end}" for name in _INTERVALS for end in _ENDS),
     *("global_ece", "personalized_ece", "global_nll", "personalized_nll"),
 ]
+VALIDATION_COLUMNS = ["site", "validation_images", *SITE_COLUMNS[2:]]
 CLASS_COLUMNS = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]
 
 

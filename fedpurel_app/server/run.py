@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from logging import INFO, getLogger
+from logging import INFO, WARNING, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from fedpurel_app.reporting.outcome import Outcome, write_outcome
 from fedpurel_app.reporting.provenance import process_start, provenance
 from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
+from fedpurel_app.reporting.selection import Selection
 from fedpurel_app.reporting.summary import without_effect
-from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, site_rows
+from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, VALIDATION_COLUMNS, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
 from fedpurel_app.server.build import build_strategy
 from fedpurel_app.server.scoring import Scoring
@@ -59,6 +60,7 @@ class Server:
             self._lock = self.folder.lock()
             try:
                 self._arrays, self._state, self._part = Checkpoint(resume).read()
+                Checkpoint(resume).settle()
                 self.folder.drop_leftovers()
                 self.folder.forget_outcome()
             except BaseException:
@@ -71,6 +73,7 @@ class Server:
         self.config = config
         self.experiment = Experiment(config, home() / "cache")
         self._resumed = resume is not None
+        self._selection, self._told_of_selection = Selection(config.model_dump(by_alias=True)), False
         self._clock = time.monotonic()
 
     def run(self, grid: Grid) -> None:
@@ -142,6 +145,7 @@ class Server:
         """Meet the sites, make or take up the parameters, and say what will happen."""
         if self._resumed:
             self.folder.drop_rounds_after(strategy.round_offset)
+            self._selection = Selection(self.config.model_dump(by_alias=True), self.folder.rounds())
             # Before any site hears of this attempt: the next one must have a higher number, and what a lost round may
             # have spent of the privacy is on disk before it is spent again.
             self._checkpoint(strategy, self._arrays, self._state["seconds"])
@@ -181,6 +185,7 @@ class Server:
             line["sites"] = scoring.pooled(report.scores)
             self.folder.write_csv("sites.csv", SITE_COLUMNS, site_rows(report.scores))
             self.folder.write_csv("classes.csv", CLASS_COLUMNS, scoring.class_rows(report.scores))
+            self._select(line, report)
         now = time.monotonic()
         line["seconds"] = {**seconds, "total": now - self._clock}
         self._clock = now
@@ -190,6 +195,20 @@ class Server:
             self._heed_stop()
         return MetricRecord({"accuracy": line["global"]["all"]}) if line.get("global") else None
 
+    def _select(self, line: dict[str, Any], report: RoundReport) -> None:
+        """Score the sites' validation parts, and see whether a model is the best so far."""
+        if not self._selection.is_on or not report.validation:
+            return
+        line["validation"] = self._scoring.pooled(report.validation)
+        self.folder.write_csv("validation.csv", VALIDATION_COLUMNS, site_rows(report.validation))
+        self._selection.see(line)
+        line["best"] = {model: dict(choice) for model, choice in self._selection.best.items()}
+        if self._selection.lacks_score(line) and not self._told_of_selection:
+            self._told_of_selection = True
+            logger.log(WARNING, 'select-by = "%s" cannot be computed from what the sites share, or no class of the '
+                       "group has a validation image: no best model is chosen. Set share-class-counts = true, or "
+                       'select-by = "all".', self._selection.by)  # fmt: skip
+
     def _heed_stop(self) -> None:
         """Raise RunStopped when the user wishes the run to end here, where all is saved."""
         if self.folder.is_to_stop:
@@ -198,7 +217,8 @@ class Server:
     def _checkpoint(self, strategy: FedPuReL, arrays: Arrays, seconds: float) -> None:
         self._arrays = dict(arrays)
         part = {} if strategy.part is None else strategy.part.state()
-        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": seconds}, part)
+        best = {"best": self._selection.best} if self._selection.best else {}
+        self.folder.write_checkpoint(arrays, {**strategy.state(), "seconds": seconds, **best}, part)
 
     # --- after ------------------------------------------------------------------------------------------------------
 

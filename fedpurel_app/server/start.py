@@ -55,6 +55,9 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
     if config.privacy != "none":
         logger.log(INFO, "privacy of global rounds: %s, %s", config.privacy, strategy.privacy_outlook())
     described = [one for one in strategy.roster.descriptions.values() if one is not None]
+    if config.validation_share and not any(one.validation_examples for one in described):
+        logger.log(WARNING, "no site tells of a validation part (a class is cut where a site has five images of it, "
+                   "and a site may keep its scores): no best model will be chosen")  # fmt: skip
     few = len(sites) < config.suggested_sites and not config.num_sites
     hint = federation_hint(config, strategy, config.suggested_sites if few else len(sites))
     idle_gpu = torch.cuda.is_available() and config.device != "cpu" and all(d.device == "cpu" for d in described)
@@ -86,6 +89,7 @@ def write_partition(experiment: Experiment, strategy: FedPuReL, folder: RunFolde
             "train_counts": experiment.federation.train_counts.tolist(),
             "train": [rows.tolist() for rows in split.train],
             "test": [rows.tolist() for rows in split.test],
+            **({"validation": [rows.tolist() for rows in split.validation]} if split.validation else {}),
         },
     )
 

@@ -11,7 +11,7 @@ from fedpurel_app.core.calibration import UNIT
 from fedpurel_app.core.detail_records import details_to_metrics
 from fedpurel_app.core.details import Details
 from fedpurel_app.core.metrics import ClassCounts
-from fedpurel_app.core.records import FEATURE_SECONDS, NUM_EXAMPLES, SECONDS, WITHHELD, counts_to_metrics
+from fedpurel_app.core.records import FEATURE_SECONDS, NUM_EXAMPLES, SECONDS, VALIDATION, WITHHELD, counts_to_metrics
 from fedpurel_app.core.site_scores import BEFORE, SiteScores
 
 Metrics = dict[str, Any]
@@ -86,6 +86,17 @@ class Disclosure:
                 model, details if self.by_class else details.totals(), scores.both_right.get(model)
             )
         return metrics
+
+    def validation(self, scores: SiteScores, global_is_private: bool = False) -> Metrics:
+        """Return what an evaluation tells of the validation part: by the rules of :meth:`scores`, nothing if withheld.
+
+        Parameters
+        ----------
+        scores, global_is_private
+            As of :meth:`scores`.
+        """
+        told = self.scores(scores, global_is_private)
+        return {} if WITHHELD in told else {f"{VALIDATION}{name}": value for name, value in told.items()}
 
     @property
     def tells_no_scores(self) -> bool:

@@ -29,8 +29,19 @@ from fedpurel_app.config import (
 from fedpurel_app.core import disk_memo as facts
 from fedpurel_app.core.errors import PolicyError, RunError
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.core.records import NUM_EXAMPLES, RESTARTED, WORKER, Arrays, Description, Instruction, is_finite
+from fedpurel_app.core.records import (
+    NUM_EXAMPLES,
+    RESTARTED,
+    WITHHELD,
+    WORKER,
+    Arrays,
+    Description,
+    Instruction,
+    is_finite,
+)
 from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.core.site_scores import SiteScores
+from fedpurel_app.data.dealing.partition import PartName, SplitName
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
@@ -110,12 +121,12 @@ class Site:
         spare = self.index >= self.sites
         if not self.simulated:  # a simulation's server meets the same data
             meet(self.federation.source)
-        count, test = (0, 0) if spare else (len(self._rows("train")), len(self._rows("test")))
+        count, test, held = (0 if spare else len(self._rows(part)) for part in ("train", "test", "validation"))
         # Who knows the data set can count what of it a site has; of a site with data of its own, itself decides.
         tells = self.discloses.by_class if self._own else self.kit.method.needs_counts
         counts = self._class_counts() if tells and not spare else []
-        told = 0 if self.discloses.tells_no_scores else test
-        return Description(self.name, count, 0 if self._own else self.sites, self.kit.device.type, counts, told)
+        test, held = (0, 0) if self.discloses.tells_no_scores else (test, held)
+        return Description(self.name, count, 0 if self._own else self.sites, self.kit.device.type, counts, test, held)
 
     def require_clipping(self, norms: Sequence[object]) -> None:
         """Raise PolicyError unless a message names the one norm that this run may ask a site to clip to.
@@ -189,7 +200,7 @@ class Site:
         return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
-        """Score zero-shot, the global and the personalized model on this site's test part."""
+        """Score zero-shot, the global and the personalized model on this site's test and validation parts."""
         algorithm = self.kit.algorithm
         self.keeper.begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
@@ -201,11 +212,18 @@ class Site:
         models = self.kit.models(shared, private, state.memory)
         is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
         personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
-        data = self.images.data("test", self._rows("test"), shared.takes)
         bias = self.kit.bias(self._facts()) if algorithm.bias is not None else None
-        scores = evaluate(data, algorithm.global_model(models), personalized, bias, self.federation.groups)
-        known = algorithm.is_known(shared, self.kit.options)
-        return self._reply(self.discloses.scores(scores, global_is_private=not known))
+        is_private = not algorithm.is_known(shared, self.kit.options)
+
+        def scores(part: PartName) -> SiteScores:
+            split: SplitName = "test" if part == "test" else "train"
+            data = self.images.data(split, self._rows(part), shared.takes)
+            return evaluate(data, algorithm.global_model(models), personalized, bias, self.federation.groups)
+
+        told = self.discloses.scores(scores("test"), is_private)
+        if WITHHELD not in told and len(self._rows("validation")):
+            told |= self.discloses.validation(scores("validation"), is_private)
+        return self._reply(told)
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -214,10 +232,11 @@ class Site:
         """Whether the data are this site's own, not its part of a data set that all sites hold."""
         return not self.node.has_part
 
-    def _rows(self, split: str) -> npt.NDArray[np.int64]:
+    def _rows(self, part: PartName) -> npt.NDArray[np.int64]:
+        """Return the rows of this site's part: of the training split, or of the test split."""
         partition = self.federation.partition(self.sites)
-        rows: npt.NDArray[np.int64] = (partition.train if split == "train" else partition.test)[self.index]
-        return rows
+        parts = {"train": partition.train, "validation": partition.validation, "test": partition.test}[part]
+        return parts[self.index] if parts else np.zeros(0, np.int64)
 
     def _class_counts(self) -> list[int]:
         labels = self.images.labels("train", self._rows("train"))

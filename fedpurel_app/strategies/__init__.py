@@ -19,7 +19,8 @@ message                      reply
 ============================ =======================================================================================
 ``query.describe``           ConfigRecord ``config``: ``site`` (stable name: letters, digits, ".", "_" and "-"),
                              ``num-examples`` (at least 1), ``partitions`` (0 for data of its own), ``device``, and
-                             if it likes ``test-examples``; or ``refusal`` ("attempt" or "policy") and ``reason``
+                             if it likes ``test-examples`` and ``validation-examples``; or ``refusal``
+                             ("attempt" or "policy") and ``reason``
 ``train``                    the same arrays, trained (names, shapes and types as sent), and one MetricRecord with
                              ``num-examples`` and any numbers, of which means are reported
 ``train.personalize``        one MetricRecord with ``num-examples``, no arrays; the private branch stays at the
@@ -28,7 +29,8 @@ message                      reply
                              all or by class: ``global/correct``, ``global/total``, ``personalized/...`` where there
                              is a branch, ``zero-shot/...`` if it likes; totals are equal and add up to
                              ``num-examples``; or ``scores-withheld`` = 1 alone. What may come beside them is told by
-                             :mod:`fedpurel_app.core.detail_records`; what does not come is not reported
+                             :mod:`fedpurel_app.core.detail_records`; what does not come is not reported. All of it
+                             a second time under names that begin with ``validation/``, of images kept for validation
 ============================ =======================================================================================
 
 Records of a reply are found by their kind, not by their names. Replies are screened one by one (error, missing,

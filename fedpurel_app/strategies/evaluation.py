@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 
 from fedpurel_app.core.metrics import pool
 from fedpurel_app.core.names import listed
+from fedpurel_app.core.records import VALIDATION
 from fedpurel_app.core.site_scores import SiteScores
 from fedpurel_app.strategies.legacy_clients import Abilities, sends_no_counts
 from fedpurel_app.strategies.pooling import weighted_means
@@ -55,6 +56,8 @@ class Evaluation:
         report.keep_time("evaluation", time.monotonic() - self._clock, told)
         plain = [site for site, record in told.items() if sends_no_counts(record)]
         report.scores = {site: self._scores(site, record) for site, record in told.items() if site not in plain}
+        validation = {site: self._validation(site, told[site]) for site in report.scores}
+        report.validation = {site: scores for site, scores in validation.items() if scores is not None}
         if not report.scores:
             return self._means(report, list(told.values()))
         report.dropped += [(site, "no score of the global model") for site in plain]
@@ -70,6 +73,7 @@ class Evaluation:
         metrics = check_metrics(message.content, self.key, None)
         if not sends_no_counts(metrics):
             self._scores(site, metrics)
+            self._validation(site, metrics)
         return metrics
 
     def _scores(self, site: str, metrics: MetricRecord) -> SiteScores:
@@ -78,6 +82,16 @@ class Evaluation:
         # A site that does not tell how many test images it has is held, loosely, to its number of training images.
         described = 0 if description is None else description.test_examples or 50 * description.num_examples
         return check_scores(metrics, self.key, self.num_classes, described)
+
+    def _validation(self, site: str, metrics: MetricRecord) -> SiteScores | None:
+        """Read a site's scores of its validation part, None where it sent none; raises BadReplyError."""
+        found = {name.removeprefix(VALIDATION): value for name, value in metrics.items() if name.startswith(VALIDATION)}
+        if not found:
+            return None
+        description = self.post.roster.descriptions[site]
+        # At most half of a site's images, hence not more than those it trains on.
+        described = 0 if description is None else description.validation_examples or description.num_examples
+        return check_scores(MetricRecord(found), self.key, self.num_classes, described)
 
     def _means(self, report: RoundReport, metrics: list[MetricRecord]) -> MetricRecord | None:
         """Average what sites send instead of counts, as FedAvg does."""

@@ -35,6 +35,8 @@ class RoundReport:
         Means of the sites' training metrics, weighted by their numbers of examples.
     scores : dict of str to SiteScores, or None
         By site, where this round was evaluated.
+    validation : dict of str to SiteScores
+        Likewise on the sites' validation parts, of those that have one and tell.
     withheld : list of str
         Sites whose own settings kept their scores.
     restarted : list of str
@@ -59,6 +61,7 @@ class RoundReport:
     kept_old_model: bool = False
     train: dict[str, float] = field(default_factory=dict)
     scores: dict[str, SiteScores] | None = None
+    validation: dict[str, SiteScores] = field(default_factory=dict)
     withheld: list[str] = field(default_factory=list)
     restarted: list[str] = field(default_factory=list)
     privacy: dict[str, float] = field(default_factory=dict)

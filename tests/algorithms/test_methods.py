@@ -210,7 +210,7 @@ def test_zero_shot_asks_nobody_to_train_and_its_global_model_is_the_frozen_one(t
     assert set(asked) == {"query.describe", "evaluate"} and shared(folder) == {}
     assert summary["outcome"] == "completed" and summary["rounds"] == 1 and last["cohort"] == []
     assert summary["global"] == summary["zero_shot"] and last["sites"]["global"] == last["sites"]["zero_shot"]
-    assert summary["bytes_up"] < 50_000 and summary["best"]["global"]["round"] == 1
+    assert summary["bytes_up"] < 50_000 and summary["best_on_test"]["global"]["round"] == 1
     features = torch.randn(5, 8)
     model = load_trained(folder.path)
     assert torch.equal(model.logits(features), model.experiment.kit.host.zero_shot_logits(features))

@@ -105,7 +105,8 @@ def test_summary_takes_last_best_and_mean():
     rounds += [line(13, "personal", value=70.0), line(14, "personal", value=74.0)]
     found = summarize(rounds)
     assert found["zero_shot"]["all"] == 50 and found["global"]["all"] == 74 and found["personalized"]["all"] == 75
-    assert found["best"]["global"] == {"round": 1, **scores(90.0)}
+    assert found["best_on_test"]["global"] == {"round": 1, **scores(90.0)}
+    assert found["best"] is None and "validation-share = 0" in found["reasons"]["best"]
     assert found["mean_of_last_10"]["global"]["all"] == 70  # of 60, 80 and 70
     assert found["mean_of_last_10"]["personalized"]["all"] == 73
     assert (found["rounds"], found["dropped_replies"], found["bytes_up"], found["bytes_down"]) == (14, 14, 140, 280)

@@ -17,6 +17,18 @@ def round_rules(config: RunConfig) -> list[Rule]:
             f"global one ({config.global_rounds}); leave it at -1.",
         ),
         rule(
+            "validation-share select-by",
+            config.validation_share == 0 and config.select_by != RunConfig.model_fields["select_by"].default,
+            f'select-by = "{config.select_by}" has no use with validation-share = 0, where no model is chosen: drop it '
+            "or set validation-share = 0.1.",
+        ),
+        rule(
+            "select-by share-class-counts",
+            config.select_by != "all" and config.share_class_counts is False,
+            f'select-by = "{config.select_by}" needs class counts, and share-class-counts = false keeps them at the '
+            'sites: share them, or set select-by = "all".',
+        ),
+        rule(
             "local-epochs local-steps",
             config.local_steps > 0 and config.local_epochs != 1,
             f"local-epochs = {config.local_epochs} has no use with local-steps = {config.local_steps}, which takes its "

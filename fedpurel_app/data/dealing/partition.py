@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,13 @@ import numpy.typing as npt
 from fedpurel_app.core.errors import DataError
 
 Ints = npt.NDArray[np.int64]
+SplitName = Literal["train", "test"]  # of a data set,
+PartName = Literal["train", "validation", "test"]  # and of a site's images
 _DRAWS = 200  # attempts to give every site a training and a test image
 # Sites that a draw is expected to leave without an image: that it leaves none has a chance of about exp(-40).
 _HOPELESS = 40.0
 _SAMPLES = 20_000  # of a site's share, to estimate that number
+_FEWEST_CUT = 5  # images of a class at a site, below which none is kept for validation
 _FINE_CONCENTRATION = 10.0  # Dirichlet parameter over the classes within a superclass, as the reference code
 
 
@@ -27,19 +31,44 @@ class Partition:
     ----------
     train, test : tuple of ndarray of int64
         Row numbers of the training and of the test split, one array for each site; no row is given twice.
+    validation : tuple of ndarray of int64
+        Rows of the training split that sites do not train on, in the same form; empty where there is no such part.
     """
 
     train: tuple[Ints, ...]
     test: tuple[Ints, ...]
+    validation: tuple[Ints, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Fingerprint of all index lists."""
         digest = hashlib.sha256()
-        for part in (self.train, self.test):
+        for part in (self.train, self.test, self.validation):
             for rows in part:
                 digest.update(np.int64(len(rows)).tobytes() + np.asarray(rows, np.int64).tobytes())
         return digest.hexdigest()
+
+
+def validation_images(count: int, share: float) -> int:
+    """Return how many images of a class are kept for validation, of those that a site has.
+
+    Parameters
+    ----------
+    count : int
+    share : float
+        In [0, 0.5].
+
+    Returns
+    -------
+    int
+        The share rounded down, but at least one; of fewer than five images, none.
+
+    Examples
+    --------
+    >>> [validation_images(count, 0.1) for count in (1, 4, 5, 19, 20, 70)]
+    [0, 0, 1, 1, 2, 7]
+    """
+    return 0 if count < _FEWEST_CUT else max(1, int(share * count + 1e-9))  # 0.29 of 100 are 29
 
 
 def dirichlet(

@@ -6,7 +6,7 @@ A folder of images, a folder or file of parquet, or an ``.npz`` of image feature
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,7 +104,7 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     train = _renamed(parts["train"], label_of)
     test = _renamed(parts["test"], label_of) if "test" in parts else None
     if test is None:
-        kept, held_out = hold_out(train.labels, _identities(parts["train"]), seed)
+        kept, held_out = hold_out(train.labels, identities(parts["train"]), seed)
         train, test = _some(train, kept), _some(train, held_out)
     if not len(train.labels):
         raise DataError(f'data = "{path}" holds no training image.')
@@ -113,31 +113,41 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     return Source("sites", names, PLAIN_TEMPLATE, train, test, notes=tuple(notes))
 
 
-def hold_out(labels: Ints, identities: Sequence[str], seed: int) -> tuple[Ints, Ints]:
-    """Deal rows out to training and test, class by class.
+def tested(count: int) -> int:
+    """Return how many images of a class are tested on: a fifth, but one as soon as there are two."""
+    return max(int(TEST_SHARE * count), int(count > 1))
+
+
+def hold_out(labels: Ints, names: Sequence[str], seed: int, held: Callable[[int], int] = tested) -> tuple[Ints, Ints]:
+    """Deal rows out to two parts, class by class.
 
     Parameters
     ----------
     labels : ndarray of int64, shape (N,)
-    identities : sequence of str, length N
+    names : sequence of str, length N
         What is dealt out by: as few rows as possible change sides when others come or go.
     seed : int
+    held : callable
+        From the number of rows of a class to how many of them the second part gets; by default those to test on.
 
     Returns
     -------
     (ndarray, ndarray) of int64
-        Ascending row numbers. Of a class with n rows, ``n // 5`` are tested on; but one as soon as there are two.
+        Ascending row numbers: what is kept, and what is held out.
     """
-    lots = np.array([derive_seed(seed, name) for name in identities], np.int64)
-    test = np.zeros(len(labels), bool)
+    lots = np.array([derive_seed(seed, name) for name in names], np.int64)
+    out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        count = max(int(TEST_SHARE * len(rows)), int(len(rows) > 1))
-        test[rows[np.argsort(lots[rows], kind="stable")[:count]]] = True
-    return np.flatnonzero(~test), np.flatnonzero(test)
+        out[rows[np.argsort(lots[rows], kind="stable")[: held(len(rows))]]] = True
+    return np.flatnonzero(~out), np.flatnonzero(out)
 
 
-def _identities(split: Split) -> Sequence[str]:
+def identities(split: Split) -> Sequence[str]:
+    """Return a name for each row that stays its own when others come or go: its file, else its number."""
+    if isinstance(split, Rows):
+        whole = identities(split.whole)
+        return [whole[row] for row in split.rows]
     return split.files if isinstance(split, FileSplit) else [str(row) for row in range(len(split.labels))]
 
 
