@@ -71,18 +71,26 @@ def transport_plan(
             f"mass = {mass}, epsilon = {epsilon}, iterations = {iterations}: the first must lie in (0, 1], the second "
             "above 0, and the third be at least 1."
         )
-    prompts, patches = similarity.shape[-2:]
-    log_kernel = (as_float(similarity) - 1) / epsilon
+    log_kernel = (as_float(similarity).reshape(-1, *similarity.shape[-2:]) - 1) / epsilon
     log_v = torch.zeros_like(log_kernel[..., :1])
-    for _ in range(iterations):
-        log_u = (-math.log(patches) - (log_kernel + log_v).logsumexp(-2, keepdim=True)).clamp(max=0)
-        found = math.log(mass / prompts) - (log_kernel + log_u).logsumexp(-1, keepdim=True)
-        moves = ((found - log_v).abs() > tolerance).any(-2, keepdim=True)
-        log_v = torch.where(moves, found, log_v)
-        # On a GPU asking would take longer than going on, which changes nothing.
-        if log_v.device.type == "cpu" and not moves.any():
+    return _solved(log_kernel, log_v, mass, iterations, tolerance).view(similarity.shape)
+
+
+def _solved(log_kernel: Tensor, log_v: Tensor, mass: float, iterations: int, tolerance: float) -> Tensor:
+    """Return the plans of problems, shape (P, N, M), that were brought to some log v, shape (P, N, 1)."""
+    prompts, patches = log_kernel.shape[1:]
+    for left in reversed(range(iterations)):
+        log_u = (-math.log(patches) - (log_kernel + log_v).logsumexp(1, keepdim=True)).clamp(max=0)
+        found = math.log(mass / prompts) - (log_kernel + log_u).logsumexp(2, keepdim=True)
+        moves = ((found - log_v).abs() > tolerance).flatten(1).any(1)
+        log_v = torch.where(moves[:, None, None], found, log_v)
+        # Asking a GPU takes longer than going on with all, which changes nothing.
+        if log_v.device.type == "cpu" and 2 * int(moves.sum()) <= len(moves):
             break
-    return (log_kernel + found + log_u).exp()
+    plan = (log_kernel + found + log_u).exp()
+    if left and moves.any():  # half of them are solved: go on with the others
+        plan[moves] = _solved(log_kernel[moves], log_v[moves], mass, left, tolerance)
+    return plan
 
 
 def transport_logits(patches: Tensor, class_features: Tensor, mass: float, epsilon: float) -> Tensor:
