@@ -38,7 +38,7 @@ def contrasted_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     if not isinstance(batch.module, LowRank) or batch.facts.zero_shot_text is None:
         raise ValueError("zero-shot text features are not known here.")
     shared = batch.module.shared.class_features()
-    near, far = (shared * batch.facts.zero_shot_text).sum(1), (shared * batch.module.class_features()).sum(1)
+    near, far = (shared * batch.facts.zero_shot_text).sum(1), (shared * batch.class_features).sum(1)
     contrast = softplus((far - near) / _TEMPERATURE).mean()  # -log(e^a / (e^a + e^r)) = log(1 + e^(r - a))
     pull = batch.gradients(batch.options["contrast-weight"] * contrast)
     metrics["align-loss"] = contrast.detach()

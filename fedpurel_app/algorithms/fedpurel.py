@@ -62,6 +62,7 @@ import torch
 from torch import Tensor
 
 from fedpurel_app.algorithms.base import Algorithm, Batch, Metrics, Model, Models, Visit
+from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.functional import (
     align,
@@ -118,7 +119,9 @@ def purified(batch: Batch, guide: Guide) -> tuple[list[Tensor], Metrics]:
 
 
 def global_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
-    """Return the purified gradient of a global round."""
+    """Return the purified gradient of a global round; with ``align-loss = "none"``, an ablation, the task's."""
+    if batch.options["align-loss"] == "none":
+        return task_step(batch)
     return purified(batch, plain_kl(batch) if batch.options["align-loss"] == "kl" else aligned_kl(batch))
 
 

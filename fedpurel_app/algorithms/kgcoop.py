@@ -23,7 +23,7 @@ def guided_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     if batch.facts.zero_shot_text is None:
         raise ValueError("zero-shot text features are not known here.")
     gradients, metrics = task_step(batch)
-    cosines = (batch.module.class_features() * batch.facts.zero_shot_text).sum(1)  # both have unit length
+    cosines = (batch.class_features * batch.facts.zero_shot_text).sum(1)  # both have unit length
     distance = 1 - cosines.mean()
     pull = batch.gradients(batch.options["text-weight"] * distance)
     metrics["align-loss"] = distance.detach()

@@ -110,12 +110,16 @@ class Method:
         return {option.key: option.default for option in self.options}
 
 
+def _projects_nothing(settings: Settings) -> str:
+    return one_tensor(settings) or unless("align-loss", "tkl", "kl")(settings)
+
+
 PROJECTION_SCOPE = Option(
     "projection-scope",
     "global",
     Literal["global", "tensor"],
     "one inner product over all parameters (paper) | one per tensor (reference)",
-    idle=one_tensor,
+    idle=_projects_nothing,
 )
 
 _ALL = (
@@ -128,8 +132,8 @@ _ALL = (
             Option(
                 "align-loss",
                 "tkl",
-                Literal["tkl", "kl"],
-                "purify with the temperature-aligned KL | the plain one (reference adapter)",
+                Literal["tkl", "kl", "none"],
+                "purify with the temperature-aligned KL | the plain one (reference adapter) | do not purify",
             ),
             Option(
                 "align-gradient",

@@ -85,6 +85,8 @@ class Batch:
         On the CPU; what a rule draws.
     memory : dict of str to Tensor
         What the site keeps of the method; a rule may change it.
+    text : Tensor, shape (C, D), or None
+        The text features that the logits are made of, with their graph.
     balance : Balance
         What a balancer does to the task loss; by default nothing.
     """
@@ -101,6 +103,7 @@ class Batch:
     rate: float
     generator: torch.Generator
     memory: Memory = field(default_factory=dict)
+    text: Tensor | None = None
     balance: Balance = Balance()
 
     @property
@@ -109,6 +112,11 @@ class Batch:
         if self.facts.counts is None:
             raise ValueError("this batch has no class counts: train(..., facts=Facts(counts)) gives them.")
         return self.facts.counts
+
+    @property
+    def class_features(self) -> Tensor:
+        """The module's text features with their graph, shape (C, D): those that were encoded for the logits."""
+        return self.module.class_features() if self.text is None else self.text
 
     @cached_property
     def logits(self) -> Tensor:

@@ -86,14 +86,14 @@ def take_steps(
     steps = 0
     for rows in _batches(len(data.labels), settings, generator, data.index_device):
         inputs, reference = data.batch(rows, generator)
-        output = module.logits(inputs)
+        output, text = module.with_text(inputs)
         batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, facts, options,
-                      settings.learning_rate, generator, memory)  # fmt: skip
+                      settings.learning_rate, generator, memory, text=text)  # fmt: skip
         gradients, metrics = visit.rule(batch)
         if not steps:
             _refuse_shapes(gradients, parameters)
         _step(parameters, gradients, velocity, settings, rates)
-        del output, batch  # or this step's graph would live beside the next one's
+        del output, text, batch  # or this step's graph would live beside the next one's
         steps += 1
         for name, value in metrics.items():
             totals[name] = totals[name] + value if name in totals else value

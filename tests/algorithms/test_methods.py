@@ -236,3 +236,12 @@ def test_fedsa_lora_is_fedavg_that_shares_a_alone(tmp_path):
     assert all(name.endswith(".A") for name in shared(own))
     first, second = (load_file(file) for file in sorted(own.path.rglob("private-000002.safetensors")))
     assert all(name.endswith(".B") for name in first) and not same(first, second)
+
+
+def test_fedpurel_that_does_not_purify_is_fedavg_with_residual_branches(tmp_path):
+    plain = run_tiny(tmp_path / "a", algorithm="fedavg", peft="adapter")
+    bare = run_tiny(tmp_path / "b", algorithm="fedpurel", peft="adapter", align_loss="none")
+    assert same(shared(plain), shared(bare)) and "conflict" not in bare.rounds()[1]["train"]
+    assert plain.summary()["global"] == bare.summary()["global"] and bare.summary()["personalized"]
+    with pytest.raises(ConfigError, match='it has no use with align-loss = "none"'):
+        load_config({"peft": "adapter", "align-loss": "none", "projection-scope": "tensor"})

@@ -17,6 +17,7 @@ class Fixed(nn.Module):
     class_features: Any
     logits: Any
     logits_of: Any
+    with_text: Any
 
     def __init__(self, logits):
         super().__init__()

@@ -92,6 +92,10 @@ class PeftModule(Protocol):
         """Return logits of shape (B, C), with gradients."""
         ...
 
+    def with_text(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the text features that they are made of, so that these are encoded once."""
+        ...
+
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Return logits of shape (B, C), with gradients, with other class features in the place of its own."""
         ...
@@ -104,7 +108,34 @@ class PeftModule(Protocol):
         ...
 
 
-class Branch(nn.Module):
+class FromText:
+    """Logits that are made of text features, which are encoded first."""
+
+    def class_features(self) -> Tensor:
+        """Return the text features of all classes, shape (C, D)."""
+        raise NotImplementedError
+
+    def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
+        """Compute logits of other class features, shape (C, D); to (B, C)."""
+        raise NotImplementedError
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Compute logits, shape (B, C)."""
+        return self.with_text(inputs)[0]
+
+    def with_text(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute logits, shape (B, C), and text features, shape (C, D)."""
+        text = self.class_features()
+        return self.logits_of(inputs, text), text
+
+    def frozen(self) -> Logits:
+        """Return the function from inputs to logits at the present parameters."""
+        with torch.no_grad():
+            text = self.class_features()
+        return lambda inputs: self.logits_of(inputs, text)
+
+
+class Branch(FromText, nn.Module):
     """Cosine logits of image and text features; a family changes one or the other.
 
     Parameters
@@ -128,19 +159,9 @@ class Branch(nn.Module):
         """Return image features, shape (B, D): here, the inputs themselves."""
         return inputs
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Compute logits, shape (B, C)."""
-        return self.logits_of(inputs, self.class_features())
-
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits of other class features, shape (C, D); to (B, C)."""
         return cosine_logits(self.image_features(inputs), class_features, self.logit_scale)
-
-    def frozen(self) -> Logits:
-        """Return the function from inputs to logits at the present parameters."""
-        with torch.no_grad():
-            text = self.class_features()
-        return lambda inputs: self.logits_of(inputs, text)
 
 
 def cosine_logits(image_features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:

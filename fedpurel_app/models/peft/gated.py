@@ -95,9 +95,10 @@ class Gated(Composite):
             raise ConfigError("a mixture of experts has no one text feature for a class: this model has no classifier.")
         return self._own()
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Compute logits, shape (B, C)."""
-        return self.logits_of(inputs, self._own())
+    def with_text(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute logits, shape (B, C), and the prompt's own text features, shape (C, D)."""
+        text = self._own()
+        return self.logits_of(inputs, text), text
 
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits with other class features, shape (C, D), in the place of the prompt's; to (B, C)."""

@@ -93,9 +93,9 @@ class Heads(WithHead):
         super().train(mode)
         self._trains = mode
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Compute logits: in training :meth:`logits_of_each`, else those of the shared head, shape (B, C)."""
-        return self.logits_of_each(inputs) if self._trains else super().logits(inputs)
+    def with_text(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute logits, in training :meth:`logits_of_each`, else of the shared head, shape (B, C); and that head."""
+        return (self.logits_of_each(inputs), self.class_features()) if self._trains else super().with_text(inputs)
 
     def logits_of_each(self, inputs: Tensor) -> Tensor:
         """Return logits of the frame, the shared and the own head, shape (B, 3, C).

@@ -51,6 +51,10 @@ class KeyValueMemory:
         found = near.new_zeros(len(inputs), self._classes)
         return self._weight * found.index_add_(1, self._labels, near)
 
+    def with_text(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Raise ConfigError, as class_features does."""
+        return self.logits(inputs), self.class_features()
+
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits; class features are of no use here."""
         return self.logits(inputs)

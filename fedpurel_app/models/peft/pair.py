@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
-from fedpurel_app.models.peft.base import Logits, PeftModule
+from fedpurel_app.models.peft.base import FromText, PeftModule
 
 
-class Composite(ABC):
+class Composite(FromText, ABC):
     """A module around a shared one, through which images are seen. A subclass says what its class features are.
 
     Parameters
@@ -34,19 +33,9 @@ class Composite(ABC):
         """Switch dropout on or off."""
         self.shared.train(mode)
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Compute logits, shape (B, C)."""
-        return self.logits_of(inputs, self.class_features())
-
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits of other class features, shape (C, D); to (B, C)."""
         return self.shared.logits_of(inputs, class_features)
-
-    def frozen(self) -> Logits:
-        """Return the function from inputs to logits at the present parameters."""
-        with torch.no_grad():
-            text = self.class_features()
-        return lambda inputs: self.logits_of(inputs, text)
 
 
 class Pair(Composite):
