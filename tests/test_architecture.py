@@ -148,8 +148,8 @@ class Linear(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3, 2))
-    def logits(self, inputs):
-        return inputs @ self.weight
+    def with_text(self, inputs):
+        return inputs @ self.weight, self.weight.T
 data = LocalData(torch.ones(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(4, 2))
 train(Linear(), data, global_step, SgdSettings(0.1, 0.9, 0.1, 2, 1), torch.Generator(), METHODS["fedpurel"].defaults())
 tell()
