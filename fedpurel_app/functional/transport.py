@@ -79,7 +79,9 @@ def transport_plan(
 def _solved(log_kernel: Tensor, log_v: Tensor, mass: float, iterations: int, tolerance: float) -> Tensor:
     """Return the plans of problems, shape (P, N, M), that were brought to some log v, shape (P, N, 1)."""
     prompts, patches = log_kernel.shape[1:]
-    for left in reversed(range(iterations)):
+    left = iterations
+    while left:
+        left -= 1
         log_u = (-math.log(patches) - (log_kernel + log_v).logsumexp(1, keepdim=True)).clamp(max=0)
         found = math.log(mass / prompts) - (log_kernel + log_u).logsumexp(2, keepdim=True)
         moves = ((found - log_v).abs() > tolerance).flatten(1).any(1)
