@@ -558,8 +558,8 @@ def test_a_diverged_private_branch_is_not_kept(tmp_path, monkeypatch):
             value.data.fill_(math.nan)
         return {"loss": 1.0}
 
-    def choose(module, data, rule, *rest):
-        return (diverge if rule is residual_step else train)(module, data, rule, *rest)
+    def choose(module, data, visit, *rest):
+        return (diverge if visit.rule is residual_step else train)(module, data, visit, *rest)
 
     monkeypatch.setattr(site, "train", choose)
     with pytest.raises(RunError, match="diverged"):
