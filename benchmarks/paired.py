@@ -1,7 +1,7 @@
 """Compare methods by paired seeds: mean, and the difference to the first method with its 95 % interval.
 
     python benchmarks/paired.py --set personal-rounds=0 --vary algorithm=fedavg,prograd,fedpurel --seeds 40-51
-    python benchmarks/paired.py --preset caltech-clip --set dataset-path=/data/features.npz --vary algorithm=fedavg,fedpurel
+    python benchmarks/paired.py --preset caltech-clip --set dataset-path=/data/own.npz --vary algorithm=fedavg,ditto
 
 Every combination runs with every seed in one process; a run that is complete in ``--out`` is not run again. Scores are
 those of the last round on the server's balanced test set, beside those of zero-shot CLIP. Intervals are Student's, over

@@ -176,6 +176,8 @@ class Algorithm:
         model than the global one.
     bias : callable or None
         From facts and options to what is added to the logits of both models in predictions, shape (C,), or to None.
+    reading : str
+        What is ours where the source leaves something open, or differs; empty where it is as published.
     memory : callable or None
         Makes what a site keeps beside parameters, as it is before the first visit, from the names and initial values of
         the shared module's parameters and what is known at the site; None: nothing.
@@ -192,6 +194,7 @@ class Algorithm:
     personalized: Callable[[Models], Model] | None = None
     bias: Callable[[Facts, Options], Tensor | None] | None = None
     memory: Callable[[Mapping[str, Tensor], Facts], Memory] | None = None
+    reading: str = ""
 
     def __post_init__(self) -> None:
         if self.visits and Phase.GLOBAL not in self.visits:

@@ -6,9 +6,6 @@ All average v. Sites are clustered by their class shares; the sites of a cluster
 chooses two clusters, which then average their w with each other: see :mod:`fedpurel_app.strategies.parts.clusters`. The
 global model has the average w of all sites, the personalized one the w that the site trained from its cluster's.
 
-Our reading, for the abstract says no more: how clusters are found and exchange, what the bandit is rewarded by, and
-that the two contexts are added.
-
 References
 ----------
 "CAPT: Class-Aware Prompt Tuning for Federated Long-Tailed Learning with Vision-Language Model", 2025, arXiv 2503.06993.
@@ -58,4 +55,8 @@ ALGORITHM = Algorithm(
     compose=two_contexts,
     personalized=clustered,
     memory=nothing,
+    reading=(
+        "The abstract is all that was at hand: how clusters are found and exchange, what the bandit is rewarded by, "
+        "and that the two contexts are added, is ours."
+    ),
 )

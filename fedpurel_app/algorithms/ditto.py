@@ -40,5 +40,10 @@ def own_model(models: Models) -> Model:
 
 
 ALGORITHM = Algorithm(
-    visits={Phase.GLOBAL: Visit(task_step), Phase.PERSONAL: Visit(pulled_step)}, personalized=own_model
+    visits={Phase.GLOBAL: Visit(task_step), Phase.PERSONAL: Visit(pulled_step)},
+    personalized=own_model,
+    reading=(
+        "The penalty is taken implicitly: the same step to first order in the learning rate, with the same fixed "
+        "points, and stable for every weight."
+    ),
 )

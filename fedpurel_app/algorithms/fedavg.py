@@ -1,5 +1,7 @@
 """FedAvg: every site minimises its own cross-entropy, and the server averages.
 
+    g_k = dCE(l, y) / dphi,   phi <- sum_k n_k phi_k / sum_k n_k   over the cohort; n_k images are at site k
+
 With ``peft = "prompt"`` it is PromptFL, with ``"adapter"`` FedCLIP's form, with ``"lora"`` CLIP-LoRA under FedAvg.
 
 References
@@ -22,4 +24,7 @@ def task_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     return batch.pull_back(gradient), {"loss": loss}
 
 
-ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(task_step)})
+ALGORITHM = Algorithm(
+    visits={Phase.GLOBAL: Visit(task_step)},
+    reading="FedCLIP itself trains by a symmetric contrastive loss, and averages sites unweighted.",
+)

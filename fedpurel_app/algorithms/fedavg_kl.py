@@ -1,5 +1,7 @@
 """FedAvg with a penalty: mu KL(zero-shot || student) is added to every site's cross-entropy.
 
+    L = CE(l, y) + mu KL(softmax z || softmax l)
+
 References
 ----------
 The penalty has the form of Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016, at temperature 1.

@@ -4,11 +4,6 @@
     W, W_k:  CE(s f W^t, y), CE(s f W_k^t, y)      f without a gradient; W shared, W_k of the site's own
     GM: rows of W brought to one length;   PM: the logits of that and of W_k together
 
-Our reading, for the paper trains a ResNet from scratch: phi are the parameters of a family that changes image
-features, f = f(x; phi). The frame lies as near to zero-shot CLIP's text features as one can, so as not to undo them;
-it is sparse by its smallest numbers. Both heads begin as the text features, and learn at the rate that TaskRes's
-scale a = 1/2 means. Rows have unit length where upstream gives them 1.7: CLIP's s is the scale.
-
 References
 ----------
 Z. Xiao, Z. Chen, L. Liu, Y. Feng, J. Wu, W. Liu, J. T. Zhou, H. H. Yang, Z. Liu, "FedLoGe: Joint Local and Generic
@@ -59,4 +54,10 @@ ALGORITHM = Algorithm(
     compose=with_heads,
     global_model=generic,
     personalized=personal,
+    reading=(
+        "The paper trains a ResNet from scratch. Here phi are the parameters of a family that changes image features; "
+        "the frame lies as near to zero-shot CLIP's text features as one can, so as not to undo them, and is sparse "
+        "by its smallest numbers; both heads begin as the text features, and learn at the rate that TaskRes's scale a "
+        "= 1/2 means. Rows have unit length where upstream gives them 1.7: CLIP's s is the scale."
+    ),
 )

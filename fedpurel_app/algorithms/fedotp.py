@@ -5,8 +5,6 @@
         sum_m P_nm = gamma / N,   sum_n P_nm <= 1 / M;   L = CE(l, y), P constant in its gradient
 
 The shared prompt alone is sent and averaged; with N = 1 it is the global model. Both together are the personalized one.
-Our reading: P is found when no scaling of a prompt changes by more than 0.1 %, for every image and class by itself, in
-at most 100 iterations; upstream stops when the mean change over the batch is 0.001. Patches are kept in half precision.
 
 References
 ----------
@@ -42,4 +40,9 @@ ALGORITHM = Algorithm(
     compose=transport,
     global_model=shared_prompt,
     personalized=lambda models: (models.shared,),
+    reading=(
+        "P is found when no scaling of a prompt changes by more than 0.1 %, for every image and class by itself, in "
+        "at most 100 iterations; upstream stops when the mean change over the batch is 0.001. Patches are kept in "
+        "half precision."
+    ),
 )

@@ -2,8 +2,6 @@
 
     theta_k = (w shared, b_k of the site's own): both trained together on the site's loss, w alone is sent
 
-The paper divides the layers of a network; here, the tensors that a family trains, in their order from input to output.
-
 References
 ----------
 M. G. Arivazhagan, V. Aggarwal, A. K. Singh, S. Choudhary, "Federated Learning with Personalization Layers", 2019, arXiv
@@ -31,4 +29,10 @@ def base_layers(names: Sequence[str], options: Options) -> set[str]:
     return set(names[: len(names) - stay])
 
 
-ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(task_step, sends=base_layers)})
+ALGORITHM = Algorithm(
+    visits={Phase.GLOBAL: Visit(task_step, sends=base_layers)},
+    reading=(
+        "The paper divides the layers of a network; here, the tensors that a family trains, in their order from input "
+        "to output."
+    ),
+)

@@ -4,8 +4,7 @@
     L = CE(l(p_k), y) + mu InfoNCE,   InfoNCE = -mean_c log(exp(a_c / t) / (exp(a_c / t) + exp(r_c / t)))
     a_c = cos(T_c^zero-shot, T_c(sigma)),   r_c = cos(T_c(sigma), T_c(p_k)),   t = 0.5
 
-sigma alone is sent and averaged, and is the global model; sigma + U_k V_k is the personalized one. Our reading: the
-features that the shared ones are drawn to are those of the template; upstream takes a frozen prompt of placeholders.
+sigma alone is sent and averaged, and is the global model; sigma + U_k V_k is the personalized one.
 
 References
 ----------
@@ -50,4 +49,8 @@ ALGORITHM = Algorithm(
     compose=adapted,
     global_model=shared_half,
     personalized=lambda models: (models.shared,),
+    reading=(
+        "The features that the shared ones are drawn to are those of the template; upstream takes a frozen prompt of "
+        "placeholders."
+    ),
 )

@@ -140,4 +140,8 @@ def residual(models: Models) -> Model:
 ALGORITHM = Algorithm(
     visits={Phase.GLOBAL: Visit(global_step), Phase.PERSONAL: Visit(residual_step, reference="global")},
     personalized=residual,
+    reading=(
+        "The paper's text was not to be had in full: what it leaves open is as its released code has it, but for "
+        "momentum, which begins anew at every visit, and steps without a conflict on rounding noise."
+    ),
 )

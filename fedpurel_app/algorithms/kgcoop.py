@@ -2,8 +2,6 @@
 
     L = CE(l, y) + w (1 - mean_c cos(T_c, T_c^zero-shot)),   w = 8
 
-The paper writes ||T_c - T_c^zero-shot||^2, which is twice 1 - cos for features of unit length, and its code 1 - cos.
-
 References
 ----------
 H. Yao, R. Zhang, C. Xu, "Visual-Language Prompt Tuning with Knowledge-guided Context Optimization", CVPR 2023.
@@ -30,4 +28,10 @@ def guided_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     return [task + more for task, more in zip(gradients, pull, strict=True)], metrics
 
 
-ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(guided_step)})
+ALGORITHM = Algorithm(
+    visits={Phase.GLOBAL: Visit(guided_step)},
+    reading=(
+        "The paper writes the squared distance of the features, which is twice 1 - cos for features of unit length, "
+        "and its code 1 - cos."
+    ),
+)

@@ -4,7 +4,7 @@
 
 The server sends a site the K - 1 prompts of others that are nearest to its own; it goes on from its own last one. At
 its first visit it begins with the average of all, and trains that alone. The average is the global model; the gate
-never leaves the site. Our reading: heads are 8, or as many of them as divide the width.
+never leaves the site.
 
 References
 ----------
@@ -82,4 +82,5 @@ ALGORITHM = Algorithm(
     global_model=shared_half,
     personalized=mixture,
     memory=nothing,
+    reading=("Heads are 8, or as many of them as divide the width."),
 )

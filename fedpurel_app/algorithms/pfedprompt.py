@@ -3,9 +3,7 @@
     L = CE(s f T^t, y)   of the shared prompt alone
     personalized:   l + alpha sum_i exp(-beta (1 - f . F_i)) onehot(y_i),   F_i, y_i the site's own training images
 
-Our reading, for there is no public code: the paper's attention over local features is taken in the form that
-Tip-Adapter (Zhang et al., ECCV 2022) gives such a memory, with its alpha = 1 and beta = 5.5. Features and labels never
-leave the site; its private file holds them.
+Features and labels never leave the site; its private file holds them.
 
 References
 ----------
@@ -42,4 +40,12 @@ def remembering(models: Models) -> Model:
     return (models.shared, KeyValueMemory(memory["keys"], memory["labels"], classes, weight, sharpness))
 
 
-ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(task_step, begin=remember)}, personalized=remembering, memory=nothing)
+ALGORITHM = Algorithm(
+    visits={Phase.GLOBAL: Visit(task_step, begin=remember)},
+    personalized=remembering,
+    memory=nothing,
+    reading=(
+        "There is no public code: the attention over local features has the form that Tip-Adapter (Zhang et al., ECCV "
+        "2022) gives such a memory, with its alpha = 1 and beta = 5.5."
+    ),
+)

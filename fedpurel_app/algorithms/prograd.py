@@ -1,5 +1,8 @@
 """ProGrad in a federation: FedPuReL's global rounds with the plain KL, without temperatures and private branches.
 
+    g_task = dCE(l, y) / dphi,   g_kl = dKL(softmax z || softmax l) / dphi
+    g = g_task - min(0, <g_task, g_kl>) / ||g_kl||^2 g_kl
+
 References
 ----------
 B. Zhu, Y. Niu, Y. Han, Y. Wu, H. Zhang, "Prompt-aligned Gradient for Prompt Tuning", ICCV 2023.
@@ -19,4 +22,10 @@ def projected_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     return purified(batch, plain_kl(batch))
 
 
-ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(projected_step)})
+ALGORITHM = Algorithm(
+    visits={Phase.GLOBAL: Visit(projected_step)},
+    reading=(
+        "In a federation it is FedPuReL without temperature alignment and without private branches; the strength of "
+        "the projection is 1."
+    ),
+)

@@ -4,10 +4,7 @@
     c_k' = c_k - c + (x - y) / (K eta)                                             (line 12, option II; stays at site k)
     c' = c + sum over S of n_k/n (c_k' - c_k)                                                   (line 17, at the server)
 
-x: the shared parameters as received; y: after K steps; S: the cohort; n_k of all n images are at site k. Our reading:
-the paper weighs all sites alike, in x and in c; here x is averaged by numbers of images, as by FedAvg, and so is c, or
-the two would belong to different objectives. Where steps have momentum, for K eta stands the way that a constant
-gradient of 1 goes in them.
+x: the shared parameters as received; y: after K steps; S: the cohort; n_k of all n images are at site k.
 
 The server finds c_k' - c_k from what site k sends anyway. So c_k is no secret from it, and stays at the site because it
 is needed there. A site whose c_k is lost (``private-fallback = "fresh"``) begins again at 0, and c keeps the share of
@@ -55,4 +52,12 @@ def no_control(parameters: Mapping[str, Tensor], facts: Facts) -> Memory:
     return {name: torch.zeros_like(value) for name, value in parameters.items()}
 
 
-ALGORITHM = Algorithm(visits={Phase.GLOBAL: Visit(controlled_step, end=next_control)}, memory=no_control)
+ALGORITHM = Algorithm(
+    visits={Phase.GLOBAL: Visit(controlled_step, end=next_control)},
+    memory=no_control,
+    reading=(
+        "The paper weighs all sites alike, in x and in c. Here x is averaged by numbers of images, as by FedAvg, and "
+        "so is c, or the two would belong to different objectives. Where steps have momentum, for K eta stands the "
+        "way that a constant gradient of 1 goes in them."
+    ),
+)

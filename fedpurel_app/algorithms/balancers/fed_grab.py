@@ -7,10 +7,6 @@
 f(0) = 1, so with gains of zero it is its host, to the bit. Tail classes are those with fewer images than the mean
 class; the others have weights of 1. The state of the controllers stays at the site; personal rounds have their own.
 
-Our reading: upstream trains by one-vs-rest binary cross-entropy, which is of no use at CLIP's logits (about 20: a
-gradient of 1 on every negative, of 1e-8 on positives). Here the host's softmax cross-entropy is kept, and its gradient
-at the logits is multiplied by the weights.
-
 References
 ----------
 Z. Xiao, Z. Chen, S. Liu, H. Wang, Y. Feng, J. Hao, J. T. Zhou, J. Wu, H. H. Yang, Z. Liu, "Fed-GraB: Federated
@@ -30,6 +26,12 @@ from fedpurel_app.algorithms.balancers.base import balanced, class_counts
 from fedpurel_app.algorithms.base import Algorithm, Balance, Batch, Facts, Memory, Options
 from fedpurel_app.core.phase import Phase
 
+READING = (
+    "Upstream trains by one-vs-rest binary cross-entropy, which is of no use at CLIP's logits (about 20: a "
+    "gradient of 1 on every negative, of 1e-8 on positives). Here the host's softmax cross-entropy is kept, and "
+    "its gradient at the logits is multiplied by the weights. Tail classes are those with fewer images than the "
+    "mean class."
+)
 _STATE = ("P", "N", "u", "e1", "e2")
 
 
