@@ -21,7 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS, Balancer
-from fedpurel_app.algorithms.registry import METHODS, Method
+from fedpurel_app.algorithms.method import Method
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, load_config
 from fedpurel_app.config.text import to_toml
 from fedpurel_app.core.options import Option

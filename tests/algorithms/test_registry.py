@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import load_file
 
 import fedpurel_app
-from fedpurel_app.algorithms.registry import METHODS, Method
+from fedpurel_app.algorithms.method import Method
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, load_config
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.phase import Phase
