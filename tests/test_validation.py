@@ -71,7 +71,7 @@ def test_what_a_site_counts_is_its_training_part(tmp_path):
     assert (cut.num_examples, cut.test_examples, cut.validation_examples) == (45 - 7, 30, 7)
     shared = Site({**config, "validation-share": 0.2, "share-class-counts": True}, node)
     assert shared.describe().class_counts == [23 - 4, 11 - 2, 7 - 1, 4]
-    assert (facts := shared._facts().counts) is not None and facts.tolist() == [19, 9, 6, 4]
+    assert (facts := shared.data.facts().counts) is not None and facts.tolist() == [19, 9, 6, 4]
     reply = Server({**config, "validation-share": 0.2}, node).train(initial(Server(config, node)), 1)
     assert metrics(reply)["num-examples"] == 38
 

@@ -15,10 +15,9 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms.base import Facts, Memory, Visit
+from fedpurel_app.algorithms.base import Memory, Visit
 from fedpurel_app.config import (
     RunConfig,
     load_config,
@@ -40,16 +39,14 @@ from fedpurel_app.core.records import (
     is_finite,
 )
 from fedpurel_app.core.seeding import derive_seed
-from fedpurel_app.core.site_scores import SiteScores
-from fedpurel_app.data.dealing.partition import PartName, SplitName
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
 from fedpurel_app.site.data_paths import cache_folder, with_own_paths
 from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.site.keeper import Keeper
+from fedpurel_app.site.site_data import SiteData
 from fedpurel_app.site.state import Named
-from fedpurel_app.training.evaluation import evaluate
 from fedpurel_app.training.inputs import TrainingData
 from fedpurel_app.training.local import train
 
@@ -110,6 +107,7 @@ class Site:
             raise PolicyError(why)
         keeps = self.kit.method.personal_rounds or self.kit.algorithm.keeps_state
         self.keeper = Keeper(self.config, self.node, self.name, self.simulated, keeps)
+        self.data = SiteData(one, self.index, self.sites)
         self._features_before = self.images.seconds
 
     # --- messages ---------------------------------------------------------------------------------------------------
@@ -121,10 +119,10 @@ class Site:
         spare = self.index >= self.sites
         if not self.simulated:  # a simulation's server meets the same data
             meet(self.federation.source)
-        count, test, held = (0 if spare else len(self._rows(part)) for part in ("train", "test", "validation"))
+        count, test, held = (0 if spare else len(self.data.rows(part)) for part in ("train", "test", "validation"))
         # Who knows the data set can count what of it a site has; of a site with data of its own, itself decides.
         tells = self.discloses.by_class if self._own else self.kit.method.needs_counts
-        counts = self._class_counts() if tells and not spare else []
+        counts = self.data.class_counts() if tells and not spare else []
         test, held = (0, 0) if self.discloses.tells_no_scores else (test, held)
         return Description(self.name, count, 0 if self._own else self.sites, self.kit.device.type, counts, test, held)
 
@@ -161,15 +159,15 @@ class Site:
         visit = self.kit.algorithm.visits.get(phase)
         if visit is None:
             raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
-        self.keeper.begin("train", arrays, instruction, lambda: len(self._rows("train")), brief)
+        self.keeper.begin("train", arrays, instruction, lambda: len(self.data.rows("train")), brief)
         self._brief = {name: value.to(self.kit.device) for name, value in to_tensors(brief or {}).items()}
         return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
 
     def _train_shared(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
         """Train the shared module; return what of it is sent."""
         module = self._shared_module(arrays, instruction)
-        data = self._training_data(module, visit, module)
-        memory = self._memory(module, data, instruction)
+        data = self.data.training(module, visit, module)
+        memory = self._memory(module, instruction)
         metrics = self._visit(module, data, Phase.GLOBAL, instruction, memory)
         sent, kept = self.kit.split(module)
         keeps = self.kit.algorithm.keeps_state
@@ -183,8 +181,8 @@ class Site:
         """Train this site's private module beside the frozen global one, and keep it here."""
         shared = self._shared_module(arrays, instruction)
         private = self._private_module(shared, instruction)
-        data = self._training_data(private, visit, shared)
-        start, memory = parameters_of(shared), self._memory(shared, data, instruction)
+        data = self.data.training(private, visit, shared)
+        start, memory = parameters_of(shared), self._memory(shared, instruction)
         metrics = self._visit(private, data, Phase.PERSONAL, instruction, memory, start)
         tensors = _numpy(parameters_of(private))
         squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
@@ -193,7 +191,7 @@ class Site:
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
             tensors = _numpy(parameters_of(self._private_module(shared, instruction)))
-            memory = self._memory(shared, data, instruction)
+            memory = self._memory(shared, instruction)
         state = replace(self.keeper.state(instruction), branch=tensors, memory=_numpy(memory))
         self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=True)
@@ -211,18 +209,10 @@ class Site:
         private = self._private_module(shared, instruction) if state.branch else None
         models = self.kit.models(shared, private, state.memory)
         is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
-        personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
-        bias = self.kit.bias(self._facts()) if algorithm.bias is not None else None
         is_private = not algorithm.is_known(shared, self.kit.options)
-
-        def scores(part: PartName) -> SiteScores:
-            split: SplitName = "test" if part == "test" else "train"
-            data = self.images.data(split, self._rows(part), shared.takes)
-            return evaluate(data, algorithm.global_model(models), personalized, bias, self.federation.groups)
-
-        told = self.discloses.scores(scores("test"), is_private)
-        if WITHHELD not in told and len(self._rows("validation")):
-            told |= self.discloses.validation(scores("validation"), is_private)
+        told = self.discloses.scores(self.data.scores("test", models, is_own), is_private)
+        if WITHHELD not in told and len(self.data.rows("validation")):
+            told |= self.discloses.validation(self.data.scores("validation", models, is_own), is_private)
         return self._reply(told)
 
     # --- parts ------------------------------------------------------------------------------------------------------
@@ -232,28 +222,9 @@ class Site:
         """Whether the data are this site's own, not its part of a data set that all sites hold."""
         return not self.node.has_part
 
-    def _rows(self, part: PartName) -> npt.NDArray[np.int64]:
-        """Return the rows of this site's part: of the training split, or of the test split."""
-        partition = self.federation.partition(self.sites)
-        parts = {"train": partition.train, "validation": partition.validation, "test": partition.test}[part]
-        return parts[self.index] if parts else np.zeros(0, np.int64)
-
-    def _class_counts(self) -> list[int]:
-        labels = self.images.labels("train", self._rows("train"))
-        return torch.bincount(labels, minlength=len(self.federation.source.class_names)).tolist()
-
-    def _facts(self) -> Facts:
-        """Return what the method may know here."""
-        return self.kit.facts(self.images.labels("train", self._rows("train")))
-
-    def _training_data(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
-        """Return this site's images for a module, with the logits that the visit refers to."""
-        data = self.images.training_data(self._rows("train"), module.takes)
-        return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
-
-    def _memory(self, shared: PeftModule, data: TrainingData, instruction: Instruction) -> Memory:
+    def _memory(self, shared: PeftModule, instruction: Instruction) -> Memory:
         """Return what this site remembers of the method, to be changed in a visit."""
-        return self.kit.memory(shared, self.keeper.state(instruction).memory, self.kit.facts(data.labels))
+        return self.kit.memory(shared, self.keeper.state(instruction).memory, self.data.facts())
 
     def _visit(
         self,
@@ -264,7 +235,7 @@ class Site:
         memory: Memory,
         anchor: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, float]:
-        visit, facts = self.kit.algorithm.visits[phase], self.kit.facts(data.labels, self._brief)
+        visit, facts = self.kit.algorithm.visits[phase], self.data.facts(self._brief)
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches
         sgd, options = self.kit.sgd(phase), self.kit.options

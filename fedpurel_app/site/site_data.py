@@ -1,0 +1,63 @@
+"""A site's part of the data: its rows, what a method may know of them, and its models' scores on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedpurel_app.algorithms.base import Facts, Models, Visit
+from fedpurel_app.core.site_scores import SiteScores
+from fedpurel_app.data.dealing.partition import PartName, SplitName
+from fedpurel_app.experiment import Experiment
+from fedpurel_app.models.peft.base import PeftModule
+from fedpurel_app.training.evaluation import evaluate
+from fedpurel_app.training.inputs import TrainingData
+
+
+class SiteData:
+    """The images of one site.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    index, sites : int
+        Which of how many parts the data are dealt out in; 0 of 1 where they are the site's own.
+    """
+
+    def __init__(self, experiment: Experiment, index: int, sites: int) -> None:
+        self._one, self._index, self._sites = experiment, index, sites
+
+    def rows(self, part: PartName) -> npt.NDArray[np.int64]:
+        """Return the rows of a part: of the training split, or of the test split."""
+        partition = self._one.federation.partition(self._sites)
+        parts = {"train": partition.train, "validation": partition.validation, "test": partition.test}[part]
+        return parts[self._index] if parts else np.zeros(0, np.int64)
+
+    def class_counts(self) -> list[int]:
+        """Count the training images of every class."""
+        labels, names = self._labels(), self._one.federation.source.class_names
+        return torch.bincount(labels, minlength=len(names)).tolist()
+
+    def facts(self, brief: Mapping[str, torch.Tensor] | None = None) -> Facts:
+        """Return what the method may know here."""
+        return self._one.kit.facts(self._labels(), brief)
+
+    def training(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
+        """Return the training images for a module, with the logits that a visit refers to."""
+        data = self._one.images.training_data(self.rows("train"), module.takes)
+        return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
+
+    def scores(self, part: PartName, models: Models, is_own: bool) -> SiteScores:
+        """Score zero-shot, the global and, where the site has one of its own, the personalized model on a part."""
+        one, algorithm = self._one, self._one.kit.algorithm
+        split: SplitName = "test" if part == "test" else "train"
+        data = one.images.data(split, self.rows(part), models.shared.takes)
+        personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
+        bias = one.kit.bias(self.facts()) if algorithm.bias is not None else None
+        return evaluate(data, algorithm.global_model(models), personalized, bias, one.federation.groups)
+
+    def _labels(self) -> torch.Tensor:
+        return self._one.images.labels("train", self.rows("train"))
