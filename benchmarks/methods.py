@@ -6,7 +6,7 @@
 Random weights and features: times do not depend on their values. A visit is what a site computes when a message
 comes, with image features cached: what begins it, its steps, what ends it. A method has a prompt where it goes with
 one, else an adapter, else LoRA; FedAvg has each of them. Rounds go through all in turn; medians are reported, and the
-ratio to FedAvg with the same family. What works on pixels is timed once.
+ratio to FedAvg with the same family. What works on pixels takes one step, once, and is multiplied.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Case:
         self.options = {option.key: self.settings[option.key] for option in owned}
         self.host, self.sgd = host, SgdSettings(1e-4, 0.9, 5e-4, batch, 1)
         self.module = self.algorithm.compose(self.build, self.options, torch.Generator().manual_seed(1))
+        self.steps = images // batch if self.module.takes == "pixels" else 1  # that one step stands for
+        images //= self.steps
         self.labels = torch.arange(images) % len(host.class_names)
         counts = torch.bincount(self.labels, minlength=len(host.class_names))
         self.facts = Facts(counts, counts, host.zero_shot_text, self.brief())
@@ -128,7 +130,7 @@ class Case:
         train(
             module, data, self.algorithm.visits[phase], self.sgd, order, self.options, self.facts, anchor, self.memory
         )
-        return time.perf_counter() - started
+        return self.steps * (time.perf_counter() - started)
 
     def kilobytes(self) -> tuple[float, float]:
         """Return what a site sends, and what is sent to it, in a global round."""
