@@ -176,6 +176,8 @@ class Algorithm:
         model than the global one.
     bias : callable or None
         From facts and options to what is added to the logits of both models in predictions, shape (C,), or to None.
+    memory_is_sent : bool
+        What is remembered is what is sent, so that numbers over it tell the server no more than the parameters do.
     reading : str
         What is ours where the source leaves something open, or differs; empty where it is as published.
     memory : callable or None
@@ -194,6 +196,7 @@ class Algorithm:
     personalized: Callable[[Models], Model] | None = None
     bias: Callable[[Facts, Options], Tensor | None] | None = None
     memory: Callable[[Mapping[str, Tensor], Facts], Memory] | None = None
+    memory_is_sent: bool = False
     reading: str = ""
 
     def __post_init__(self) -> None:
@@ -216,6 +219,11 @@ class Algorithm:
     def keeps_state(self) -> bool:
         """Whether a global round writes private state: a part of what is trained, or the method's memory."""
         return self.keeps_parts or self.memory is not None
+
+    @property
+    def keeps_secrets(self) -> bool:
+        """Whether a global round runs on what its site alone knows of a method."""
+        return self.keeps_parts or (self.memory is not None and not self.memory_is_sent)
 
     def sent(self, shared: PeftModule, options: Options) -> frozenset[str]:
         """Return the names of the shared module's parameters that are sent and averaged."""

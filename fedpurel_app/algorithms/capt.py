@@ -2,9 +2,10 @@
 
     context of class c at site k:   v + w_c^(g),   g the cluster of k;   L = CE of the logits
 
-All average v. Sites are clustered by their class shares; the sites of a cluster average w. In every round a bandit
-chooses two clusters, which then average their w with each other: see :mod:`fedpurel_app.strategies.parts.clusters`. The
-global model has the average w of all sites, the personalized one the w that the site trained from its cluster's.
+All average v. Sites are clustered by their class shares; the sites of a cluster average w. A bandit chooses two
+clusters, which average their w with each other, and two others when it has seen what came of it: see
+:mod:`fedpurel_app.strategies.parts.clusters`. The global model has the average w of all sites, the personalized one
+the w that the site trained from its cluster's.
 
 References
 ----------
@@ -55,6 +56,7 @@ ALGORITHM = Algorithm(
     compose=two_contexts,
     personalized=clustered,
     memory=nothing,
+    memory_is_sent=True,
     reading=(
         "The abstract is all that was at hand: how clusters are found and exchange, what the bandit is rewarded by, "
         "and that the two contexts are added, is ours."

@@ -58,6 +58,7 @@ ALGORITHM = Algorithm(
         "The paper trains a ResNet from scratch. Here phi are the parameters of a family that changes image features; "
         "the frame lies as near to zero-shot CLIP's text features as one can, so as not to undo them, and is sparse "
         "by its smallest numbers; both heads begin as the text features, and learn at the rate that TaskRes's scale a "
-        "= 1/2 means. Rows have unit length where upstream gives them 1.7: CLIP's s is the scale."
+        "= 1/2 means. Rows have unit length where upstream gives them 1.7: CLIP's s is the scale. "
+        "There must be no more classes than a feature has numbers, and one."
     ),
 )

@@ -14,6 +14,8 @@ ICLR 2025.
 
 from __future__ import annotations
 
+from logging import getLogger
+
 import torch
 
 from fedpurel_app.algorithms.base import (
@@ -35,6 +37,7 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.models.peft.base import load_parameters
 from fedpurel_app.models.peft.gated import Gate, Gated, pooled
 
+logger = getLogger("flwr.fedpurel.client")
 _EXPERT, _LAST = "expert/shared.", "last/shared."  # prompts of others, of shape (K - 1, ...), and one's own
 
 
@@ -56,10 +59,12 @@ def go_on(begun: Begun) -> None:
     if any(len(value) >= begun.options["experts"] for value in experts.values()):
         raise ValueError(f"more prompts of others came than experts = {begun.options['experts']} takes.")
     load_parameters(begun.module.shared, last)
-    begun.module.attend_to(experts)
+    useful = begun.module.attend_to(experts)
+    if lost := len(next(iter(experts.values()), ())) - len(useful):
+        logger.warning("%d prompts of other sites make no finite text features: they are left out.", lost)
     for name in under(begun.memory, _EXPERT):
         del begun.memory[_EXPERT + name]
-    begun.memory |= {_EXPERT + name: value for name, value in experts.items()}
+    begun.memory |= {_EXPERT + name: value[useful] for name, value in experts.items() if useful}
 
 
 def keep_prompt(visited: Visited) -> None:
@@ -82,5 +87,8 @@ ALGORITHM = Algorithm(
     global_model=shared_half,
     personalized=mixture,
     memory=nothing,
-    reading=("Heads are 8, or as many of them as divide the width."),
+    reading=(
+        "Heads are 8, or as many of them as divide the width. "
+        "The gate begins as Xavier draws, and has a say from the second visit on, when there are experts."
+    ),
 )

@@ -24,6 +24,7 @@ from fedpurel_app.algorithms.unfit import (
 )
 from fedpurel_app.core.options import (
     Count,
+    Few,
     Fraction,
     NotNegative,
     Option,
@@ -165,7 +166,7 @@ _ALL = (
         "pFedMoAP",
         "Luo et al., ICLR 2025",
         options=(
-            Option("experts", 10, Count, "K, prompts that are mixed, with the site's own"),
+            Option("experts", 10, Few, "K, prompts that are mixed, with the site's own, 1..64"),
             Option(
                 "local-weight", 0.5, Share, "lambda, weight of the own prompt's logits beside the mixture's, [0, 1]"
             ),
@@ -186,7 +187,7 @@ _ALL = (
         "capt",
         "CAPT",
         "arXiv 2503.06993, 2025",
-        options=(Option("clusters", 4, Count, "most clusters of sites"),),
+        options=(Option("clusters", 4, Few, "most clusters of sites, 1..64"),),
         personalizes=True,
         unfit=shares_class_contexts,
         part="clusters",

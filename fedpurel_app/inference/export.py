@@ -17,8 +17,9 @@ from fedpurel_app.core.files import write_atomically
 from fedpurel_app.inference.trained import TrainedModel
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.models.peft.base import PeftModule, parameters_of
+from fedpurel_app.models.peft.heads import WithHead
 from fedpurel_app.models.peft.lora import Lora
-from fedpurel_app.models.peft.pair import Pair
+from fedpurel_app.models.peft.pair import Composite
 
 SCHEMA = 1
 _FUSED = {"q": 0, "k": 1, "v": 2}  # their order in open_clip's one matrix
@@ -94,15 +95,13 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
     if model.bias is not None:
         classifier["bias"] = model.bias.cpu().contiguous()
     files = {
-        "parameters.safetensors": save(
-            {name: value.cpu().contiguous() for name, value in parameters_of(branch).items()}
-        ),
+        "parameters.safetensors": save(_parameters(branch)),
         "classifier.safetensors": save(classifier),
     }
-    seen_through = branch.shared if isinstance(branch, Pair) else branch
+    seen_through = branch.shared if isinstance(branch, Composite) else branch
     image_side = _image_side(seen_through, config.peft)
-    if isinstance(branch, Lora) and host.backbone is not None:
-        files |= _merged_clip(host.backbone, branch.deltas())
+    if isinstance(seen_through, Lora) and host.backbone is not None:
+        files |= _merged_clip(host.backbone, seen_through.deltas())
     settings = config.model_dump(by_alias=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
@@ -123,6 +122,12 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
     }
     files["export.json"] = (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def _parameters(branch: PeftModule) -> dict[str, Tensor]:
+    """Return what was trained; what images are seen through under a head by the names that its recipe has."""
+    found = {name: value.cpu().contiguous() for name, value in parameters_of(branch).items()}
+    return {name.removeprefix("shared.") if isinstance(branch, WithHead) else name: one for name, one in found.items()}
 
 
 def _image_side(branch: PeftModule, peft: str) -> str:

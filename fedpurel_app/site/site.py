@@ -121,7 +121,7 @@ class Site:
             meet(self.federation.source)
         count, test, held = (0 if spare else len(self.data.rows(part)) for part in ("train", "test", "validation"))
         # Who knows the data set can count what of it a site has; of a site with data of its own, itself decides.
-        tells = self.discloses.by_class if self._own else self.kit.method.needs_counts
+        tells = self.discloses.by_class if self._own else self.kit.method.needs_counts and self.node.share_class_counts
         counts = self.data.class_counts() if tells and not spare else []
         test, held = (0, 0) if self.discloses.tells_no_scores else (test, held)
         return Description(self.name, count, 0 if self._own else self.sites, self.kit.device.type, counts, test, held)
@@ -174,7 +174,7 @@ class Site:
         if keeps:
             state = replace(self.keeper.state(instruction), kept=kept, memory=_numpy(memory))
             self.keeper.keep(state, instruction)
-        told = self.discloses.training(metrics, is_private=keeps)
+        told = self.discloses.training(metrics, is_private=self.kit.algorithm.keeps_secrets)
         return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:

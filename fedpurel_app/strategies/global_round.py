@@ -105,7 +105,7 @@ class GlobalRound(Round):
     def _brief(self, part: Part, messages: list[Message]) -> None:
         sent = to_arrays(self.sent)
         described = self.post.roster.descriptions.items()
-        part.meet({site: one.class_counts for site, one in described if one is not None and one.class_counts})
+        part.meet(sent, {site: one.class_counts for site, one in described if one is not None})
         for message in messages:
             site = self.post.roster.site(message.metadata.dst_node_id) or ""
             message.content = RecordDict({**message.content, BRIEF: to_array_record(part.brief(sent, site))})

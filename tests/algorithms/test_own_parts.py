@@ -1,6 +1,7 @@
 """Methods with more than a gradient of their own: a memory, experts, heads, clusters. Each by hand, and at its ends."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional
 
+from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.base import Begun, Facts, Models, Visited
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import load_config
@@ -21,10 +23,25 @@ from fedpurel_app.models.peft.gated import Gate, Gated, pooled
 from fedpurel_app.models.peft.heads import Heads, sparse_frame
 from fedpurel_app.models.peft.key_value import KeyValueMemory
 from fedpurel_app.models.peft.registry import FAMILIES
+from fedpurel_app.models.peft.two_contexts import TwoContexts
 from fedpurel_app.strategies.parts import Reply, load_part
 from fedpurel_app.strategies.parts.clusters import Clusters, cluster
 from fedpurel_app.strategies.parts.pair_bandit import UNKNOWN, PairBandit
-from tests.algorithms.test_methods import HOST, INPUTS, LABELS, TEXT, a_batch, autograd, rule, same, shared, text_module
+from fedpurel_app.training.inputs import LocalData
+from fedpurel_app.training.local import train
+from tests.algorithms.test_methods import (
+    HOST,
+    INPUTS,
+    KNOWN,
+    LABELS,
+    TEXT,
+    a_batch,
+    autograd,
+    rule,
+    same,
+    shared,
+    text_module,
+)
 from tests.support import private_files, run_tiny, run_whole_and_resumed, timeless
 
 SGD = SgdSettings(0.1, 0.0, 0.0, 4, 1)
@@ -147,6 +164,30 @@ def test_a_site_goes_on_from_its_own_prompt_with_the_experts_that_came():
             begin(dict(memory), wrong)
 
 
+def test_a_prompt_that_makes_no_finite_features_is_left_out(caplog):
+    """Of another site, which can send numbers that a tower makes NaN of; this site's visit goes on."""
+    module, visit = a_gated(), METHODS["pfedmoap"].load().visits[Phase.GLOBAL]
+    poison = torch.stack([torch.full((3, 16), float("nan")), torch.ones(3, 16)])
+    memory = {"last/shared.residual": torch.zeros(3, 16)}
+    begun = Begun(module, None, LABELS, Facts(brief={"expert/shared.residual": poison}), METHODS["pfedmoap"].defaults(),
+                  memory)  # fmt: skip
+    assert visit.begin is not None
+    with caplog.at_level("WARNING"):
+        visit.begin(begun)
+    assert "1 prompts of other sites" in caplog.text
+    assert torch.equal(memory["expert/shared.residual"], poison[1:]) and module.experts is not None
+    assert module.experts.isfinite().all() and len(module.experts) == 1
+
+
+def test_a_sites_model_has_its_own_prompt_in_its_parameters():
+    module, last = a_gated(), torch.full((3, 16), 0.3)
+    own = module.at({"residual": last}, {})
+    assert torch.equal(dict(own.named_parameters())["shared.residual"], last)
+    assert not torch.equal(module.shared.residual, last) and not torch.equal(
+        own.class_features(), module.class_features()
+    )
+
+
 def a_reply(value, examples=1, loss=None, name="shared.p"):
     return Reply({name: np.array([value], np.float32)}, examples, examples, loss)
 
@@ -189,9 +230,40 @@ def test_pfedmoap_of_one_expert_is_its_prompt(tmp_path):
     assert torch.allclose(model.logits(features), expected, atol=1e-5)
 
 
-def test_the_gate_learns_at_ten_times_the_rate_and_stays(tmp_path):
-    visit = METHODS["pfedmoap"].load().visits[Phase.GLOBAL]
-    assert visit.rates == {"own.": 10.0}
+def moved(module, name, rate):
+    """How far one step of a rate moves each parameter, over its gradient."""
+    rates = {**METHODS[name].load().visits}[Phase.GLOBAL]
+    before = {key: value.detach().clone() for key, value in module.named_parameters()}
+    module.train()
+    gradients, _ = rates.rule(a_batch(module, name))
+    module.train(False)
+    data = LocalData(INPUTS, LABELS, HOST.zero_shot_logits(INPUTS))
+    step = SgdSettings(rate, 0.0, 0.0, 4, 1)
+    train(module, data, replace(rates, begin=None, end=None), step, torch.Generator(), METHODS[name].defaults(), KNOWN)
+    names = list(before)
+    return {key: float((before[key] - value.detach()).norm() / gradients[names.index(key)].norm())
+            for key, value in module.named_parameters()}  # fmt: skip
+
+
+def test_heads_learn_at_a_quarter_of_the_rate():
+    found = moved(adapter_heads(), "fedloge", 1e-3)
+    assert found["head"] == pytest.approx(2.5e-4, rel=1e-2) == found["own.head"]
+    assert found["shared.weight1"] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_gate_learns_at_ten_times_the_rate_and_stays():
+    module = a_gated()
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(4, 16, generator=generator), torch.tensor([0, 1, 2, 0])
+    module.attend_to({"residual": torch.ones(1, 3, 16)})
+    visit = replace(METHODS["pfedmoap"].load().visits[Phase.GLOBAL], begin=None, end=None)
+    before = {name: value.detach().clone() for name, value in module.named_parameters()}
+    gradients = autograd(module, functional.cross_entropy(module.logits(inputs), labels))
+    data = LocalData(inputs, labels, wide_host().zero_shot_logits(inputs))
+    train(module, data, visit, SgdSettings(1e-3, 0.0, 0.0, 4, 1), torch.Generator(), METHODS["pfedmoap"].defaults())
+    for (name, value), gradient in zip(module.named_parameters(), gradients, strict=True):
+        rate = 1e-2 if name.startswith("own.") else 1e-3
+        assert torch.allclose(before[name] - value.detach(), rate * gradient, atol=1e-6), name
     names = [name for name, _ in a_gated().named_parameters()]
     assert set(visit.sends(names, {})) == {"shared.residual"} and len(names) == 9
 
@@ -265,27 +337,48 @@ def clusters(most=2):
     return part
 
 
+def a_w(value, examples=1, loss=None):
+    return Reply({"classes": np.full((3, 1), value, np.float32)}, examples, examples, loss)
+
+
+def w_of(part, sent, sites):
+    return [float(part.brief(sent, site)["classes"][0, 0]) for site in sites]
+
+
 def test_clusters_average_their_own_and_two_of_them_exchange():
-    part, sent = clusters(3), {"classes": np.zeros(1, np.float32)}
-    part.meet({"a": [8, 0, 0], "b": [0, 9, 0], "c": [9, 1, 0], "d": [0, 0, 7]})
+    part, sent = clusters(3), {"classes": np.zeros((3, 1), np.float32)}
+    part.meet(sent, {"a": [8, 0, 0], "b": [0, 9, 0], "c": [9, 1, 0], "d": [0, 0, 7]})
     assert part.brief(sent, "a")["classes"] is sent["classes"]
-    replies = {
-        "a": a_reply(1, 1, 2.0, "classes"),
-        "c": a_reply(4, 2, 2.0, "classes"),
-        "d": a_reply(9, 5, 1.0, "classes"),
-    }
-    mean = {"classes": np.ones(1, np.float32)}
-    assert part.finish(sent, mean, replies, 8) is mean
+    mean = {"classes": np.ones((3, 1), np.float32)}
+    assert part.finish(sent, mean, {"a": a_w(1, 1, 2.0), "c": a_w(4, 2, 2.0), "d": a_w(9, 5, 1.0)}, 8) is mean
     # Within: (1 + 2 * 4) / 3 = 3, and 9; the first pair is of both: 6.
-    assert [float(part.brief(sent, site)["classes"][0]) for site in "abcd"] == [6, 0, 6, 6]
-    part.meet({"new": [0, 3, 1]})
-    assert part.brief(sent, "new") == part.brief(sent, "b"), "the nearest site's cluster"
+    assert w_of(part, sent, "abcd") == [6, 0, 6, 6]
+    part.meet(sent, {"a": [8, 0, 0], "new": [0, 3, 1]})
+    assert w_of(part, sent, ["new"]) == [0], "the cluster of the nearest site"
     other = clusters(3)
     other.restore(part.state())
     for one in (part, other):
-        one.finish(sent, mean, {"a": a_reply(2, 1, 1.5, "classes")}, 8)
-    assert [float(part.brief(sent, site)["classes"][0]) for site in "ad"] == [float(
-        other.brief(sent, site)["classes"][0]) for site in "ad"]  # fmt: skip
+        one.finish(sent, mean, {"a": a_w(2, 1, 1.5)}, 8)
+    assert w_of(part, sent, "abcd") == w_of(other, sent, "abcd")
+
+
+def test_sites_are_clustered_anew_until_the_first_round_ends():
+    part, sent = clusters(2), {"classes": np.zeros((3, 1), np.float32)}
+    part.meet(sent, {"a": [8, 0, 0]})
+    part.meet(sent, {"a": [8, 0, 0], "b": [0, 9, 0]})
+    part.finish(sent, sent, {"a": a_w(1), "b": a_w(5)}, 8)  # no loss is told: they exchange, and wait for nothing
+    part.finish(sent, sent, {"a": a_w(1)}, 8)
+    assert w_of(part, sent, "ab") == [2, 2], "two clusters, that took turns"
+
+
+@pytest.mark.parametrize("lie", [[], [1] * 2, [3], [0, 0, 0], [1] * 40])
+def test_counts_of_other_classes_are_none(lie):
+    """Whatever a site says of itself, the run goes on; it is in the first cluster."""
+    part, sent = clusters(2), {"classes": np.zeros((3, 1), np.float32)}
+    for _ in range(2):
+        part.meet(sent, {"a": [8, 0, 0], "liar": lie, "b": [0, 9, 0]})
+    part.finish(sent, sent, {"a": a_w(1), "liar": a_w(3), "b": a_w(9)}, 3)
+    assert part.brief(sent, "liar")["classes"] is part.brief(sent, "a")["classes"]
 
 
 def test_the_bandit_tries_all_pairs_then_goes_by_rewards():
@@ -308,6 +401,50 @@ def test_the_bandit_tries_all_pairs_then_goes_by_rewards():
     assert bandit.choose([1]) is None
 
 
+class ByClass(torch.nn.Module):
+    """Text features that are the contexts themselves, one of shape (1, 2) for each class."""
+
+    takes, logit_scale = "features", 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.context = torch.nn.Parameter(torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]], [[1.0, 2.0]]]))
+
+    def class_features(self):
+        return self.context[:, 0]
+
+    def logits_of(self, inputs, class_features):
+        return inputs @ class_features.T
+
+
+def test_contexts_are_added_and_both_are_trained():
+    base: Any = ByClass()
+    module = TwoContexts(base)
+    (general_name, general), (classes_name, classes) = module.named_parameters()
+    assert (general_name, classes_name) == ("general", "classes") and general.tolist() == [[1.0, 2.0]]
+    assert not classes.any() and torch.equal(module.class_features(), base.class_features())
+    with torch.no_grad():
+        general.copy_(torch.tensor([[0.5, 0.0]]))
+        classes.copy_(torch.arange(6.0).reshape(3, 1, 2))
+    assert module.class_features().tolist() == [[0.5, 1.0], [2.5, 3.0], [4.5, 5.0]]
+    slope = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, -1.0]])
+    found = torch.autograd.grad((module.class_features() * slope).sum(), [general, classes])
+    assert found[0].tolist() == [[6.0, -1.0]] and torch.equal(found[1][:, 0], slope)
+    other = module.at(torch.zeros(3, 1, 2))
+    assert other.class_features().tolist() == [[0.5, 0.0]] * 3 and module.class_features()[0].tolist() == [0.5, 1.0]
+    personalized = METHODS["capt"].load().personalized
+    assert personalized is not None
+    (own,) = personalized(Models(module, memory={"classes": torch.ones(3, 1, 2)}))
+    assert own.class_features().tolist() == [[1.5, 1.0]] * 3 and personalized(Models(module)) == (module,)
+
+
+def test_what_capt_remembers_is_no_secret_and_a_balancers_state_on_it_is():
+    capt = METHODS["capt"].load()
+    assert capt.keeps_state and not capt.keeps_secrets
+    assert BALANCERS["fed-grab"].put_on(capt).keeps_secrets
+    assert METHODS["pfedmoap"].load().keeps_secrets and METHODS["scaffold"].load().keeps_secrets
+
+
 CAPT = {"algorithm": "capt", "peft": "prompt", "dataset": "shapes", "dataset_path": "", "max_per_class": 6,
         "imbalance_factor": 3, "num_sites": 3, "global_rounds": 2, "clusters": 2, "fraction_train": 1.0,
         "experiment_id": "e", "learning_rate": 0.5}  # fmt: skip
@@ -323,8 +460,9 @@ def test_capt_sends_both_contexts_and_predicts_by_the_clusters(tmp_path):
 
     folder = run_tiny(tmp_path, **CAPT, grid={"spy": spy})
     classes = len(folder.read_csv("classes.csv"))
-    assert set(shared(folder)) == {"general", "classes"} and shared(folder)["classes"].shape[0] == classes
-    assert all(brief == {"classes": shared(folder)["classes"].shape} for brief in briefs) and len(briefs) == 6
+    sent, _ = folder.read_checkpoint()
+    assert set(sent) == {"general", "classes"} and sent["classes"].shape[0] == classes
+    assert all(brief == {"classes": sent["classes"].shape} for brief in briefs) and len(briefs) == 6
     names = {name for file in folder.path.rglob("private-*.safetensors") for name in load_file(file)}
     assert names == {"memory/classes"} and folder.summary()["personalized"]["all"] > 10
 

@@ -30,7 +30,8 @@ READING = (
     "Upstream trains by one-vs-rest binary cross-entropy, which is of no use at CLIP's logits (about 20: a "
     "gradient of 1 on every negative, of 1e-8 on positives). Here the host's softmax cross-entropy is kept, and "
     "its gradient at the logits is multiplied by the weights. Tail classes are those with fewer images than the "
-    "mean class."
+    "mean class. "
+    "Gradients are those of the batch mean, so that gains go with the batch size."
 )
 _STATE = ("P", "N", "u", "e1", "e2")
 
@@ -93,4 +94,4 @@ def balance(host: Algorithm) -> Algorithm:
         zeros = facts.zero_shot_text.new_zeros(len(facts.zero_shot_text))
         return of_host | {f"fed-grab/{phase.value}/{name}": zeros.clone() for phase in host.visits for name in _STATE}
 
-    return replace(balanced(host, controlled), memory=memory)
+    return replace(balanced(host, controlled), memory=memory, memory_is_sent=False)

@@ -20,6 +20,8 @@ from fedpurel_app.algorithms.balancers.base import balanced, class_counts
 from fedpurel_app.algorithms.base import Algorithm, Balance, Batch
 from fedpurel_app.core.phase import Phase
 
+READING = "A class without an image counts as one with one; shares are relative to the largest."
+
 
 def log_prior(counts: Tensor, strength: float) -> Tensor:
     """Return tau log(pi / max pi), shape (C,), from images by class."""

@@ -17,8 +17,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedpurel_app.algorithms.balancers.logit_adjustment import log_prior
+from fedpurel_app.algorithms.balancers.logit_adjustment import READING, log_prior
 from fedpurel_app.algorithms.base import Algorithm, Facts, Options
+
+__all__ = ["READING", "balance"]
 
 
 def prediction_bias(facts: Facts, options: Options) -> Tensor:

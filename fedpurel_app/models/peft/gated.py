@@ -74,19 +74,25 @@ class Gated(Composite):
     ----------
     experts : Tensor, shape (K - 1, C, D), or None
         Text features of other sites' prompts.
+    prompt : mapping of str to Tensor, or None
+        Takes the place of the prompt's parameters, in predictions.
     text : Tensor, shape (C, D), or None
-        Takes the place of the prompt's own text features.
+        Text features of that.
     """
 
     def __init__(self, shared: PeftModule, gate: Gate, weight: float) -> None:
         super().__init__(shared)
         self.gate, self._weight = gate, weight
         self.experts: Tensor | None = None
+        self.prompt: Mapping[str, Tensor] | None = None
         self.text: Tensor | None = None
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the prompt's parameters, then the gate's."""
-        yield from ((f"shared.{name}", value) for name, value in self.shared.named_parameters())
+        if self.prompt is None:
+            yield from ((f"shared.{name}", value) for name, value in self.shared.named_parameters())
+        else:
+            yield from ((f"shared.{name}", nn.Parameter(value, False)) for name, value in self.prompt.items())
         yield from ((f"own.{name}", value) for name, value in self.gate.named_parameters())
 
     def class_features(self) -> Tensor:
@@ -115,19 +121,28 @@ class Gated(Composite):
             text = self._own()
         return lambda inputs: torch.cat([self.logits_of(part, text) for part in inputs.split(_AT_ONCE)])
 
-    def attend_to(self, experts: Mapping[str, Tensor]) -> None:
-        """Encode other prompts, each parameter of shape (K - 1, ...), without a graph; none: be the prompt alone."""
+    def attend_to(self, experts: Mapping[str, Tensor]) -> list[int]:
+        """Encode other prompts, without a graph, and return the numbers of those of use; none: be the prompt alone.
+
+        Parameters
+        ----------
+        experts : mapping of str to Tensor, each of shape (K - 1, ...)
+            A prompt whose text features are not finite, for all that its numbers are, is left out.
+        """
         count = len(next(iter(experts.values()), ()))
         with torch.no_grad():
             texts = [
                 class_features_at(self.shared, {name: value[number] for name, value in experts.items()})
                 for number in range(count)
             ]
-        self.experts = torch.stack(texts) if texts else None
+        useful = [number for number, text in enumerate(texts) if bool(text.isfinite().all())]
+        self.experts = torch.stack([texts[number] for number in useful]) if useful else None
+        return useful
 
     def at(self, prompt: Mapping[str, Tensor], experts: Mapping[str, Tensor]) -> Gated:
         """Return a module for predictions, with another prompt and experts and the same gate."""
         other = Gated(self.shared, self.gate, self._weight)
+        other.prompt = prompt
         with torch.no_grad():
             other.text = class_features_at(self.shared, prompt)
         other.attend_to(experts)

@@ -11,6 +11,8 @@ from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import Takes
 from fedpurel_app.models.peft.base import Logits
 
+_AT_ONCE = 256  # images whose nearness to all that is remembered is in memory
+
 
 class KeyValueMemory:
     """alpha sum_i exp(-beta (1 - f . F_i)) onehot(y_i), over the images i that are remembered.
@@ -47,13 +49,14 @@ class KeyValueMemory:
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute logits, shape (B, C), from image features, shape (B, D)."""
         images = nn.functional.normalize(inputs, dim=-1)
-        near = torch.exp(-self._sharpness * (1 - images @ self._keys.T))
-        found = near.new_zeros(len(inputs), self._classes)
-        return self._weight * found.index_add_(1, self._labels, near)
+        values = nn.functional.one_hot(self._labels, self._classes).to(images)
+        parts = [torch.exp(-self._sharpness * (1 - part @ self._keys.T)) @ values for part in images.split(_AT_ONCE)]
+        return self._weight * torch.cat(parts)
 
     def with_text(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Raise ConfigError, as class_features does."""
-        return self.logits(inputs), self.class_features()
+        text = self.class_features()
+        return self.logits(inputs), text
 
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits; class features are of no use here."""

@@ -22,7 +22,7 @@ class LowRank(Composite):
     shared : PeftModule
         Of one parameter, shape (n, d); called ``shared.<name>``.
     rank : int
-        b of U (n, b) and V (b, d), called ``own.U`` and ``own.V``; the smaller of n and d at most.
+        b of U (n, b) and V (b, d), called ``own.U`` and ``own.V``.
     generator : torch.Generator
         Both begin with draws from N(0, 0.02).
     """
@@ -31,7 +31,6 @@ class LowRank(Composite):
         super().__init__(shared)
         ((self._name, self._sigma),) = shared.named_parameters()
         rows, columns = self._sigma.shape
-        rank = min(rank, rows, columns)
         u, v = (_DEVIATION * torch.randn(shape, generator=generator) for shape in ((rows, rank), (rank, columns)))
         self._u, self._v = (nn.Parameter(one.to(self._sigma)) for one in (u, v))
 

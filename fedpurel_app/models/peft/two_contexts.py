@@ -33,11 +33,7 @@ class TwoContexts(Composite):
 
     def class_features(self) -> Tensor:
         """Encode all class prompts, shape (C, D), L2-normalised."""
-        return self.features_with(self._classes)
-
-    def features_with(self, classes: Tensor) -> Tensor:
-        """Encode all class prompts with another w, shape (C, n, d)."""
-        return class_features_at(self.shared, {self._name: self._general + classes})
+        return class_features_at(self.shared, {self._name: self._general + self._classes})
 
     def at(self, classes: Tensor) -> TwoContexts:
         """Return a module for predictions, with the same v and another w."""

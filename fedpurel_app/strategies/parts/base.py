@@ -47,8 +47,8 @@ class Part:
     def __init__(self, options: Mapping[str, Any], sgd: SgdSettings) -> None:
         self.options, self.sgd = options, sgd
 
-    def meet(self, counts: Mapping[str, Sequence[int]]) -> None:
-        """Learn, before the messages of every round, the sites' training images by class, as far as they tell."""
+    def meet(self, sent: Arrays, counts: Mapping[str, Sequence[int]]) -> None:
+        """Learn, before the messages of every round, the sites' training images by class, whatever they tell."""
 
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return what a site's message carries beside the shared parameters, as ``Facts.brief`` at the site."""

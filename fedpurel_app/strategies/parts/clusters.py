@@ -42,10 +42,11 @@ def cluster(shares: Floats, most: int) -> npt.NDArray[np.int64]:
 
 
 class Clusters(Part):
-    """Average the prompts of classes within clusters of sites, and in every round across two of them.
+    """Average the prompts of classes within clusters of sites, and across two of them, one exchange at a time.
 
-    A site that is met after the first round joins the cluster of the site whose shares are nearest; one that tells no
-    counts is in the first cluster.
+    Clusters are found among the sites that are met before the first round; one that comes later joins that of the site
+    whose shares are nearest. A site that tells no counts is in the first cluster. Where there are no more sites than
+    clusters, every site is one.
     """
 
     def __init__(self, options: Mapping[str, Any], sgd: SgdSettings) -> None:
@@ -56,18 +57,21 @@ class Clusters(Part):
         self._prompts: dict[int, npt.NDArray[Any]] = {}  # by cluster
         self._losses, self._bandit = np.full(most, UNKNOWN), PairBandit(most)
 
-    def meet(self, counts: Mapping[str, Sequence[int]]) -> None:
-        """Give every site its cluster."""
-        new = {site: np.array(count, float) / sum(count) for site, count in sorted(counts.items())
-               if sum(count) and site not in self._of}  # fmt: skip
-        if new and not self._shares:
-            groups = cluster(np.stack(list(new.values())), len(self._losses))
-            self._of |= dict(zip(new, groups.tolist(), strict=True))
+    def meet(self, sent: Arrays, counts: Mapping[str, Sequence[int]]) -> None:
+        """Give every site its cluster; counts of another number of classes are none."""
+        told = {site: count for site, count in sorted(counts.items()) if len(count) == len(sent[_NAME]) and any(count)}
+        new = {site: np.array(count, float) / sum(count) for site, count in told.items() if site not in self._shares}
+        shares = self._shares | new
+        if new and not self._prompts:  # nobody has trained yet
+            groups = cluster(np.stack(list(shares.values())), len(self._losses))
+            self._of |= dict(zip(shares, groups.tolist(), strict=True))
         elif new:
             for site, share in new.items():
-                near = min(self._shares, key=lambda other: (np.abs(self._shares[other] - share).sum(), other))
-                self._of[site] = self._of[near]
-        self._shares |= new
+                near = min(
+                    self._shares, key=lambda other: (np.abs(self._shares[other] - share).sum(), other), default=""
+                )
+                self._of[site] = self._of.get(near, 0)
+        self._shares = shares
 
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return the prompts of the site's cluster; of one that never trained, those of all."""
