@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--preset", default="shapes")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
     parser.add_argument("--vary", metavar="KEY=VALUE,VALUE,...", action="append", required=True)
-    parser.add_argument("--seeds", type=seeds_of, default=seeds_of("40-51"))
+    parser.add_argument("--seeds", type=seeds_of, default=seeds_of("40-51"), help="at least two")
     parser.add_argument("--model", choices=("global", "global_at_sites", "personalized"), default="global")
     parser.add_argument("--scores", nargs="+", default=list(SCORES))
     parser.add_argument("--out", type=Path, required=True, help="folder of the run folders")
@@ -72,9 +72,14 @@ def summary_of(settings: dict[str, Any], preset: str, path: Path) -> dict[str, A
     """Return the summary of a run, which is run if it is not there."""
     import fedpurel_app
     from fedpurel_app.config import without_idle
+    from fedpurel_app.config.presets import load_preset
+    from fedpurel_app.reporting.run_folder import RunFolder
 
-    done = fedpurel_app.Run(path)
+    done, asked = fedpurel_app.Run(path), without_idle({**load_preset(preset).values, **settings})
     if path.is_dir() and done.summary.get("outcome") == "completed":
+        had = RunFolder.open(path).read_json("config.json")["config"]
+        if different := [key for key, value in asked.items() if had[key] != value]:
+            sys.exit(f"{path} holds a run with other settings ({', '.join(different)}): choose another --out.")
         return done.summary
     return fedpurel_app.run(without_idle(settings), preset=preset, out=path).summary
 
