@@ -18,6 +18,10 @@ SCRIPTS = {
     "tools/lowest_dependencies.py": "--show",
     "benchmarks/step.py": "--backbone ViT-B-32 --classes 2 --batch 2 --rounds 1 --families adapter --json {out}",
     "benchmarks/validation.py": "--seeds 100 --out {out} --set " + " --set ".join(SMALL),
+    "benchmarks/paired.py": "--seeds 1,2 --vary algorithm=fedavg,fedprox --set peft=adapter --out {out} --set "
+    + " --set ".join(SMALL[:1] + SMALL[2:]),
+    "benchmarks/methods.py": "--backbone ViT-B-32 --classes 3 --batch 2 --steps 1 --rounds 1 --methods capt pfedmoap "
+    "--json {out}",
     "benchmarks/rounds.py": "--set " + " --set ".join(SMALL),
     "benchmarks/liars.py": "--rounds 1 --seeds 0",
     "benchmarks/scale.py": "--sites 4 --classes 3 --ranks 2 --rounds 2 --json {out} --plot {out}.png",
@@ -26,7 +30,8 @@ ELSEWHERE = {
     "benchmarks/plain.py",
     "benchmarks/synthetic.py",
     "benchmarks/message.py",
-}  # imported by step.py; the test below
+    "tools/write_cards.py",
+}  # imported by step.py; the test below; tests/test_cards.py
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ __all__ = [
     "names_of_shared",
     "nothing",
     "plain",
+    "shapes_of",
     "shared_alone",
     "shared_half",
     "under",
@@ -136,6 +137,11 @@ def without_own(names: Sequence[str], options: Options) -> set[str]:
 def under(values: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
     """Return those whose names begin so, by the rest of their names."""
     return {name.removeprefix(beginning): value for name, value in values.items() if name.startswith(beginning)}
+
+
+def shapes_of(values: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes by name."""
+    return {name: tuple(value.shape) for name, value in values.items()}
 
 
 def nothing(parameters: Mapping[str, Tensor], facts: Facts) -> Memory:

@@ -14,8 +14,6 @@ ICLR 2025.
 
 from __future__ import annotations
 
-from logging import getLogger
-
 import torch
 
 from fedpurel_app.algorithms.base import (
@@ -29,6 +27,7 @@ from fedpurel_app.algorithms.base import (
     Visited,
     names_of_shared,
     nothing,
+    shapes_of,
     shared_half,
     under,
 )
@@ -37,7 +36,6 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.models.peft.base import load_parameters
 from fedpurel_app.models.peft.gated import Gate, Gated, pooled
 
-logger = getLogger("flwr.fedpurel.client")
 _EXPERT, _LAST = "expert/shared.", "last/shared."  # prompts of others, of shape (K - 1, ...), and one's own
 
 
@@ -53,17 +51,14 @@ def go_on(begun: Begun) -> None:
     last, experts = under(begun.memory, _LAST), under(begun.facts.brief, _EXPERT)
     if not last or not isinstance(begun.module, Gated):
         return
-    shapes = {name: value.shape[1:] for name, value in experts.items()}
-    if experts and shapes != {name: value.shape for name, value in last.items()}:
-        raise ValueError(f"the experts' prompts have shapes {shapes}, unlike this site's.")
-    if any(len(value) >= begun.options["experts"] for value in experts.values()):
-        raise ValueError(f"more prompts of others came than experts = {begun.options['experts']} takes.")
+    most, count = begun.options["experts"] - 1, len(next(iter(experts.values()), ()))
+    came, fit = shapes_of(experts), {name: (count, *shape) for name, shape in shapes_of(last).items()}
+    if experts and (came != fit or count > most):
+        raise ValueError(f"prompts of shapes {came} came: this site takes at most {most} of {shapes_of(last)}.")
     load_parameters(begun.module.shared, last)
     useful = begun.module.attend_to(experts)
-    if lost := len(next(iter(experts.values()), ())) - len(useful):
-        logger.warning("%d prompts of other sites make no finite text features: they are left out.", lost)
-    for name in under(begun.memory, _EXPERT):
-        del begun.memory[_EXPERT + name]
+    for name in last:
+        begun.memory.pop(_EXPERT + name, None)
     begun.memory |= {_EXPERT + name: value[useful] for name, value in experts.items() if useful}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
 from torch.nn import functional
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
@@ -156,9 +157,9 @@ def test_a_site_goes_on_from_its_own_prompt_with_the_experts_that_came():
     assert torch.equal(memory["expert/shared.residual"], experts)
     assert set(begin(dict(memory), {})) == {"last/shared.residual"} and experts_of() is None
     for wrong, reason in (
-        ({"expert/shared.residual": torch.ones(2, 3, 4)}, "unlike this site's"),
-        ({"expert/shared.other": experts}, "unlike this site's"),
-        ({"expert/shared.residual": torch.ones(10, 3, 16)}, "more prompts of others"),
+        ({"expert/shared.residual": torch.ones(2, 3, 4)}, "this site takes at most 9 of"),
+        ({"expert/shared.other": experts}, "this site takes at most 9 of"),
+        ({"expert/shared.residual": torch.ones(10, 3, 16)}, "this site takes at most 9 of"),
     ):
         with pytest.raises(ValueError, match=reason):
             begin(dict(memory), wrong)
@@ -174,7 +175,7 @@ def test_a_prompt_that_makes_no_finite_features_is_left_out(caplog):
     assert visit.begin is not None
     with caplog.at_level("WARNING"):
         visit.begin(begun)
-    assert "1 prompts of other sites" in caplog.text
+    assert "1 prompts of others" in caplog.text
     assert torch.equal(memory["expert/shared.residual"], poison[1:]) and module.experts is not None
     assert module.experts.isfinite().all() and len(module.experts) == 1
 
@@ -320,6 +321,28 @@ def test_fedloge_predicts_by_rows_of_one_length_and_sites_add_their_own():
     names = [name for name, _ in heads.named_parameters()]
     assert set(names) - set(algorithm.visits[Phase.GLOBAL].sends(names, {})) == {"own.head"}
     assert algorithm.is_known(heads, {})
+
+
+def test_an_exported_head_gives_the_logits_by_its_own_recipe(tmp_path):
+    folder = run_tiny(tmp_path / "run", algorithm="fedloge", peft="adapter", global_rounds=2, fraction_train=1.0)
+    site, x = next(folder.path.rglob("private-*.safetensors")).parent.name, torch.randn(5, 8)
+    for name in ("", site):
+        model, out = load_trained(folder.path, name), tmp_path / f"out{name}"
+        export(model, out)
+        weights, head = load_tensors(out / "parameters.safetensors"), load_tensors(out / "classifier.safetensors")
+        gate = torch.tanh(x @ weights["weight1"].T + weights["bias1"]) @ weights["weight2"].T + weights["bias2"]
+        seen = functional.normalize(gate.softmax(1) * x, dim=1)
+        assert torch.allclose(model.logits(x), seen @ head["weights"].T, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_exported_head_on_lora_brings_the_backbone_it_names(tmp_path):
+    images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "imbalance_factor": 4, "num_sites": 2}
+    folder = run_tiny(tmp_path / "run", algorithm="fedloge", peft="lora", global_rounds=1, learning_rate=0.01, **images)
+    export(load_trained(folder.path), tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"open_clip_model.safetensors", "open_clip_config.json", "classifier.safetensors"} <= names
+    assert "head" in load_tensors(tmp_path / "out" / "parameters.safetensors")
 
 
 # --- CAPT -------------------------------------------------------------------------------------------------------------

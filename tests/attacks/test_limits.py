@@ -65,7 +65,7 @@ def test_a_round_that_is_refused_looks_at_no_data(site, monkeypatch):
         raise AssertionError("the data were looked at")
 
     arrays = initial(site)
-    monkeypatch.setattr("fedpurel_app.site.site.Site._rows", look)
+    monkeypatch.setattr("fedpurel_app.site.site_data.SiteData.rows", look)
     reply = site.train(arrays, 1_000_000)
     assert reply.has_error() and "ValueError" in reply.error.reason, "not the AssertionError of looking"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from logging import getLogger
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from fedpurel_app.models.peft.base import Logits, PeftModule
 from fedpurel_app.models.peft.elsewhere import class_features_at
 from fedpurel_app.models.peft.pair import Composite
 
+logger = getLogger("flwr.fedpurel.client")
 _STRIDE = 4  # of pooling
 _MOST_HEADS = 8
 _SCORE_SCALE = 10.0
@@ -136,6 +138,8 @@ class Gated(Composite):
                 for number in range(count)
             ]
         useful = [number for number, text in enumerate(texts) if bool(text.isfinite().all())]
+        if len(useful) < count:
+            logger.warning("%d prompts of others make no finite text features: left out.", count - len(useful))
         self.experts = torch.stack([texts[number] for number in useful]) if useful else None
         return useful
 
