@@ -49,6 +49,7 @@ __all__ = [
 
 Begin = Callable[[Begun], None]
 End = Callable[[Visited], None]
+Rates = Callable[[float, Options], Mapping[str, float]]
 Rule = Callable[[Batch], tuple[list[Tensor], Metrics]]  # the gradient of every parameter, and what is reported
 Names = Callable[[Sequence[str], Options], Collection[str]]  # from all names, in the module's order, to some
 
@@ -87,8 +88,8 @@ class Visit:
         Makes ready before the first step: what the server's brief or the memory says goes into the module.
     end : callable or None
         Brings the memory up to date when the last step is taken.
-    rates : mapping of str to float
-        Factors of the learning rate by the beginning of parameters' names; 1 for the others.
+    rates : callable or None
+        From the learning rate and the options to those of parameters with other ones, by the beginning of their names.
     """
 
     rule: Rule
@@ -96,7 +97,7 @@ class Visit:
     reference: Literal["zero-shot", "global"] = "zero-shot"
     begin: Begin | None = None
     end: End | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Rates | None = None
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,13 @@ def heads(models: Models) -> Heads:
     return models.shared
 
 
-_RATES = {"head": 0.25, "own.": 0.25}
+def rates(rate: float, options: Options) -> dict[str, float]:
+    """Return the heads' rate: what TaskRes's a = 1/2 makes of the family's."""
+    return {"head": rate / 4, "own.": rate / 4}
+
+
 ALGORITHM = Algorithm(
-    visits={Phase.GLOBAL: Visit(three_losses, sends=without_own, rates=_RATES)},
+    visits={Phase.GLOBAL: Visit(three_losses, sends=without_own, rates=rates)},
     compose=with_heads,
     global_model=generic,
     personalized=personal,

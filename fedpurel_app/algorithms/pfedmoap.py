@@ -76,14 +76,14 @@ def mixture(models: Models) -> Model:
     return (module.at(last, under(models.memory, _EXPERT)),)
 
 
+_VISIT = Visit(task_step, names_of_shared, begin=go_on, end=keep_prompt,
+               rates=lambda rate, options: {"own.": options["gate-learning-rate"]})  # fmt: skip
 ALGORITHM = Algorithm(
-    visits={Phase.GLOBAL: Visit(task_step, names_of_shared, begin=go_on, end=keep_prompt, rates={"own.": 10.0})},
+    visits={Phase.GLOBAL: _VISIT},
     compose=gated,
     global_model=shared_half,
     personalized=mixture,
     memory=nothing,
-    reading=(
-        "Heads are 8, or as many of them as divide the width. "
-        "The gate begins as Xavier draws, and has a say from the second visit on, when there are experts."
-    ),
+    reading="Heads are 8, or as many as divide the width; the gate begins as Xavier draws, and counts from the second "
+    "visit on, when there are experts.",
 )

@@ -167,6 +167,7 @@ _ALL = (
         "Luo et al., ICLR 2025",
         options=(
             Option("experts", 10, Few, "K, prompts that are mixed, with the site's own, 1..64"),
+            Option("gate-learning-rate", 0.01, Positive, "SGD, the gate"),
             Option(
                 "local-weight", 0.5, Share, "lambda, weight of the own prompt's logits beside the mixture's, [0, 1]"
             ),

@@ -76,7 +76,8 @@ def take_steps(
     if visit.begin is not None:
         inputs = data.inputs if isinstance(data, LocalData) and isinstance(data.inputs, Tensor) else None
         visit.begin(Begun(module, inputs, data.labels, facts, options, memory))
-    rates = _rates(names, settings.learning_rate, visit.rates)
+    others = {} if visit.rates is None else visit.rates(settings.learning_rate, options)
+    rates = _rates(names, settings.learning_rate, others)
     before = [parameter.detach().clone() for parameter in parameters]
     start = before if anchor is None else [anchor[name] for name in names]
     velocity: list[Tensor | None] = [None] * len(parameters)
@@ -105,12 +106,12 @@ def take_steps(
     return {**totals, "drift": squares.sum().sqrt()}, steps
 
 
-def _rates(names: Sequence[str], rate: float, factors: Mapping[str, float]) -> list[tuple[float, list[int]]]:
+def _rates(names: Sequence[str], rate: float, others: Mapping[str, float]) -> list[tuple[float, list[int]]]:
     """Sort the numbers of the parameters by the learning rate of each."""
     rates: dict[float, list[int]] = {}
     for number, name in enumerate(names):
-        factor = next((factor for beginning, factor in factors.items() if name.startswith(beginning)), 1.0)
-        rates.setdefault(rate * factor, []).append(number)
+        own = next((other for beginning, other in others.items() if name.startswith(beginning)), rate)
+        rates.setdefault(own, []).append(number)
     return list(rates.items())
 
 

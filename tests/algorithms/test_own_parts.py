@@ -252,7 +252,7 @@ def test_heads_learn_at_a_quarter_of_the_rate():
     assert found["shared.weight1"] == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_the_gate_learns_at_ten_times_the_rate_and_stays():
+def test_the_gate_learns_at_a_rate_of_its_own_and_stays():
     module = a_gated()
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(4, 16, generator=generator), torch.tensor([0, 1, 2, 0])

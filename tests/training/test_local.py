@@ -169,7 +169,7 @@ def test_sgd_is_torchs():
     velocity: list[torch.Tensor | None] = [None] * len(ours)
     groups = [{"params": theirs[:1], "lr": 0.1}, {"params": theirs[1:], "lr": 0.2}]
     reference = torch.optim.SGD(groups, momentum=0.9, weight_decay=0.1)
-    rates = _rates(["shared.w", "own.b"], 0.1, {"own.": 2.0})
+    rates = _rates(["shared.w", "own.b"], 0.1, {"own.": 0.2})
     assert rates == [(0.1, [0]), (0.2, [1])]
     for _ in range(5):
         gradients = [torch.randn(value.shape, generator=generator) for value in ours]
