@@ -100,6 +100,15 @@ _ALL = (
         options=(Option("proximal-weight", 0.01, NotNegative, "mu, weight of ||w - w received||^2 / 2"),),
     ),
     Method(
+        "moon",
+        "MOON",
+        "Li et al., CVPR 2021",
+        options=(
+            Option("moon-weight", 1.0, NotNegative, "mu, weight of the contrast of models"),
+            Option("moon-temperature", 0.5, Positive, "tau, of the contrast, > 0"),
+        ),
+    ),
+    Method(
         "scaffold",
         "SCAFFOLD",
         "Karimireddy et al., ICML 2020",

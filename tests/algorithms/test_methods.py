@@ -1,5 +1,6 @@
 """Each method by hand: one step of its definition, and what it must be equal to at the ends of its options."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional
 
-from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Models, Visit
+from fedpurel_app.algorithms import moon
+from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Models, Visit, Visited
 from fedpurel_app.algorithms.fedper import base_layers
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.promptfolio import Mixture
@@ -16,6 +18,7 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.records import to_arrays
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.registry import FAMILIES
@@ -80,6 +83,94 @@ def test_fedprox_without_weight_is_fedavg_to_the_bit(tmp_path, family):
     assert same(shared(plain), shared(held)) and not same(
         shared(plain), shared(run_tiny(tmp_path / "c", algorithm="fedprox", proximal_weight=1.0, peft=family))
     )
+
+
+def centred_cosine(first, second):
+    return functional.cosine_similarity(first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True))
+
+
+def moon_loss(module, received, last, temperature):
+    """L_con as the paper has it, of logits without their mean."""
+    near, far = (torch.exp(centred_cosine(module.logits(INPUTS), one) / temperature) for one in (received, last))
+    return -torch.log(near / (near + far)).mean()
+
+
+def test_moon_draws_logits_to_those_received_and_away_from_the_last():
+    module, received, last = text_module(1.0), text_module(0.4), text_module(-2.0)
+    batch = a_batch(module, "moon", [received.residual.detach()], moon_weight=3.0, moon_temperature=0.2)
+    batch.memory["last/residual"] = last.residual.detach()
+    (found,), metrics = rule("moon")(batch)
+    contrast = moon_loss(module, received.logits(INPUTS).detach(), last.logits(INPUTS).detach(), 0.2)
+    (expected,) = autograd(module, task_loss(module) + 3 * contrast)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, autograd(module, task_loss(module))[0], atol=1e-3)
+    assert float(metrics["align-loss"]) == pytest.approx(contrast.item(), rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(task_loss(module).item(), rel=1e-6)
+
+
+def test_moons_contrast_by_hand():
+    """At tau = 0.5.
+
+    Without their mean (2, 0) is (1, -1), as (7, 1) but for its length, and (0, 3) points the other way: s_glob = 1,
+    s_prev = -1, l_con = log(1 + e^-4), and no way to turn is down. (1, -1, 0) is at right angles to (2, 2, -4) and to
+    (-1, -1, 2), which are u_glob = -u_prev: l_con = log 2, w = 1/2 / 0.5, the slope 2 u_prev / |z|.
+    """
+    for rows, value, slope in (
+        ([[2.0, 0.0], [7.0, 1.0], [0.0, 3.0]], math.log(1 + math.exp(-4)), [0.0, 0.0]),
+        ([[1.0, -1.0, 0.0], [5.0, 5.0, -1.0], [0.0, 0.0, 3.0]], math.log(2), [-1 / 3**0.5, -1 / 3**0.5, 2 / 3**0.5]),
+    ):
+        logits, received, last = torch.tensor(rows).split(1)
+        found, contrast = moon.contrast(logits, received, last, 0.5)
+        assert contrast.item() == pytest.approx(value) and torch.allclose(found, torch.tensor(slope), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["text-residual", "adapter"])
+def test_moon_without_weight_and_at_first_visits_is_fedavg_to_the_bit(tmp_path, family):
+    """All sites are in all rounds: round 1 has first visits alone, and round 2 none."""
+    settings = {"peft": family, "fraction_train": 1.0, "global_rounds": 2, "learning_rate": 0.5}
+    plain = shared(run_tiny(tmp_path / "a", algorithm="fedavg", **settings))
+    assert same(plain, shared(run_tiny(tmp_path / "b", algorithm="moon", moon_weight=0.0, **settings)))
+    assert not same(plain, shared(run_tiny(tmp_path / "c", algorithm="moon", **settings)))
+    settings["global_rounds"] = 1
+    first = run_tiny(tmp_path / "d", algorithm="moon", moon_weight=9.0, **settings)
+    assert same(shared(first), shared(run_tiny(tmp_path / "e", algorithm="fedavg", **settings)))
+    assert "align-loss" not in first.rounds()[1]["train"]
+
+
+def test_moon_knows_a_first_visit_where_a_balancer_remembers_something(tmp_path):
+    settings = {"balancer": "fed-grab", "fraction_train": 1.0, "global_rounds": 1}
+    plain, own = (run_tiny(tmp_path / name, algorithm=name, **settings) for name in ("fedavg", "moon"))
+    assert same(shared(plain), shared(own))
+
+
+@pytest.mark.parametrize("privacy", ["none", "local"])
+def test_moons_last_module_stays_at_the_site(tmp_path, privacy):
+    """A reply has what its own visit trained, with the noise that there is, and nothing of the visit before."""
+    sent: dict[int, list[bytes]] = {1: [], 2: []}
+
+    def spy(message, reply):
+        if message.metadata.message_type == "train":
+            assert set(reply.content["arrays"]) == {"residual"} and "brief" not in message.content
+            assert set(reply.content) - {"privacy"} == {"arrays", "metrics"}  # that one says what was done
+            values = to_arrays(reply.content["arrays"])["residual"]
+            sent[message.content["config"]["round"]].append(values.tobytes())
+
+    settings = {"algorithm": "moon", "privacy": privacy, "global_rounds": 2, "fraction_train": 1.0}
+    folder = run_tiny(tmp_path, **settings, grid={"spy": spy})
+    for number, messages in sent.items():
+        files = [load_file(file) for file in folder.path.rglob(f"private-{number:06}.safetensors")]
+        assert len(files) == len(messages) == 5 and all(set(file) == {"memory/last/residual"} for file in files)
+        kept = {file["memory/last/residual"].tobytes() for file in files}
+        assert kept == set(messages) if privacy == "none" else not kept & {*sent[1], *sent[2]}
+    assert not set(sent[1]) & set(sent[2])
+
+
+def test_moon_remembers_no_module_that_diverged():
+    end, memory = METHODS["moon"].load().visits[Phase.GLOBAL].end, {"last/w": torch.ones(1)}
+    assert end is not None
+    for value, kept in ((float("nan"), 1.0), (2.0, 2.0)):
+        end(Visited(["w"], [], [torch.tensor([value])], 1.0, KNOWN, {}, memory))
+        assert memory["last/w"].item() == kept
 
 
 def test_ditto_pulls_towards_the_global_model():
@@ -175,7 +266,7 @@ def test_any_method_can_share_a_alone():
     assert SHARES["all"](METHODS["fedavg"].load()) is METHODS["fedavg"].load()
 
 
-@pytest.mark.parametrize("algorithm", ["promptfolio", "scaffold"])
+@pytest.mark.parametrize("algorithm", ["promptfolio", "scaffold", "moon"])
 def test_a_resumed_run_of_a_method_that_keeps_state_is_the_same_run(tmp_path, algorithm):
     settings = {"algorithm": algorithm, "global_rounds": 3, "fraction_train": 0.7}
     whole, cut = run_whole_and_resumed(tmp_path, "train", 3, **settings)

@@ -136,8 +136,10 @@ def small(folder, method, family, **changes):
     """Run a method with a family, as small as shows an effect; images inside towers take their time."""
     common = {"peft": family, "algorithm": method, "global_rounds": 2, "fraction_train": 0.7, "experiment_id": "e"}
     common |= (
-        {"learning_rate": 0.5} if runs_on_features(method, family) else SMALL_IMAGES
-    )  # enough for predictions to change
+        {"learning_rate": 0.5}  # enough for predictions to change
+        if runs_on_features(method, family)
+        else SMALL_IMAGES | {"fraction_train": 1.0}  # of one site the average is its own
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rendered, "SHAPES_TEST", 1)
         patch.setenv("OMP_NUM_THREADS", "1")

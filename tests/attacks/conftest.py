@@ -29,6 +29,7 @@ KEEPERS = {  # methods, and a balancer, whose private part is written by global 
     "fed-grab": {"peft": "text-residual", "algorithm": "fedavg", "balancer": "fed-grab", "class-prior": "local"},
     "fedloge": {"peft": "adapter", "algorithm": "fedloge"},
     "pfedmoap": {"peft": "text-residual", "algorithm": "pfedmoap"},
+    "moon": {"peft": "text-residual", "algorithm": "moon"},
     "pfedprompt": {"peft": "text-residual", "algorithm": "pfedprompt"},
     "promptfolio": {"peft": "text-residual", "algorithm": "promptfolio"},
     "fedper": {"peft": "adapter", "algorithm": "fedper"},

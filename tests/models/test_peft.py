@@ -8,6 +8,7 @@ from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.peft.base import Host, load_parameters, parameters_of
+from fedpurel_app.models.peft.elsewhere import logits_at
 from fedpurel_app.models.peft.registry import FAMILIES
 
 OPTIONS = {
@@ -81,6 +82,22 @@ def test_the_frozen_function_gives_the_same_logits(name, host):
     shake(module, 0.1)
     expected = module.logits(inputs_of(module)).detach()
     assert torch.allclose(module.frozen()(inputs_of(module)), expected, atol=1e-4)
+
+
+@families
+def test_logits_at_other_parameters_are_those_of_a_module_that_has_them(name, host):
+    """And the module, and a graph that was made of it before, are as they were; dropout has no part in them."""
+    options = {"lora_dropout": 0.5} if name == "lora" else {}
+    module, other = (build(name, host, seed, **options) for seed in (0, 1))
+    shake(other, 0.1)
+    before = {key: value.clone() for key, value in parameters_of(module).items()}
+    inputs, (_, trained) = inputs_of(module), zip(*module.named_parameters(), strict=True)
+    expected = torch.autograd.grad(module.logits(inputs).square().sum(), trained)
+    loss = module.logits(inputs).square().sum()
+    found = logits_at(module, parameters_of(other), inputs)
+    assert torch.equal(found, other.logits(inputs)) and not found.requires_grad
+    assert all(torch.equal(before[key], value) for key, value in parameters_of(module).items())
+    assert all(map(torch.equal, torch.autograd.grad(loss, trained), expected))
 
 
 @families
