@@ -26,7 +26,8 @@ OF_ALL = {"schedule": "interleaved", "personal-rounds": 1, "private-learning-rat
 
 def other_value(option):
     """Another value than the default that is allowed."""
-    tries = [*getattr(option.kind, "__args__", ())] if get_origin(option.kind) is Literal else [True, 0.2, 3.0, 1, 2, "x"]
+    is_choice = get_origin(option.kind) is Literal
+    tries = [*getattr(option.kind, "__args__", ())] if is_choice else [True, 0.2, 3.0, 1, 2, "x"]
     for value in tries:
         if value != option.default and type(value) is type(option.default):
             with contextlib.suppress(ValidationError):
