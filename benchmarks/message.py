@@ -94,7 +94,7 @@ def answer(
         from fedpurel_app.federation import Federation
         from fedpurel_app.images import Images
         from fedpurel_app.model_kit import ModelKit
-        from fedpurel_app.site import site
+        from fedpurel_app.site import site, site_data
     from flwr.app import Context, Message, RecordDict
     from flwr.supercore.task_identity import TaskIdentity
 
@@ -105,7 +105,7 @@ def answer(
         (ModelKit, "host", "texts"),
         (ModelKit, "new_module", "branches"),
         (site, "train", "work"),
-        (site, "evaluate", "work"),
+        (site_data, "evaluate", "work"),
     ):
         clock.watch(owner, name, part)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1

@@ -50,10 +50,9 @@ def contrasted_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
 
 
 def keep_module(visited: Visited) -> None:
-    """Remember the module as the visit leaves it; one that diverged, of which no later step could be taken, not."""
-    if all(value.isfinite().all() for value in visited.after):
-        after = zip(visited.names, visited.after, strict=True)
-        visited.memory |= {_LAST + name: value.clone() for name, value in after}
+    """Remember the module as the visit leaves it; where it diverged, the site keeps the one that it had."""
+    after = zip(visited.names, visited.after, strict=True)
+    visited.memory |= {_LAST + name: value.clone() for name, value in after}
 
 
 ALGORITHM = Algorithm(

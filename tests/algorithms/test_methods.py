@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from torch.nn import functional
 
 from fedpurel_app.algorithms import moon
-from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Models, Visit, Visited
+from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Models, Visit
 from fedpurel_app.algorithms.fedper import base_layers
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.promptfolio import Mixture
@@ -165,12 +165,13 @@ def test_moons_last_module_stays_at_the_site(tmp_path, privacy):
     assert not set(sent[1]) & set(sent[2])
 
 
-def test_moon_remembers_no_module_that_diverged():
-    end, memory = METHODS["moon"].load().visits[Phase.GLOBAL].end, {"last/w": torch.ones(1)}
+def test_moon_remembers_the_module_as_the_visit_leaves_it():
+    end, after = METHODS["moon"].load().visits[Phase.GLOBAL].end, torch.tensor([2.0])
+    memory = {"last/w": torch.ones(1), "fed-grab/u": torch.ones(1)}
     assert end is not None
-    for value, kept in ((float("nan"), 1.0), (2.0, 2.0)):
-        end(Visited(["w"], [], [torch.tensor([value])], 1.0, KNOWN, {}, memory))
-        assert memory["last/w"].item() == kept
+    end(Visited(["w"], [], [after], 1.0, KNOWN, {}, memory))
+    after.zero_()  # the module goes on
+    assert {name: value.item() for name, value in memory.items()} == {"last/w": 2.0, "fed-grab/u": 1.0}
 
 
 def test_ditto_pulls_towards_the_global_model():
