@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from torch.nn import functional
 
 from fedpurel_app.algorithms import moon
-from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Models, Visit
+from fedpurel_app.algorithms.base import Algorithm, Batch, Facts, Models, Visit, Visited
 from fedpurel_app.algorithms.fedper import base_layers
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.promptfolio import Mixture
