@@ -21,61 +21,80 @@ OF_PERSONAL_ROUNDS = ("schedule", "personal-rounds", "private-learning-rate", "p
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method as it is listed.
+class Listed:
+    """What is chosen by name.
 
     Attributes
     ----------
     name : str
-        Value of the run-config key ``algorithm``. The file beside this one has the same name, with underscores.
+        Value of the run-config key that chooses. A file has the same name, with underscores.
     title : str
         As printed in tables.
     paper : str
     options : tuple of Option
-        The keys that it reads; several methods may read one.
-    personal_rounds : bool
-        Whether sites train a private module in rounds of its own.
-    personalizes : bool
-        Whether a site has another model than the global one: with personal rounds, always.
+        The keys that it reads; several may read one.
     unfit : callable
-        From all settings of a run to the reason why the method cannot work with them; "" where it can.
-    needs_counts : bool
-        Whether the part goes by the sites' training images by class: sites of a data set that is dealt out tell them,
-        those with data of their own under ``share-class-counts`` alone.
-    trains : bool
-        False: sites score the frozen model once, and that is all.
-    part : str
-        File in ``strategies/parts`` with what the method does at the server beside averaging; "" = nothing.
+        From all settings of a run to the reason why it cannot work with them; "" where it can.
     """
 
     name: str
     title: str
     paper: str
     options: tuple[Option, ...] = ()
+    unfit: Callable[[Settings], str] = fits
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that it reads, and others may not."""
+        return tuple(option.key for option in self.options)
+
+    def defaults(self) -> dict[str, Any]:
+        """Return its options at their defaults."""
+        return {option.key: option.default for option in self.options}
+
+    def value(self, package: str, chosen_by: str, name: str) -> Any:
+        """Import a value of its file; raises ConfigError where there is no such file, or no such value in it."""
+        module = f"{package}.{self.name.replace('-', '_')}"
+        path = f"{module.replace('.', '/')}.py"
+        if find_spec(module) is None:
+            raise ConfigError(f'{chosen_by} = "{self.name}" needs a file {path}, which is not there.')
+        found = getattr(import_module(module), name, None)
+        if found is None:
+            raise ConfigError(f"{path} has no value {name}.")
+        return found
+
+
+@dataclass(frozen=True)
+class Method(Listed):
+    """A method as it is listed; its file lies beside this one.
+
+    Attributes
+    ----------
+    personal_rounds : bool
+        Whether sites train a private module in rounds of its own.
+    personalizes : bool
+        Whether a site has another model than the global one: with personal rounds, always.
+    part : str
+        File in ``strategies/parts`` with what the method does at the server beside averaging; "" = nothing.
+    trains : bool
+        False: sites score the frozen model once, and that is all.
+    needs_counts : bool
+        Whether the part goes by the sites' training images by class: sites of a data set that is dealt out tell them,
+        those with data of their own under ``share-class-counts`` alone.
+    """
+
     personal_rounds: bool = False
     personalizes: bool = False
-    unfit: Callable[[Settings], str] = fits
     part: str = ""
     trains: bool = True
     needs_counts: bool = False
 
     def load(self) -> Algorithm:
         """Import the method's value; raises ConfigError where there is none."""
-        module = f"fedpurel_app.algorithms.{self.name.replace('-', '_')}"
-        if find_spec(module) is None:
-            raise ConfigError(
-                f'algorithm = "{self.name}" needs a file {module.replace(".", "/")}.py, which is not there.'
-            )
-        found: Algorithm | None = getattr(import_module(module), "ALGORITHM", None)
-        if found is None:
-            raise ConfigError(f"{module.replace('.', '/')}.py has no value ALGORITHM = Algorithm(...).")
+        found: Algorithm = self.value("fedpurel_app.algorithms", "algorithm", "ALGORITHM")
         return found
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """The keys that it reads, and other methods may not."""
         return tuple(option.key for option in self.options) + (OF_PERSONAL_ROUNDS if self.personal_rounds else ())
-
-    def defaults(self) -> dict[str, Any]:
-        """Return its options at their defaults."""
-        return {option.key: option.default for option in self.options}

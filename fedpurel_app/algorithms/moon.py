@@ -22,7 +22,7 @@ from fedpurel_app.algorithms.base import Algorithm, Batch, Metrics, Visit, Visit
 from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.models.peft.base import parameters_of
-from fedpurel_app.models.peft.elsewhere import logits_at
+from fedpurel_app.models.peft.elsewhere import frozen_at
 
 _LAST = "last/"
 
@@ -43,7 +43,8 @@ def contrasted_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
     if not last:
         return task_step(batch)
     received = dict(zip(parameters_of(batch.module), batch.anchor, strict=True))
-    z_glob, z_prev = (logits_at(batch.module, values, batch.inputs) for values in (received, last))
+    both = batch.once(lambda: [frozen_at(batch.module, values) for values in (received, last)])
+    z_glob, z_prev = (logits(batch.inputs) for logits in both)
     gradient, loss = batch.task()
     pull, distance = contrast(batch.logits, z_glob, z_prev, batch.options["moon-temperature"])
     return batch.pull_back(gradient + batch.options["moon-weight"] * pull), {"loss": loss, "align-loss": distance}

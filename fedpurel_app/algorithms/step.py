@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from fedpurel_app.models.peft.base import PeftModule
 
 Options = Mapping[str, Any]  # a method's keys and their values
 Metrics = dict[str, Tensor]  # scalars, averaged over the steps of a visit
+Made = TypeVar("Made")
 Memory = dict[str, Tensor]  # what a site keeps of a method that is no parameter, and writes with its private state
 _SCALE = 2.0**10  # keeps small gradients in the range of half precision; a power of two costs no accuracy
 
@@ -89,6 +90,8 @@ class Batch:
         The text features that the logits are made of, with their graph.
     balance : Balance
         What a balancer does to the task loss; by default nothing.
+    visit : list
+        What :meth:`once` keeps: one list in all steps of a visit.
     """
 
     inputs: Tensor
@@ -105,6 +108,7 @@ class Batch:
     memory: Memory = field(default_factory=dict)
     text: Tensor | None = None
     balance: Balance = Balance()
+    visit: list[Any] = field(default_factory=list)
 
     @property
     def counts(self) -> Tensor:
@@ -112,6 +116,13 @@ class Batch:
         if self.facts.counts is None:
             raise ValueError("this batch has no class counts: train(..., facts=Facts(counts)) gives them.")
         return self.facts.counts
+
+    def once(self, make: Callable[[], Made]) -> Made:
+        """Return what a rule needs in every step and makes in the first; a rule has one such thing."""
+        if not self.visit:
+            self.visit.append(make())
+        made: Made = self.visit[0]
+        return made
 
     @property
     def class_features(self) -> Tensor:

@@ -67,9 +67,8 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise StateError(f"{out} is not an empty folder, and nothing is overwritten: choose another one.")
         written: list[Path] = []
-        contents = {
-            role: _files(model, branch) for role, branch in model.branches.items()
-        }  # all, or nothing is written
+        # All are made before the first is written: one that cannot be leaves nothing behind.
+        contents = {role: _files(model, branch) for role, branch in model.branches.items()}
         for role, files in contents.items():
             folder = out / role if len(model.branches) > 1 else out
             folder.mkdir(parents=True, exist_ok=True, mode=0o700 if model.site else 0o755)

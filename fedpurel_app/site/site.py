@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedpurel_app.algorithms.base import Memory, Visit
+from fedpurel_app.algorithms.base import Facts, Memory, Visit
 from fedpurel_app.config import (
     RunConfig,
     load_config,
@@ -25,7 +25,7 @@ from fedpurel_app.config import (
     require_clipping,
     require_served,
 )
-from fedpurel_app.core import disk_memo as facts
+from fedpurel_app.core import disk_memo
 from fedpurel_app.core.errors import PolicyError, RunError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import (
@@ -100,7 +100,7 @@ class Site:
         self.sites = self.sites if self._own else self.config.num_sites or self.sites
         self.name = self.node.site or f"site-{self.index:0{len(str(self.sites - 1))}d}"
         cache = cache_folder(self.node, self.simulated)
-        facts.keep_in(cache)
+        disk_memo.keep_in(cache)
         self.experiment = one = _experiment(self.config, cache, self._own, self.simulated)
         self.federation, self.kit, self.images = one.federation, one.kit, one.images
         if self._own and (why := self.kit.unfit_for_own_data()):
@@ -167,8 +167,9 @@ class Site:
         """Train the shared module; return what of it is sent."""
         module = self._shared_module(arrays, instruction)
         data = self.data.training(module, visit, module)
-        memory = self._memory(module, instruction)
-        metrics = self._visit(module, data, Phase.GLOBAL, instruction, memory)
+        facts = self.data.facts(self._brief)
+        memory = self._memory(module, instruction, facts)
+        metrics = self._visit(module, data, Phase.GLOBAL, instruction, facts, memory)
         sent, kept = self.kit.split(module)
         keeps = self.kit.algorithm.keeps_state
         if keeps:
@@ -182,8 +183,9 @@ class Site:
         shared = self._shared_module(arrays, instruction)
         private = self._private_module(shared, instruction)
         data = self.data.training(private, visit, shared)
-        start, memory = parameters_of(shared), self._memory(shared, instruction)
-        metrics = self._visit(private, data, Phase.PERSONAL, instruction, memory, start)
+        start, facts = parameters_of(shared), self.data.facts(self._brief)
+        memory = self._memory(shared, instruction, facts)
+        metrics = self._visit(private, data, Phase.PERSONAL, instruction, facts, memory, start)
         tensors = _numpy(parameters_of(private))
         squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
@@ -191,7 +193,7 @@ class Site:
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
             tensors = _numpy(parameters_of(self._private_module(shared, instruction)))
-            memory = self._memory(shared, instruction)
+            memory = self._memory(shared, instruction, facts)
         state = replace(self.keeper.state(instruction), branch=tensors, memory=_numpy(memory))
         self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=True)
@@ -222,9 +224,9 @@ class Site:
         """Whether the data are this site's own, not its part of a data set that all sites hold."""
         return not self.node.has_part
 
-    def _memory(self, shared: PeftModule, instruction: Instruction) -> Memory:
+    def _memory(self, shared: PeftModule, instruction: Instruction, facts: Facts) -> Memory:
         """Return what this site remembers of the method, to be changed in a visit."""
-        return self.kit.memory(shared, self.keeper.state(instruction).memory, self.data.facts())
+        return self.kit.memory(shared, self.keeper.state(instruction).memory, facts)
 
     def _visit(
         self,
@@ -232,10 +234,11 @@ class Site:
         data: TrainingData,
         phase: Phase,
         instruction: Instruction,
+        facts: Facts,
         memory: Memory,
         anchor: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, float]:
-        visit, facts = self.kit.algorithm.visits[phase], self.data.facts(self._brief)
+        visit = self.kit.algorithm.visits[phase]
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches
         sgd, options = self.kit.sgd(phase), self.kit.options

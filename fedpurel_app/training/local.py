@@ -84,12 +84,12 @@ def take_steps(
     module.train()
     _seed(generator.initial_seed())  # dropout, where a module has it
     totals: dict[str, Tensor] = {}
-    steps = 0
+    steps, kept = 0, list[Any]()  # by the rule, in this visit
     for rows in _batches(len(data.labels), settings, generator, data.index_device):
         inputs, reference = data.batch(rows, generator)
         output, text = module.with_text(inputs)
         batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, facts, options,
-                      settings.learning_rate, generator, memory, text=text)  # fmt: skip
+                      settings.learning_rate, generator, memory, text, visit=kept)  # fmt: skip
         gradients, metrics = visit.rule(batch)
         if not steps:
             _refuse_shapes(gradients, parameters)

@@ -11,7 +11,7 @@ from torch.nn import functional
 import fedpurel_app
 from fedpurel_app.algorithms.balancers.base import balanced
 from fedpurel_app.algorithms.balancers.fed_grab import controlled, step_controllers, weight
-from fedpurel_app.algorithms.balancers.registry import BALANCERS
+from fedpurel_app.algorithms.balancers.registry import BALANCERS, Balancer
 from fedpurel_app.algorithms.base import Balance, Facts
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, load_config
@@ -255,6 +255,11 @@ def test_the_readme_has_a_row_for_every_balancer():
     readme = (Path(fedpurel_app.__file__).parent.parent / "README.md").read_text("utf-8")
     table = readme.partition("| `balancer`")[2].partition("| `peft` |")[0]
     assert all(f"\n| `{name}` |" in table for name in BALANCERS)
+
+
+def test_a_balancer_without_a_file_is_named():
+    with pytest.raises(ConfigError, match=r'balancer = "no-such" needs a file .*/balancers/no_such\.py'):
+        Balancer("no-such", "No such", "").put_on(METHODS["fedavg"].load())
 
 
 def test_controlled_names_the_phase():

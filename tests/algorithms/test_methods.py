@@ -19,9 +19,12 @@ from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import to_arrays
+from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.registry import FAMILIES
+from fedpurel_app.training.inputs import LocalData
+from fedpurel_app.training.local import train
 from tests.support import private_files, run_tiny, run_whole_and_resumed, timeless
 
 TEXT = functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0], [-0.6, 0.5]]), dim=-1)
@@ -172,6 +175,22 @@ def test_moon_remembers_the_module_as_the_visit_leaves_it():
     end(Visited(["w"], [], [after], 1.0, KNOWN, {}, memory))
     after.zero_()  # the module goes on
     assert {name: value.item() for name, value in memory.items()} == {"last/w": 2.0, "fed-grab/u": 1.0}
+
+
+def test_moon_encodes_the_texts_of_both_constant_modules_once_a_visit():
+    module, calls = text_module(0.3), list[int]()
+    encode = module.class_features
+
+    def counted():
+        calls.append(1)
+        return encode()
+
+    module.class_features = counted
+    data, memory = LocalData(INPUTS, LABELS, HOST.zero_shot_logits(INPUTS)), {"last/residual": torch.ones(3, 2)}
+    settings = SgdSettings(0.1, 0.0, 0.0, 1, 1)
+    found = train(module, data, METHODS["moon"].load().visits[Phase.GLOBAL], settings, torch.Generator(),
+                  METHODS["moon"].defaults(), KNOWN, memory=memory)  # fmt: skip
+    assert found["steps"] == 4 and len(calls) == 4 + 2
 
 
 def test_ditto_pulls_towards_the_global_model():

@@ -67,7 +67,8 @@ def test_pfedprompt_trains_the_shared_prompt_as_promptfl_and_keeps_features_at_t
     (last, *_) = (load_file(file) for file in own.path.rglob("private-*.safetensors"))
     assert set(last) == {"memory/keys", "memory/labels", "memory/classes"}
     assert np.allclose(np.linalg.norm(last["memory/keys"], axis=1), 1, atol=1e-6)
-    assert plain.summary()["global"] == own.summary()["global"] and own.summary()["personalized"]["all"] > 10
+    assert plain.summary()["global"] == own.summary()["global"]
+    assert own.summary()["personalized"]["all"] != own.summary()["global_at_sites"]["all"]
 
 
 def test_pfedprompt_without_weight_predicts_as_its_prompt(tmp_path):
@@ -487,7 +488,8 @@ def test_capt_sends_both_contexts_and_predicts_by_the_clusters(tmp_path):
     assert set(sent) == {"general", "classes"} and sent["classes"].shape[0] == classes
     assert all(brief == {"classes": sent["classes"].shape} for brief in briefs) and len(briefs) == 6
     names = {name for file in folder.path.rglob("private-*.safetensors") for name in load_file(file)}
-    assert names == {"memory/classes"} and folder.summary()["personalized"]["all"] > 10
+    assert names == {"memory/classes"}
+    assert folder.summary()["personalized"] != folder.summary()["global_at_sites"]
 
 
 def test_capt_needs_one_context_and_counts_of_classes():

@@ -8,7 +8,7 @@ from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.peft.base import Host, load_parameters, parameters_of
-from fedpurel_app.models.peft.elsewhere import logits_at
+from fedpurel_app.models.peft.elsewhere import frozen_at
 from fedpurel_app.models.peft.registry import FAMILIES
 
 OPTIONS = {
@@ -94,7 +94,7 @@ def test_logits_at_other_parameters_are_those_of_a_module_that_has_them(name, ho
     inputs, (_, trained) = inputs_of(module), zip(*module.named_parameters(), strict=True)
     expected = torch.autograd.grad(module.logits(inputs).square().sum(), trained)
     loss = module.logits(inputs).square().sum()
-    found = logits_at(module, parameters_of(other), inputs)
+    found = frozen_at(module, parameters_of(other))(inputs)
     assert torch.equal(found, other.logits(inputs)) and not found.requires_grad
     assert all(torch.equal(before[key], value) for key, value in parameters_of(module).items())
     assert all(map(torch.equal, torch.autograd.grad(loss, trained), expected))

@@ -7,53 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
-from fedpurel_app.algorithms.unfit import fits, hides_counts, hides_prior
-from fedpurel_app.core.options import NotNegative, Option, Settings
+from fedpurel_app.algorithms.method import Listed
+from fedpurel_app.algorithms.unfit import hides_counts, hides_prior
+from fedpurel_app.core.options import NotNegative, Option
 
 if TYPE_CHECKING:
     from fedpurel_app.algorithms.base import Algorithm
 
 
 @dataclass(frozen=True)
-class Balancer:
-    """A balancer as it is listed.
+class Balancer(Listed):
+    """A balancer as it is listed; its file lies beside this one.
 
     Attributes
     ----------
-    name : str
-        Value of the run-config key ``balancer``. The file beside this one has the same name, with underscores.
-    title : str
-        As printed behind the method's.
-    paper : str
-    options : tuple of Option
-        The keys that it reads; several balancers may read one.
-    unfit : callable
-        From all settings of a run to the reason why it cannot work with them; "" where it can.
     in_training : bool
         Whether it changes training, and so needs a method that trains.
     """
 
-    name: str
-    title: str
-    paper: str
-    options: tuple[Option, ...] = ()
-    unfit: Callable[[Settings], str] = fits
     in_training: bool = True
 
     def put_on(self, host: Algorithm) -> Algorithm:
-        """Return a method as this balancer makes it."""
-        module = import_module(f"fedpurel_app.algorithms.balancers.{self.name.replace('-', '_')}")
-        method: Algorithm = module.balance(host)
-        return method
-
-    @cached_property
-    def keys(self) -> tuple[str, ...]:
-        """The keys that it reads."""
-        return tuple(option.key for option in self.options)
+        """Return a method as this balancer makes it; raises ConfigError where it has no file."""
+        balance: Callable[[Algorithm], Algorithm] = self.value(__package__, "balancer", "balance")
+        return balance(host)
 
 
 class _Nothing(Balancer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -108,16 +109,16 @@ class PeftModule(Protocol):
         ...
 
 
-class FromText:
+class FromText(ABC):
     """Logits that are made of text features, which are encoded first."""
 
+    @abstractmethod
     def class_features(self) -> Tensor:
         """Return the text features of all classes, shape (C, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits of other class features, shape (C, D); to (B, C)."""
-        raise NotImplementedError
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute logits, shape (B, C)."""

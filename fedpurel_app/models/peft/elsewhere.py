@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedpurel_app.models.peft.base import PeftModule
+from fedpurel_app.models.peft.base import Logits, PeftModule
 
 
-class _Features(nn.Module):
-    """The class features of a module as what calling it returns."""
+class _Called(nn.Module):
+    """A module, one of whose methods is what calling it does."""
 
-    def __init__(self, module: PeftModule) -> None:
+    def __init__(self, module: PeftModule, method: str) -> None:
         super().__init__()
-        self.of = module
+        self.of, self._method = module, method
 
-    def forward(self) -> Tensor:
-        return self.of.class_features()
+    def forward(self, *inputs: Tensor) -> Any:
+        return getattr(self.of, self._method)(*inputs)
+
+
+def _call(module: PeftModule, method: str, parameters: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+    """Call a method of a torch module at given values of its parameters, by their names on the wire."""
+    called = _Called(module, method)
+    torchs = {id(value): name for name, value in called.named_parameters()}  # which need not be those on the wire
+    values = {torchs[id(own)]: parameters[name] for name, own in module.named_parameters()}
+    found: Tensor = functional_call(called, values, inputs)
+    return found
 
 
 def class_features_at(module: PeftModule, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -28,42 +38,33 @@ def class_features_at(module: PeftModule, parameters: Mapping[str, Tensor]) -> T
     Parameters
     ----------
     module : PeftModule
-        A torch module whose parameters bear its own names for them, as all that are one matrix do.
+        A torch module.
     parameters : mapping of str to Tensor
+        By their names on the wire.
     """
-    found: Tensor = functional_call(_Features(module), {f"of.{name}": value for name, value in parameters.items()}, ())
-    return found
+    return _call(module, "class_features", parameters)
 
 
-class _Logits(nn.Module):
-    """The logits of a module as what calling it returns."""
+def frozen_at(module: PeftModule, parameters: Mapping[str, Tensor]) -> Logits:
+    """Return the function from inputs to logits at given values of a module's parameters, without a graph or dropout.
 
-    def __init__(self, module: PeftModule) -> None:
-        super().__init__()
-        self.of = module
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.of.logits(inputs)
-
-
-@torch.no_grad()
-def logits_at(module: PeftModule, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """Return logits, shape (B, C), at given values of a module's parameters, without a graph and without dropout.
+    Text features are encoded once.
 
     Parameters
     ----------
     module : PeftModule
-        A torch module in training, which it is again afterwards; a graph that was made of it stays whole.
+        A torch module in training, which it is again after every call; a graph that was made of it stays whole.
     parameters : mapping of str to Tensor
-        By the names on the wire, which need not be those that torch has for them.
-    inputs : Tensor
+        By their names on the wire; constant for as long as the function is used.
     """
-    called = _Logits(module)
-    torchs = {id(value): name for name, value in called.named_parameters()}
-    values = {torchs[id(own)]: parameters[name] for name, own in module.named_parameters()}
-    module.train(False)
-    try:
-        found: Tensor = functional_call(called, values, (inputs,))
-    finally:
-        module.train()
-    return found
+
+    @torch.no_grad()
+    def at_rest(method: str, *inputs: Tensor) -> Tensor:
+        module.train(False)
+        try:
+            return _call(module, method, parameters, *inputs)
+        finally:
+            module.train()
+
+    text = at_rest("class_features")
+    return lambda inputs: at_rest("logits_of", inputs, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedpurel_app.models.peft.base import FromText, PeftModule
 
 
-class Composite(FromText, ABC):
+class Composite(FromText):
     """A module around a shared one, through which images are seen. A subclass says what its class features are.
 
     Parameters
@@ -24,10 +24,6 @@ class Composite(FromText, ABC):
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the parameters; those of the shared module are called ``shared.<name>``, others ``own...``."""
-
-    @abstractmethod
-    def class_features(self) -> Tensor:
-        """Return the text features of all classes, shape (C, D)."""
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""
