@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.shapes import shapes
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 SHAPES_TRAIN, SHAPES_TEST = 250, 100  # images per class
 SHAPES_EVALUATED = "test"  # the benchmark that chooses defaults puts "validation" here
+
+_RENDERING = Lock()
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ class RenderedSplit:
         """Render images by row number."""
         from PIL import Image
 
-        found: dict[int, Image.Image] = {}
-        for label in np.unique(self.labels[rows]):
-            wanted = [int(row) for row in rows if self.labels[row] == label]
-            first, offset = min(wanted), int(label) * self.per_class
-            pictures = shapes.images(self.split, int(label), first - offset, max(wanted) - offset + 1)
-            found |= {row: Image.fromarray(pictures[row - first]) for row in wanted}
-        return [found[int(row)] for row in rows]
+        return [Image.fromarray(self._picture(*divmod(int(row), self.per_class))) for row in rows]
+
+    def _picture(self, label: int, number: int) -> npt.NDArray[np.uint8]:
+        with _RENDERING:  # threads that ask for one block at once shall not all render it
+            return _block(self.split, label, number // shapes.BLOCK)[number % shapes.BLOCK]
+
+
+@lru_cache(maxsize=512)  # of 150 kB each: rows are asked for in any order, and a block is rendered as one
+def _block(split: str, label: int, block: int) -> npt.NDArray[np.uint8]:
+    return shapes.block_of(split, label, block, shapes.HARD, 0)
 
 
 def load_shapes(path: str, max_per_class: int) -> Source:

@@ -122,11 +122,15 @@ def images(
     """
     first = start // BLOCK
     blocks = [np.empty((0, SIZE, SIZE, 3), np.uint8)]
-    for block in range(first, -(-stop // BLOCK)):
-        rng = np.random.default_rng([seed, SPLITS.index(split), label, block])
-        media, severity = domain.draw(BLOCK, rng)
-        blocks.append(render(np.full(BLOCK, label), media, severity, rng))
+    blocks += [block_of(split, label, block, domain, seed) for block in range(first, -(-stop // BLOCK))]
     return np.concatenate(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+
+def block_of(split: str, label: int, block: int, domain: Domain, seed: int) -> npt.NDArray[np.uint8]:
+    """Render one block of a class of a split: its ``BLOCK`` images, shape (BLOCK, 32, 32, 3)."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), label, block])
+    media, severity = domain.draw(BLOCK, rng)
+    return render(np.full(BLOCK, label), media, severity, rng)
 
 
 def render(labels: Ints, media: Ints, severity: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
