@@ -15,8 +15,9 @@ from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.dealing import longtail, partition
 from fedpurel_app.data.dealing.partition import Partition, SplitName
 from fedpurel_app.data.sources.catalog import DATASETS
-from fedpurel_app.data.sources.own import hold_out, identities, load_own
+from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.data.sources.source import FeatureSplit, Source, Split
+from fedpurel_app.data.sources.subsets import hold_out, identities, on_validation
 from fedpurel_app.models.peft.registry import FAMILIES
 
 Ints = npt.NDArray[np.int64]
@@ -55,7 +56,7 @@ class Federation:
                     f"{config.dataset_path} has other classes than the run, or another order of them: in the run "
                     f"{', '.join(config.class_names[:10])}..., here {', '.join(source.class_names[:10])}..."
                 )
-            return source
+            return on_validation(source) if config.evaluate_on == "validation" else source
         source = load_own(config.dataset_path, config.class_names, derive_seed(config.seed, "hold out"))
         if family.needs == "image tower" and len(source.train.labels) and isinstance(source.train, FeatureSplit):
             raise DataError(f'peft = "{family.name}" works inside the image tower: bring images, not features.')

@@ -61,6 +61,8 @@ class ModelKit:
         own = {**self.settings, "dataset": "sites"}
         reasons = {f'algorithm = "{self.method.name}"': self.method.unfit(own)}
         reasons[f'balancer = "{self.balancer.name}"'] = self.balancer.unfit(own)
+        if self.config.evaluate_on != "test":
+            reasons[f'evaluate-on = "{self.config.evaluate_on}"'] = "they are scored on test parts of their own"
         return "; ".join(f"{chosen}: {why}" for chosen, why in reasons.items() if why)
 
     @cached_property

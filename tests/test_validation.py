@@ -10,7 +10,7 @@ from fedpurel_app.client_app import app as client_app
 from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.data.dealing.partition import validation_images
-from fedpurel_app.data.sources.own import identities
+from fedpurel_app.data.sources.subsets import identities
 from fedpurel_app.federation import Federation
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from safetensors.numpy import load_file
 
-from fedpurel_app.data.sources.own import hold_out
+from fedpurel_app.data.sources.subsets import hold_out
 
 WINDOW = 64  # bytes of a secret in a row that count as found
 _WORD = 8

@@ -96,6 +96,9 @@ class CommonConfig(BaseModel):
         "matched", "a site's test part: matched to its class proportions | uniform over classes (dirichlet only)"
     )
 
+    evaluate_on: Literal["test", "validation"] = _field(
+        "test", "test | validation, to choose settings by: its own split, or a quarter of each class's training images"
+    )
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = _field(
         0.0, "share of a site's training images, by class, kept for validation, [0, 0.5]; docs: 0.1; 0 = none (paper)"
     )

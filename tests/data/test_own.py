@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from fedpurel_app.core.errors import DataError
-from fedpurel_app.data.sources.own import hold_out, load_own
+from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.data.sources.source import FeatureSplit
+from fedpurel_app.data.sources.subsets import hold_out
 from tests.support import write_images
 
 NAMES = ("cat", "polar bear", "dog")

@@ -43,6 +43,12 @@ def site_rules(config: RunConfig) -> list[Rule]:
             )
             for key in _DEALING
         ),
+        rule(
+            "dataset evaluate-on",
+            sites and config.evaluate_on != "test",
+            f'evaluate-on = "{config.evaluate_on}" has no use with dataset = "sites", which bring their own test '
+            "parts: drop it, or choose by validation-share and select-by.",
+        ),
     ]
 
 

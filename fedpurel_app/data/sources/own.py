@@ -5,68 +5,25 @@ A folder of images, a folder or file of parquet, or an ``.npz`` of image feature
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.core.names import listed, plain_name
-from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.feature_file import read_features
-from fedpurel_app.data.sources.folders import FileSplit, labelled_files
-from fedpurel_app.data.sources.inspection import Lookable
+from fedpurel_app.data.sources.folders import labelled_files
 from fedpurel_app.data.sources.listing import Listing, find_parts, folders_in, is_part_name, list_images
 from fedpurel_app.data.sources.parquet import read_parquet
 from fedpurel_app.data.sources.source import NO_ROWS, PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split, require_there
+from fedpurel_app.data.sources.subsets import Rows, content_of, hold_out, identities, some_rows
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-TEST_SHARE = 0.2  # of every class, where data come without a test part
 _FORMS = (
     "a folder with one folder of images per class (or train/CLASS and test/CLASS), parquet files with a column of "
     "images and one of labels, or an .npz of features"
 )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a split, with labels of their own.
-
-    Attributes
-    ----------
-    whole : Split
-    rows : ndarray of int64, shape (N,)
-    labels : ndarray of int64, shape (N,)
-    """
-
-    whole: Split
-    rows: Ints
-    labels: Ints
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Name of the content."""
-        return _fingerprint(self.whole, self.rows, self.labels)
-
-    @property
-    def state(self) -> str:
-        """What changes when an image of the whole split does."""
-        return self.whole.state if isinstance(self.whole, Lookable) else ""
-
-    def faults(self) -> Iterator[str]:
-        """Yield, for every image of the whole split, what is wrong with it by its header."""
-        return self.whole.faults() if isinstance(self.whole, Lookable) else iter(())
-
-    def images(self, rows: Ints) -> list[Image]:
-        """Load images by row number, as RGB."""
-        return self.whole.images(self.rows[rows])
 
 
 def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
@@ -105,50 +62,12 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     test = _renamed(parts["test"], label_of) if "test" in parts else None
     if test is None:
         kept, held_out = hold_out(train.labels, identities(parts["train"]), seed)
-        train, test = _some(train, kept), _some(train, held_out)
+        train, test = some_rows(train, kept), some_rows(train, held_out)
     if not len(train.labels):
         raise DataError(f'data = "{path}" holds no training image.')
     if not len(test.labels):
         raise DataError(f'data = "{path}" holds no image to test on: add a test part, or a second image of a class.')
     return Source("sites", names, PLAIN_TEMPLATE, train, test, notes=tuple(notes))
-
-
-def tested(count: int) -> int:
-    """Return how many images of a class are tested on: a fifth, but one as soon as there are two."""
-    return max(int(TEST_SHARE * count), int(count > 1))
-
-
-def hold_out(labels: Ints, names: Sequence[str], seed: int, held: Callable[[int], int] = tested) -> tuple[Ints, Ints]:
-    """Deal rows out to two parts, class by class.
-
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    names : sequence of str, length N
-        What is dealt out by: as few rows as possible change sides when others come or go.
-    seed : int
-    held : callable
-        From the number of rows of a class to how many of them the second part gets; by default those to test on.
-
-    Returns
-    -------
-    (ndarray, ndarray) of int64
-        Ascending row numbers: what is kept, and what is held out.
-    """
-    lots = np.array([derive_seed(seed, name) for name in names], np.int64)
-    out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        out[rows[np.argsort(lots[rows], kind="stable")[: held(len(rows))]]] = True
-    return np.flatnonzero(~out), np.flatnonzero(out)
-
-
-def identities(split: Split) -> Sequence[str]:
-    """Return a name for each row that stays its own when others come or go: its file, else its number."""
-    if isinstance(split, Rows):
-        whole = identities(split.whole)
-        return [whole[row] for row in split.rows]
-    return split.files if isinstance(split, FileSplit) else [str(row) for row in range(len(split.labels))]
 
 
 def _read(path: Path) -> tuple[Mapping[str, Split], list[str], list[str]]:
@@ -212,15 +131,5 @@ def _labels_of(path: str, own: Sequence[str], names: Sequence[str]) -> Ints:
 def _renamed(split: Split, label_of: Ints) -> Split:
     labels = label_of[split.labels]
     if isinstance(split, FeatureSplit):
-        return FeatureSplit(split.features, labels, _fingerprint(split, labels))
+        return FeatureSplit(split.features, labels, content_of(split, labels))
     return Rows(split, np.arange(len(labels)), labels)
-
-
-def _some(split: Split, rows: Ints) -> Split:
-    if isinstance(split, FeatureSplit):
-        return FeatureSplit(split.features[rows], split.labels[rows], _fingerprint(split, rows))
-    return Rows(split, rows, split.labels[rows])
-
-
-def _fingerprint(split: Split, *arrays: Ints) -> str:
-    return hashlib.sha256(split.fingerprint.encode() + b"".join(array.tobytes() for array in arrays)).hexdigest()

@@ -91,6 +91,8 @@ class Source:
         Superclass of each class, where the data set has superclasses.
     classifier : TextClassifier or None
         Set where features are precomputed: both splits are then of :class:`FeatureSplit`.
+    validation : Split or None
+        Where the data set has one of its own, in the form of ``test``.
     notes : tuple of str
         What people should know of it, as what was left out: said once, when a run starts.
     """
@@ -102,6 +104,7 @@ class Source:
     test: Split
     superclass: tuple[int, ...] | None = None
     classifier: TextClassifier | None = None
+    validation: Split | None = None
     notes: tuple[str, ...] = ()
 
 
