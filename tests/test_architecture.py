@@ -40,6 +40,7 @@ RULES = {
         {"safetensors", "torch"},
     ),
     "launch": ({"config", "data", "models", "reporting"}, {"flwr", "psutil", "rich", "torch"}),
+    "sweeps": ({"config", "launch", "reporting"}, {"psutil", "pydantic"}),
     "cli": (set(), set()),
     "api": (set(), set()),
     "client_app": (set(), set()),
@@ -47,6 +48,7 @@ RULES = {
 }
 ENDS = {"client_app", "server_app", "cli", "api"}  # import what they like; of all others only ends import them
 REGISTRIES = (
+    "fedpurel_app.algorithms.method",
     "fedpurel_app.algorithms.registry",
     "fedpurel_app.algorithms.balancers.registry",
     "fedpurel_app.models.peft.registry",

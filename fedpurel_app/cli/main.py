@@ -59,6 +59,12 @@ def _run(options: argparse.Namespace) -> int:
     return simulate.run(options, _in_process)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from fedpurel_app.cli.sweep import sweep
+
+    return sweep(options)
+
+
 def _in_process(config: RunConfig, path: Path, threads: int | None) -> None:
     from fedpurel_app.api import play  # loads torch and Flower
 
@@ -183,6 +189,7 @@ def _draw_across(options: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "sweep": _sweep,
     "show": _show,
     "watch": _watch,
     "compare": _compare,

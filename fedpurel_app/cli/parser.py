@@ -50,6 +50,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_run(_command(commands, "run", "run an experiment in a simulation on this machine, or elsewhere",
                       "--preset shapes --set algorithm=ditto --set seed=1"))  # fmt: skip
+    _add_sweep(_command(commands, "sweep", "run what a file of methods, data and seeds asks for, and is not done yet",
+                        "sweeps/demo.toml --jobs 2"))  # fmt: skip
     _add_reading(commands)
     _add_using(commands)
     doctor = _command(
@@ -107,6 +109,18 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--list-presets", action="store_true", help="list presets and exit")
     run.add_argument("--list-keys", action="store_true", help="list all settings with defaults and exit")
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument("file", metavar="FILE", type=Path, help="a TOML file: docs/sweeps.md")
+    sweep.add_argument("--out", metavar="DIR", type=Path, help="its folder (default: ~/fedpurel/sweeps/NAME)")
+    sweep.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of all runs")
+    sweep.add_argument("--jobs", metavar="N", type=_positive, help="runs at a time (default: what this machine holds)")
+    sweep.add_argument(
+        "--cpus-per-run", metavar="N", type=simulate.cpus, default=1, help="threads of each run (default: 1)"
+    )
+    sweep.add_argument("--tune", action="store_true", help="choose settings as [tune] says, and write them into FILE")
+    sweep.add_argument("--dry-run", action="store_true", help="say what would be run, and exit")
 
 
 def _add_reading(commands: Any) -> None:

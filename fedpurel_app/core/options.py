@@ -43,6 +43,8 @@ class Option:
         What the table prints beside it: choices or range, and what it does.
     idle : callable
         From all settings of a run to the reason why this key has no effect under them; "" where it has one.
+    personal : bool
+        It is read in personal rounds alone: runs that differ in it have their global rounds in common.
     """
 
     key: str
@@ -50,6 +52,7 @@ class Option:
     kind: Any
     meaning: str
     idle: Callable[[Settings], str] = _always
+    personal: bool = False
 
 
 def unless(key: str, *values: Any) -> Callable[[Settings], str]:

@@ -50,11 +50,22 @@ def begun(preset: str, asked: Mapping[str, Any], out: Path | None) -> tuple[RunC
         Naming all that is wrong with them.
     """
     values = merged(load_preset(preset), asked)
+    config = simulated(values)
+    path = out or new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
+    return simulated({**values, "out": str(path)}), path
+
+
+def simulated(values: Mapping[str, Any]) -> RunConfig:
+    """Check the settings of a simulation, and settle its number of sites.
+
+    Raises
+    ------
+    ConfigError
+        Naming all that is wrong with them.
+    """
     config = load_config(values)
     _refuse_own_sites(config, "")
-    path = out or new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
-    sites = config.num_sites or config.suggested_sites
-    return load_config({**values, "out": str(path), "num-sites": sites}), path
+    return load_config({**values, "num-sites": config.num_sites or config.suggested_sites})
 
 
 def resumed(path: Path, asked: Mapping[str, Any]) -> RunConfig:

@@ -54,6 +54,12 @@ def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tup
     return tuple((key, str(full.get(key))) for key in chosen if key not in FREE)
 
 
+def own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the seed and what else makes a run's results and is not as it is by default."""
+    used = without_idle(config)
+    return {"seed": used["seed"], **{k: v for k, v in used.items() if k not in FREE and v != _DEFAULTS.get(k)}}
+
+
 def differing(configs: Sequence[Mapping[str, Any]], among: Iterable[str] | None = None) -> list[str]:
     """Name the keys, free ones aside, that do not have one value in all settings."""
     return [

@@ -1,0 +1,91 @@
+"""``fedpurel sweep``: many runs from one file."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from fedpurel_app import __version__
+from fedpurel_app.core.files import home, make_folders
+from fedpurel_app.launch import choose, simulate
+from fedpurel_app.reporting.claim import Claim
+from fedpurel_app.reporting.terminal import Terminal, complain
+from fedpurel_app.sweeps.file import SweepFile, load_sweep
+from fedpurel_app.sweeps.plan import Cell, Plan, make_plan
+from fedpurel_app.sweeps.play import Player
+from fedpurel_app.sweeps.room import Room
+from fedpurel_app.sweeps.tuning import candidates, write_down
+from fedpurel_app.sweeps.tuning import choose as choose_settings
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Run what a sweep lacks, or choose its settings; returns the exit code."""
+    path = options.file.absolute()
+    file = load_sweep(path, choose.assignments(options.set))
+    folder = options.out.absolute() if options.out else home() / "sweeps" / path.stem
+    if options.tune:
+        return _tune(options, path, file, folder)
+    plan = make_plan(file)
+    _tell(plan, folder)
+    if options.dry_run:
+        return 0
+    with _claimed(folder):
+        shutil.copyfile(path, folder / "sweep.toml")
+        plan.write(folder)
+        code, _ = _play(options, plan.runs, folder / "runs")
+    print(f"table: fedpurel table {folder}")
+    return code
+
+
+def _tune(options: argparse.Namespace, path: Path, file: SweepFile, folder: Path) -> int:
+    tried = candidates(file)
+    runs = {cell.run: cell for one in tried for cell in one.cells}
+    print(f"{len(runs)} runs on validation data, for {len({one.method for one in tried})} methods: {folder / 'tune'}")
+    if options.dry_run or file.tune is None:
+        return 0
+    with _claimed(folder):
+        code, whole = _play(options, runs, folder / "tune")
+    if not whole:
+        return code
+    found, lines = choose_settings(file.tune, tried, folder / "tune")
+    write_down(path, file.tune, found, lines)
+    for one, line in zip(found, lines, strict=True):
+        print(f"{one.method}, {', '.join(map(str, one.at.values()))}: {one.values} of {line}")
+    print(f"written into {path}")
+    return code
+
+
+def _claimed(folder: Path) -> Claim:
+    make_folders(folder)
+    return Claim(folder, "sweep")
+
+
+def _tell(plan: Plan, folder: Path) -> None:
+    """Say what there is to do."""
+    runs = plan.runs
+    shared = f", {len(plan.cells) - len(runs)} of them the same as another" if len(runs) < len(plan.cells) else ""
+    print(f"fedpurel {__version__}: {len(plan.cells)} cells{shared}; {folder}")
+    for one in plan.left_out:
+        place = ", ".join(map(str, one["at"].values()))
+        print(f"left out: {one['method']}, {place}: {one['why']}")
+
+
+def _play(options: argparse.Namespace, runs: dict[str, Cell], folder: Path) -> tuple[int, bool]:
+    """Run, and tell how it ended; returns the exit code, and whether all was played."""
+    configs = [cell.config for cell in runs.values()]
+    for config in {(one.dataset, one.dataset_path, one.backbone): one for one in configs}.values():
+        simulate.preflight(config)
+    make_folders(folder)
+    terminal = Terminal("nobody reads the output any more; the sweep goes on.")
+    room = Room(options.jobs, options.cpus_per_run, any(cell.config.device != "cpu" for cell in runs.values()))
+    player = Player(folder, runs, room, options.cpus_per_run, terminal.say)
+    whole = player.play()
+    done = len(runs) - len(player.failed)
+    if not whole:
+        complain("stopped; the same command goes on where it stopped")
+        return choose.INTERRUPTED, False
+    print(f"{done} of {len(runs)} runs are complete, {player.skipped} of them from before")
+    for name, why in player.failed.items():
+        complain(f"failed: {runs[name].title}: {why}\n  log: {folder / name / 'logs'}")
+    return (choose.FAILED if player.failed else 0), True

@@ -1,0 +1,166 @@
+"""Run what a sweep lacks: as many runs at a time as cores and memory allow, and no work twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedpurel_app.config import stored_config
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.launch.processes import Interrupts, ProcessFamily
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.sweeps.fork import trunk
+from fedpurel_app.sweeps.plan import Cell, name_of
+from fedpurel_app.sweeps.room import Room
+from fedpurel_app.sweeps.workers import Answer, Worker
+
+_LOOK = 0.5  # seconds between looks at what is done
+
+Say = Callable[[str], None]
+
+
+class Player:
+    """Runs the runs of a sweep.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run folders.
+    runs : dict of str to Cell
+        By the names of their folders, in the order in which they should come.
+    room : Room
+        How many may go on at a time.
+    threads : int
+        Of each.
+    say : callable
+        Takes the lines that tell how far it is.
+    """
+
+    def __init__(self, folder: Path, runs: dict[str, Cell], room: Room, threads: int, say: Say) -> None:
+        self._folder, self._runs, self._room, self._threads, self._say = folder, runs, room, threads, say
+        self._going: dict[Future[Answer], str] = {}
+        self._idle: list[Worker] = []
+        self.failed: dict[str, str] = {}
+        self.skipped = 0
+        self._ended, self._began = 0, time.monotonic()
+
+    def play(self) -> bool:
+        """Run all that is not done; returns whether nothing asked it to stop before.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            When it is asked to stop a second time: all processes are ended then.
+        StateError
+            When a folder holds a run with other settings.
+        """
+        waiting = [name for name in self._runs if not self._is_done(name)]
+        self.skipped = len(self._runs) - len(waiting)
+        family, interrupts = ProcessFamily(), Interrupts(self._ask_to_stop)
+        scratch = self._folder.parent / "scratch"
+        self._environment = {**os.environ, **family.mark}
+        with interrupts.handled(), family.guarded(scratch), self._ended_with(family):
+            with ThreadPoolExecutor(self._room.most) as pool:
+                try:
+                    while (waiting and not interrupts.asked) or self._going:
+                        while not interrupts.asked and (name := self._next(waiting)):
+                            waiting.remove(name)
+                            self._going[pool.submit(self._run, name, self._worker())] = name
+                        done, _ = wait(self._going, _LOOK, FIRST_COMPLETED)
+                        interrupts.check()
+                        for future in done:
+                            self._note(self._going.pop(future), future.result(), len(waiting))
+                except BaseException:
+                    family.stop()  # which ends what the pool's threads wait for
+                    raise
+            for worker in self._idle:
+                worker.close()
+        return not interrupts.asked
+
+    @contextmanager
+    def _ended_with(self, family: ProcessFamily) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            family.stop()
+
+    def _is_done(self, name: str) -> bool:
+        """Tell whether a run is complete; raises StateError when the folder holds another one."""
+        path = self._folder / name
+        if not (path / "config.json").is_file():
+            return False
+        folder = RunFolder(path)
+        if (held := name_of(stored_config(folder.read_json("config.json")["config"]))) != name:
+            raise StateError(f"{path} holds a run with other settings, {held}: move it away, or choose another --out.")
+        return (folder.summary() or {}).get("outcome") == "completed"
+
+    def _next(self, waiting: list[str]) -> str | None:
+        """Choose what to start now: not what can begin where one that is going on will end."""
+        if not waiting or not self._room.is_left(len(self._going)):
+            return None
+        trunks = {trunk(self._runs[name].config) for name in self._going.values()} - {""}
+        return next((name for name in waiting if trunk(self._runs[name].config) not in trunks), None)
+
+    def _worker(self) -> Worker:
+        if self._idle:
+            return self._idle.pop()
+        number = len(self._going)
+        environment = {**self._environment, **self._room.gpu_of(number)}
+        return Worker(environment, self._folder.parent / "workers.log")
+
+    def _run(self, name: str, worker: Worker) -> Answer:
+        try:
+            return worker.run(self._request(name))
+        finally:
+            self._idle.append(worker)
+
+    def _request(self, name: str) -> dict[str, Any]:
+        path, config = self._folder / name, self._runs[name].config
+        if (path / "state.json").is_file():
+            return {"folder": str(path), "resume": True}
+        if path.exists():
+            shutil.rmtree(path)  # it ended before its first round was saved
+        asked = {"folder": str(path), "settings": config.model_dump(by_alias=True), "threads": self._threads}
+        source = self._with_same_trunk(name)
+        return asked if source is None else {**asked, "fork": str(self._folder / source)}
+
+    def _with_same_trunk(self, name: str) -> str | None:
+        wanted = trunk(self._runs[name].config)
+        same = (other for other, cell in self._runs.items() if wanted and trunk(cell.config) == wanted)
+        return next((other for other in same if other != name and self._is_done(other)), None)
+
+    def _note(self, name: str, answer: Answer, waiting: int) -> None:
+        """Say how a run ended, and when all may have."""
+        self._room.learn(answer)
+        self._ended += 1
+        left = waiting + len(self._going)
+        spent = time.monotonic() - self._began
+        eta = f"   about {spent / self._ended * left / 60:.0f} min left" if left else ""
+        number = len(self._runs) - left
+        self._say(f"[{number:>{len(str(len(self._runs)))}}/{len(self._runs)}] {self._runs[name].title}: "
+                  f"{self._in_words(name, answer)}{eta}")  # fmt: skip
+        if answer.outcome == "failed":
+            self.failed[name] = answer.error.splitlines()[0] if answer.error else "no reason was told"
+
+    def _in_words(self, name: str, answer: Answer) -> str:
+        if answer.outcome != "completed":
+            return f"{answer.outcome}: {answer.error.splitlines()[0]}" if answer.error else answer.outcome
+        summary = RunFolder(self._folder / name).summary() or {}
+        scores = {"GM": summary.get("global") or summary.get("global_at_sites"), "PM": summary.get("personalized")}
+        told = [
+            f"{title} {one['all']:.1f}" + (f" (Few {one['few']:.1f})" if one.get("few") is not None else "")
+            for title, one in scores.items()
+            if one and one.get("all") is not None
+        ]
+        return ", ".join([*told, f"{summary['seconds']['total']:.0f} s"])
+
+    def _ask_to_stop(self) -> tuple[str, bool]:
+        for name in self._going.values():
+            RunFolder(self._folder / name).wish_to_stop()
+        return "stopping: the runs that go on end with their round; again: at once", bool(self._going)

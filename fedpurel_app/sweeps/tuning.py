@@ -1,0 +1,130 @@
+"""Choose settings of every method by one rule: the best mean over seeds, on validation data, and write them down."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from fedpurel_app.algorithms.method import OF_PERSONAL_ROUNDS
+from fedpurel_app.config import to_toml
+from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.core.files import write_atomically
+from fedpurel_app.launch.choose import simulated
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.sweeps.file import SweepFile, Tune, Tuned, Values
+from fedpurel_app.sweeps.plan import Cell, Place, name_of, places_of, settle
+
+_AXES = ("data", "peft")  # what settings are chosen anew for; along other axes a method keeps them
+_MARK = "# --- what `fedpurel sweep --tune` found; it replaces all below this line ---"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Values to try for a method, and their runs."""
+
+    method: str
+    at: Values
+    values: Values
+    cells: tuple[Cell, ...]
+
+
+def candidates(file: SweepFile) -> list[Candidate]:
+    """List what is to be tried: for every method and data set and family, each value that has an effect.
+
+    Raises
+    ------
+    ConfigError
+        When the file has no table ``tune``.
+    """
+    if file.tune is None:
+        raise ConfigError(
+            "the file has no table [tune], which says how to choose: seeds, by, and in [tune.grid] values by key."
+        )
+    found: list[Candidate] = []
+    for (name, method), place in itertools.product(file.methods.items(), _places(file)):
+        tried: dict[str, Candidate] = {}
+        untuned = file.model_copy(update={"tuned": []})
+        for choice in itertools.product(*file.tune.grid.values()):
+            values = dict(zip(file.tune.grid, choice, strict=True))
+            more = {**values, **_cheaper(file.tune), "evaluate-on": "validation"}
+            try:
+                settled = settle(untuned, name, method, place, {**more, **method.values})
+            except ConfigError:
+                continue  # the plan says which methods cannot go where
+            read = {key: value for key, value in values.items() if key in settled and key not in method.values}
+            configs = [simulated({**settled, "seed": seed}) for seed in file.tune.seeds]
+            cells = tuple(Cell(name, {**place.at, **read}, c.seed, name_of(c), c) for c in configs)
+            if read:
+                tried.setdefault(cells[0].run, Candidate(name, place.at, read, cells))
+        found += tried.values()
+    return found
+
+
+def _cheaper(tune: Tune) -> Values:
+    """Leave personal rounds out where nothing of them is tuned: they change no score of the global model."""
+    return {} if set(tune.grid) & {*OF_PERSONAL_ROUNDS} else {"personal-rounds": 0}
+
+
+def _places(file: SweepFile) -> list[Place]:
+    """List the places that settings are chosen for: along other axes the first value stands for all."""
+    found: dict[tuple[object, ...], Place] = {}
+    for place in places_of(file):
+        at = {key: place.at[key] for key in _AXES if key in place.at}
+        found.setdefault(tuple(at.values()), Place(at, place.preset, place.values))
+    return list(found.values())
+
+
+def choose(tune: Tune, tried: Iterable[Candidate], folder: Path) -> tuple[list[Tuned], list[str]]:
+    """Choose the best of what was tried, as far as it is complete.
+
+    Returns
+    -------
+    (list of Tuned, list of str)
+        What is best for each method at each place, and a line on each with the scores of all that was tried.
+    """
+    scores: dict[tuple[str, str], list[tuple[float, Candidate]]] = {}
+    for one in tried:
+        known = [score for cell in one.cells if (score := _score(folder / cell.run, tune.by)) is not None]
+        if len(known) == len(one.cells):
+            scores.setdefault((one.method, repr(one.at)), []).append((fmean(known), one))
+    found, lines = [], []
+    for group in scores.values():
+        best, chosen = max(group, key=lambda pair: pair[0])  # of equal ones the first
+        found.append(Tuned(method=chosen.method, at=chosen.at, values=chosen.values, score=round(best, 3)))
+        lines.append(", ".join(f"{_inline(one.values)} {score:.2f}" for score, one in group))
+    return found, lines
+
+
+def _score(path: Path, by: str) -> float | None:
+    if not (path / "summary.json").is_file():
+        return None
+    summary = RunFolder(path).summary() or {}
+    model = summary.get("global") or summary.get("global_at_sites") or summary.get("personalized") or {}
+    score = model.get(by) if summary["outcome"] == "completed" else None
+    return None if score is None else float(score)
+
+
+def write_down(path: Path, tune: Tune, found: Iterable[Tuned], lines: Iterable[str]) -> None:
+    """Write what was found at the end of the sweep's file, in the place of what stood there of an earlier time."""
+    text = path.read_text("utf-8").partition(_MARK)[0].rstrip()
+    seeds = ", ".join(map(str, tune.seeds))
+    rule = f"best mean {tune.by} of the global model on validation data, seeds {seeds}"
+    head = f"{_MARK}\n# {time.strftime('%Y-%m-%d')}: {rule}"
+    tables = [
+        f"[[tuned]]  # {line}\nmethod = {to_toml(one.method)}\nat = {_table(one.at)}\nvalues = {_table(one.values)}\n"
+        f"score = {one.score}"
+        for one, line in zip(found, lines, strict=True)
+    ]
+    write_atomically(path, "\n\n".join([text, head, *tables, ""]).encode())
+
+
+def _table(values: Mapping[str, bool | int | float | str]) -> str:
+    return "{ " + ", ".join(f"{key} = {to_toml(value)}" for key, value in values.items()) + " }" if values else "{}"
+
+
+def _inline(values: Values) -> str:
+    return " ".join(f"{value}" for value in values.values())
