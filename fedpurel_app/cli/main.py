@@ -160,6 +160,15 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _table(options: argparse.Namespace) -> int:
+    from fedpurel_app.reporting.leaderboard.table import write_table
+
+    stem = options.out.absolute() if options.out else None
+    for line in write_table(options.sweep.absolute(), options.against, options.models, options.scores, stem):
+        print(line)
+    return 0
+
+
 def _plot(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.plots import PICTURES, draw
 
@@ -193,6 +202,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "show": _show,
     "watch": _watch,
     "compare": _compare,
+    "table": _table,
     "plot": _plot,
     "predict": _predict,
     "export": _export,

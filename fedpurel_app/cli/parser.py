@@ -135,6 +135,7 @@ def _add_reading(commands: Any) -> None:
     )
     compare.add_argument("run", type=Path, nargs="+")
     compare.add_argument("--out", metavar="STEM", type=Path, help="also write STEM.csv and STEM.md")
+    _add_table(commands)
     does = "draw a run's curves, classes and sites into its plots/, or one picture of several runs"
     plot = _command(commands, "plot", does, "~/fedpurel/runs/* --across balancedness --out picture")
     plot.add_argument("run", type=Path, nargs="+")
@@ -142,6 +143,24 @@ def _add_reading(commands: Any) -> None:
     plot.add_argument("--across", metavar="KIND", choices=ACROSS, help=f"seeds of one setting are averaged; {kinds}")
     plot.add_argument("--out", metavar="STEM", type=Path,
                       help="with --across: write STEM.png, STEM.svg and STEM.csv (default: KIND)")  # fmt: skip
+
+
+def _add_table(commands: Any) -> None:
+    does = "write the tables of a sweep as Markdown, CSV, LaTeX and a picture, with paired tests over its seeds"
+    table = _command(commands, "table", does, "leaderboard/ --against FedAvg --out leaderboard")
+    table.add_argument("sweep", metavar="SWEEP", type=Path, help="the folder of a sweep, finished or not")
+    table.add_argument(
+        "--against",
+        metavar="METHOD",
+        default="",
+        help="compare the others with this one, or with zero-shot (default: as the sweep says, else its first)",
+    )
+    table.add_argument("--models", nargs="+", choices=("global", "personalized"), default=["global", "personalized"],
+                       help="of which models (default: both)")  # fmt: skip
+    table.add_argument("--scores", nargs="+", metavar="SCORE", default=None,
+                       help="of docs/metrics.md (default: all many medium few balancedness ece)")  # fmt: skip
+    table.add_argument("--out", metavar="STEM", type=Path,
+                       help="write STEM.md, .csv, .tex, .png and .svg (default: SWEEP/table)")  # fmt: skip
 
 
 def _add_using(commands: Any) -> None:

@@ -14,14 +14,28 @@ import fedpurel_app
 
 
 def provenance() -> dict[str, Any]:
-    """Return the versions of what computes, the host's name and the folder of the code."""
+    """Return the versions of what computes, the host's name, its CPU and the folder of the code."""
     found = {"fedpurel-app": fedpurel_app.__version__, "python": platform.python_version()}
     for name in ("flwr", "torch", "open_clip_torch", "peft", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"versions": found, "host": platform.node(), "code": str(Path(fedpurel_app.__file__).parent)}
+    return {
+        "versions": found,
+        "host": platform.node(),
+        "machine": _machine(),
+        "code": str(Path(fedpurel_app.__file__).parent),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    """Return the CPU's name and how many of its cores this process may use."""
+    name, facts = platform.processor(), Path("/proc/cpuinfo")  # which Linux has, where the first is often empty
+    if facts.is_file():
+        lines = facts.read_text("utf-8", "replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return {"cpu": name or platform.machine(), "cores": len(psutil.Process().cpu_affinity() or ())}
 
 
 _started: list[float] = []  # when a run began in a process that was there before, as a notebook's

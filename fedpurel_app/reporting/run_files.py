@@ -25,6 +25,7 @@ from fedpurel_app.reporting.run_schemas import (
     State,
     Summary,
 )
+from fedpurel_app.reporting.sweep_schemas import Plan
 
 SCHEMA = 1
 
@@ -34,6 +35,7 @@ _JSON: dict[str, TypeAdapter[Any]] = {
     "summary.json": TypeAdapter(Summary),
     "partition.json": TypeAdapter(Partition),
     "launch.json": TypeAdapter(Launch),
+    "plan.json": TypeAdapter(Plan),
 }
 _ROWS: dict[str, TypeAdapter[Any]] = {"sites.csv": TypeAdapter(SiteRow), "classes.csv": TypeAdapter(ClassRow)}
 _ROUND: TypeAdapter[Any] = TypeAdapter(Round)

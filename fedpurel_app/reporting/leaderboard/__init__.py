@@ -1,0 +1,1 @@
+"""From a sweep's folder to the tables of a paper."""
