@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from fedpurel_app.algorithms.method import OF_PERSONAL_ROUNDS
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import to_toml
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.files import write_atomically
@@ -58,7 +59,7 @@ def candidates(file: SweepFile) -> list[Candidate]:
             read = {key: value for key, value in values.items() if key in settled and key not in method.values}
             configs = [simulated({**settled, "seed": seed}) for seed in file.tune.seeds]
             cells = tuple(Cell(name, {**place.at, **read}, c.seed, name_of(c), c) for c in configs)
-            if read:
+            if read and METHODS[configs[0].algorithm].trains:
                 tried.setdefault(cells[0].run, Candidate(name, place.at, read, cells))
         found += tried.values()
     return found

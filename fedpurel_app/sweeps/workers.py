@@ -66,8 +66,8 @@ class Worker:
                 process.stdin.flush()
                 line = process.stdout.readline()
         if not line:
-            code = process.wait()
-            self._process = None
+            process.communicate()
+            code, self._process = process.returncode, None
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             return Answer("failed", f"its process died ({how}); signal 9 may be too little memory")
         return Answer(**json.loads(line))

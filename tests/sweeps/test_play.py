@@ -1,0 +1,169 @@
+"""A sweep as a command: what it runs, skips, resumes and survives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from fedpurel_app.cli.main import main
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.sweeps.workers import Worker
+from tests.support import timeless
+from tests.sweeps.writing import METHODS, write_sweep
+
+COMMAND = [sys.executable, "-m", "fedpurel_app.cli.main", "sweep"]
+
+
+def runs(folder):
+    return {path.name: RunFolder(path) for path in sorted((folder / "runs").iterdir())}
+
+
+def started(path, out, *more):
+    command = [*COMMAND, str(path), "--out", str(out), "--jobs", "2", *more]
+    with (path.parent / "said.txt").open("w") as said:
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+
+
+def said(path):
+    return (path.parent / "said.txt").read_text()
+
+
+def rounds_played(out):
+    return sum(len((path / "rounds.jsonl").read_text().splitlines()) for path in out.glob("runs/*/") if
+               (path / "rounds.jsonl").exists())  # fmt: skip
+
+
+def wait_for_rounds(process, out, number):
+    deadline = time.monotonic() + 120
+    while rounds_played(out) < number:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_everything_is_run_once_and_a_failure_stops_nothing_else(tmp_path, capfd):
+    bad = "" if torch.cuda.is_available() else 'Bad = { algorithm = "fedavg", learning-rate = 0.7, device = "cuda" }\n'
+    path = write_sweep(tmp_path, METHODS + '"FedAvg again" = { algorithm = "fedavg" }\n' + bad, seeds="1")
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--jobs", "2"]) == (1 if bad else 0)
+    out, err = capfd.readouterr()
+    assert "1 of them the same as another" in out
+    assert ("FedAvg, seed 1: GM" in out) and ("FedPuReL, seed 1: GM" in out)
+    if bad:
+        assert "2 of 3 runs are complete" in out and "failed: Bad, seed 1" in err and "cuda" in err
+    complete = [name for name, run in runs(tmp_path / "out").items() if run.summary()["outcome"] == "completed"]
+    assert len(complete) == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/rounds.jsonl")}
+    main(["sweep", str(path), "--out", str(tmp_path / "out")])
+    assert "2 of them from before" in capfd.readouterr().out
+    assert all(path.stat().st_mtime_ns == before[path] for path in before if path.parent.name in complete)
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    path = write_sweep(tmp_path)
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "4 cells" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_another_run_in_it_is_refused(tmp_path, capsys):
+    path = write_sweep(tmp_path, '[methods]\nA = { algorithm = "fedavg" }\n', seeds="1")
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
+    (name,) = runs(tmp_path / "out")
+    config = tmp_path / "out" / "runs" / name / "config.json"
+    config.write_text(config.read_text().replace('"seed": 1', '"seed": 2'))
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "holds a run with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
+    more = METHODS + '"lambda 0.5" = { algorithm = "fedpurel", private-weight = 0.5 }\n'
+    path = write_sweep(tmp_path, more, global_rounds=12, personal_rounds=4)
+    assert started(path, tmp_path / "whole").wait(300) == 0
+    process = started(path, tmp_path / "out")
+    wait_for_rounds(process, tmp_path / "out", 25)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while _workers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _workers()
+    left = rounds_played(tmp_path / "out")
+    again = started(path, tmp_path / "out")
+    assert again.wait(300) == 0, said(path)
+    whole, killed = runs(tmp_path / "whole"), runs(tmp_path / "out")
+    assert whole.keys() == killed.keys() and len(whole) == 6
+    assert left < rounds_played(tmp_path / "out")
+    for name, run in whole.items():
+        assert timeless(run) == timeless(killed[name]), name
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_runs_end_with_their_round(tmp_path):
+    path = write_sweep(tmp_path, global_rounds=200, personal_rounds=0)
+    process = started(path, tmp_path / "out")
+    wait_for_rounds(process, tmp_path / "out", 20)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "stopped" in said(path) and not _workers()
+    outcomes = {run.summary()["outcome"] for run in runs(tmp_path / "out").values()}
+    assert outcomes == {"stopped"}
+    again = started(path, tmp_path / "out")
+    assert again.wait(300) == 0, said(path)
+
+
+def _workers():
+    found = []
+    for process in psutil.process_iter():
+        try:
+            found += [process] if "fedpurel_app.cli.worker" in process.cmdline() else []
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_process_that_dies_has_failed_one_run_alone(tmp_path):
+    worker = Worker(os.environ, tmp_path / "log")
+    process = worker._started()
+    process.send_signal(signal.SIGKILL)
+    answer = worker.run({"folder": str(tmp_path / "run"), "settings": {}, "threads": 1})
+    assert answer.outcome == "failed" and "signal 9" in answer.error
+    answer = worker.run({"folder": str(tmp_path / "run"), "settings": {"algorithm": "fedvag"}, "threads": 1})
+    assert answer.outcome == "failed" and 'Did you mean "fedavg"' in answer.error and answer.memory > 0
+    worker.close()
+
+
+@pytest.mark.slow
+def test_tuning_writes_the_best_value_of_each_method_into_the_file(tmp_path, capsys):
+    tune = '[tune]\nseeds = "100-101"\n[tune.grid]\nlearning-rate = [0.0001, 0.3]\n'
+    fixed = 'Fixed = { algorithm = "fedprox", learning-rate = 0.1 }\n"Zero-shot" = { algorithm = "zero-shot" }\n'
+    path = write_sweep(tmp_path, METHODS + fixed + tune)
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--tune"]) == 0
+    from fedpurel_app.sweeps.file import load_sweep
+
+    found = {one.method: one.values for one in load_sweep(path).tuned}
+    assert found.keys() == {"FedAvg", "FedPuReL"}
+    played = [RunFolder(path) for path in (tmp_path / "out" / "tune").iterdir()]
+    assert {run.read_json("config.json")["config"]["evaluate-on"] for run in played} == {"validation"}
+    for name, algorithm in (("FedAvg", "fedavg"), ("FedPuReL", "fedpurel")):
+        means: dict[float, list[float]] = {}
+        for run in played:
+            config = run.read_json("config.json")["config"]
+            if config["algorithm"] == algorithm:
+                means.setdefault(config["learning-rate"], []).append((run.summary() or {})["global"]["all"])
+        best = max(means, key=lambda rate: sum(means[rate]))
+        assert found[name] == {"learning-rate": best}
+    text = path.read_text()
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--tune"]) == 0
+    assert path.read_text() == text  # nothing is run again, and nothing is written twice
+
+
+def test_a_file_without_the_table_is_not_tuned(tmp_path, capsys):
+    path = write_sweep(tmp_path)
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--tune"]) == 2
+    assert "[tune]" in capsys.readouterr().err
+    assert Path(path).read_text().count("tuned") == 0
