@@ -11,7 +11,8 @@ import pytest
 from fedpurel_app.cli import main as cli
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.reporting.leaderboard.board import all_columns, make_board
-from fedpurel_app.reporting.leaderboard.document import board_notes, differences_grid, scores_grid
+from fedpurel_app.reporting.leaderboard.document import Cell, Grid, board_notes, differences_grid, scores_grid
+from fedpurel_app.reporting.leaderboard.in_terminal import grid_lines
 from fedpurel_app.reporting.leaderboard.layouts import escaped
 from fedpurel_app.reporting.leaderboard.picture import painted
 from fedpurel_app.reporting.leaderboard.published import find_published
@@ -62,7 +63,7 @@ def lines_of(path):
 def test_rows_are_zero_shot_then_the_methods_and_personalized_ones_without_a_branch_are_global(sweep):
     """The deviation of 61 to 66 is sqrt(3.5)."""
     grid = scores_grid(board_of(sweep), board_of(sweep).columns)
-    assert grid.header == ("method", "n", "GM All", "GM ECE", "PM All", "PM ECE", "s/run", "MB up")
+    assert grid.header == ("method", "n", "GM All", "GM ECE", "PM All", "PM ECE", "s", "MB")
     assert list(texts(grid).items()) == [
         ("zero-shot", ["6", "50.0 ± 0.0", "50.0 ± 0.0", "40.0 ± 0.0", "40.0 ± 0.0", "–", "–"]),
         ("FedAvg", ["6", "60.0 ± 0.0", "60.0 ± 0.0", "50.0 ± 0.0†", "50.0 ± 0.0†", "8", "3.00"]),
@@ -121,7 +122,9 @@ def test_the_command_writes_five_files_and_prints_what_fits(sweep, tmp_path, cap
     arguments = ["table", str(sweep), "--against", "fedavg", "--out", str(tmp_path / "mine")]
     assert cli.main([*arguments, "--scores", "all", "few", "nll", "--models", "global"]) == 0
     out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80 and "demo, prompt, alpha 1" in out and "FedPuReL" in out
+    *lines, written = out.splitlines()
+    assert written == f"written: {tmp_path / 'mine'}.{{md,csv,tex,png,svg}}"
+    assert max(map(len, lines)) <= 80 and "demo, prompt, alpha 1" in out and "FedPuReL" in out
     assert "PM" not in lines_of(tmp_path / "mine.csv") and "GM NLL" in (tmp_path / "mine.md").read_text()
     assert (tmp_path / "mine.png").stat().st_size > 5000
     xml.dom.minidom.parse(str(tmp_path / "mine.svg"))
@@ -263,6 +266,26 @@ def test_latex_is_escaped_and_its_lines_have_equal_cells(tmp_path):
         assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
     assert r"\multicolumn{2}{c}{} & \multicolumn{6}{c}{GM} & \multicolumn{6}{c}{PM} & \multicolumn{2}{c}{} \\" in text
     assert r"\textbf{" in text and text.count(r"\begin{table}[") == 3
+
+
+def test_names_are_cut_in_their_middle_and_columns_go_below_where_a_line_is_full(sweep):
+    grid = Grid("x", ("method", "n", "one"), ((Cell("FedPuReL, lambda 0.25"), Cell("12"), Cell("60.0 ± 0.1", True)),))
+    assert grid_lines(grid, 30) == ["method           n         one", "FedPuRe…da 0.25 12 *60.0 ± 0.1"]
+    assert grid_lines(grid, 26) == [
+        "method                 n",
+        "FedPuReL, lambda 0.25 12",
+        "method                        one",
+        "FedPuReL, lambda 0.25 *60.0 ± 0.1",
+    ]
+
+
+def test_the_setting_of_a_table_is_told_in_words(tmp_path):
+    table = {"FedAvg": {0: 60.0}, "FedPuReL": {0: 69.0}}
+    settings = {name: {**SETTINGS[name], "num-sites": 12, "global-rounds": 30} for name in table}
+    assert read_sweep(write_sweep(tmp_path, table, settings)).places[0].setting == (
+        "prompt on shapes, IF 100, dirichlet alpha 1, 12 sites, 40 % of them a round, 30 global rounds, "
+        "30 personal rounds"
+    )
 
 
 def test_bad_input_is_one_clear_error(sweep, tmp_path, capsys):

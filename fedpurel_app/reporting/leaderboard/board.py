@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
 
 from fedpurel_app.core.names import listed
@@ -29,7 +30,7 @@ class Entry:
     scored: str
     why: str = ""
 
-    @property
+    @cached_property
     def mean_sd(self) -> tuple[float, float | None]:
         """Mean and standard deviation over seeds; NaN without one, and no deviation of one."""
         return mean_sd(list(self.by_seed.values())) if self.by_seed else (math.nan, None)

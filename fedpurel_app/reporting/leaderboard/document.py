@@ -75,7 +75,7 @@ def scores_grid(board: Board, columns: Sequence[Column], with_costs: bool = True
             told = [row.published.scores.get(model, {}).get(score) for model, score in columns]
             texts = [DASH if value is None else number(value, 2) for value in told]
             rows.append((Cell(f"published: {row.published.name}"), *map(Cell, ("", *texts, *("" for _ in costs)))))
-    header = ("method", "n", *map(column_title, columns), *(("s/run", "MB up") if with_costs else ()))
+    header = ("method", "n", *map(column_title, columns), *(("s", "MB") if with_costs else ()))
     return Grid("mean ± sd over n seeds", header, tuple(rows))
 
 
@@ -143,6 +143,7 @@ def board_notes(board: Board) -> list[str]:
     for one in board.place.missing:
         missing.setdefault(one.why, {}).setdefault(one.method, []).append(str(one.seed))
     return [
+        f"Setting: {board.place.setting}.",
         *(f"{text}: {', '.join(dict.fromkeys(names))}." for text, names in notes.items()),
         *(
             f"Missing, {why}: {'; '.join(f'{clean(name, 60)}, seed {listed(seeds, 30)}' for name, seeds in by.items())}"
@@ -185,7 +186,7 @@ def legend(boards: Sequence[Board], mark: str = "bold") -> list[str]:
         f"In %{' (NLL: nats)' if 'nll' in used else ''}, after the last round. GM: the global model on the server's "
         "balanced test set; PM: personalized models on the sites' own test parts.",
         f"Means ± one standard deviation over n seeds; {mark}: the best mean of a column, zero-shot's included"
-        f"{f' (lowest: {lower})' if lower else ''}. s/run: wall time; MB up: what all sites sent in a run.",
+        f"{f' (lowest: {lower})' if lower else ''}. s: wall time of a run; MB: what all sites sent in it.",
         *([f"{SHARED} no site trained a private part: the global model on the sites' test parts."] if shared else []),
         f"Paired differences: this method minus {clean(boards[0].against, 60)}, mean over the seeds that both have; "
         f"its {100 * LEVEL:.0f} % bootstrap interval (BCa, {RESAMPLES:,} resamples); p of the two-sided Wilcoxon "

@@ -11,9 +11,10 @@ from rich.cells import cell_len, set_cell_size
 
 from fedpurel_app.reporting.leaderboard.board import Board
 from fedpurel_app.reporting.leaderboard.document import Cell, Grid, board_notes, differences_grid, scores_grid
-from fedpurel_app.reporting.leaderboard.sweep import MODELS
+from fedpurel_app.reporting.leaderboard.sweep import MODELS, cut
 
-_NAME, _LEAST = 24, 60  # cells of the first column at most, and of a line at least
+_NAME, _SHORTEST = 24, 14  # cells of a name, and to how many it is cut so that a line holds all columns
+_LEAST = 60  # cells of a line
 _GAP = " "
 _SHORT = {"Balancedness": "Balanced"}
 
@@ -57,7 +58,8 @@ def grid_lines(grid: Grid, room: int) -> list[str]:
     rows = [tuple(map(Cell, grid.header)), *grid.rows]
     texts = [[f"{'*' if cell.bold else ''}{cell.text}" for cell in row] for row in rows]
     widths = [max(cell_len(row[index]) for row in texts) for index in range(len(grid.header))]
-    widths[0] = max(8, min(widths[0], _NAME))
+    others = sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
+    widths[0] = min(widths[0], room - others if room - others >= _SHORTEST else _NAME)
     parts: list[list[int]] = [[]]
     for index in range(1, len(widths)):
         if parts[-1] and widths[0] + sum(widths[one] + len(_GAP) for one in [*parts[-1], index]) > room:
@@ -71,7 +73,7 @@ def grid_lines(grid: Grid, room: int) -> list[str]:
 
 
 def _left(text: str, size: int) -> str:
-    return set_cell_size(text if cell_len(text) <= size else set_cell_size(text, size - 1).rstrip() + "…", size)
+    return set_cell_size(cut(text, size), size)
 
 
 def _right(text: str, size: int) -> str:
@@ -80,4 +82,5 @@ def _right(text: str, size: int) -> str:
 
 def wrapped(notes: Sequence[str], room: int) -> list[str]:
     """Wrap notes to the width of a line."""
-    return [line for note in notes for line in textwrap.wrap(note, room, subsequent_indent="  ")]
+    wrapper = textwrap.TextWrapper(room, subsequent_indent="  ", break_on_hyphens=False)
+    return [line for note in notes for line in wrapper.wrap(note)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.leaderboard.board import LOWER_IS_BETTER, Board, Column, Row
 from fedpurel_app.reporting.leaderboard.document import SIGNIFICANT, column_title
+from fedpurel_app.reporting.leaderboard.sweep import cut
 from fedpurel_app.reporting.plots import pyplot, save
 
 _SHOWN = ("all", "few")
@@ -84,7 +84,7 @@ def _forest(figure: Any, board: Board, panels: Sequence[Column]) -> None:
         for place, row in enumerate(rows):
             _interval(axes, place, row, column)
         axes.axvline(0, color="black", linewidth=0.8, zorder=0)
-        names = [textwrap.shorten(clean(row.name, 60), 28, placeholder="…") for row in rows]
+        names = [cut(clean(row.name, 60), 28) for row in rows]
         axes.set_yticks(range(len(rows)), names if index == 0 else [""] * len(rows), fontsize=8)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.margins(x=0.08)

@@ -14,7 +14,7 @@ from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.finished import Run
 from fedpurel_app.reporting.run_files import read_object
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.reporting.settings import settings
+from fedpurel_app.reporting.settings import data_in_words, settings
 from fedpurel_app.reporting.sweep_schemas import Plan
 
 Scores = Mapping[str, float | None]
@@ -37,8 +37,11 @@ class Trial:
     def has_own_models(self) -> bool:
         """Whether some site has trained a private branch; if none has, a site's model is the global one."""
         method = METHODS.get(self.run.settings["algorithm"])
+        if method is None or not method.personalizes:
+            return False
         rows = self.run.folder.read_csv("sites.csv")
-        return method is not None and method.personalizes and any(row["has_private_branch"] == "1" for row in rows)
+        told = any(row["has_private_branch"] == "1" for row in rows)
+        return told if rows else bool(self.run.summary.get("personalized"))
 
     def scored(self, model: str) -> str:
         """Return the key in ``summary.json`` of what stands for "global" or for "personalized"."""
@@ -109,6 +112,16 @@ class Place:
         """
         return in_words(self.at)
 
+    @property
+    def setting(self) -> str:
+        """What its completed runs have in common, in words; where they differ, all there is."""
+        found: dict[str, list[str]] = {}
+        for by_seed in self.trials.values():
+            for trial in by_seed.values():
+                for name, text in _setting(trial.run.settings).items():
+                    found.setdefault(name, []).append(text)
+        return ", ".join(f"{' or '.join(dict.fromkeys(texts))}{name}" for name, texts in found.items())
+
     def all_trials(self) -> dict[int, Trial]:
         """Return a completed run of each seed, of the first method that has one."""
         found: dict[int, Trial] = {}
@@ -165,7 +178,7 @@ def read_sweep(path: Path) -> Sweep:
 def _read(path: Path) -> Trial | str:
     """Read a run; else tell why it is none to count."""
     try:
-        if not path.is_dir():
+        if not (path / "config.json").is_file() and not (path / "summary.json").is_file():
             return "not run yet"
         summary = (folder := RunFolder.open(path)).summary()
         if summary is None:
@@ -191,6 +204,31 @@ def _places(plan: Plan, runs: Mapping[str, Trial], problems: Mapping[str, str]) 
             missing = (*place.missing, Missing(cell.method, cell.seed, problems[cell.run]))
             places[plan.place(cell.at)] = Place(place.at, place.trials, missing)
     return list(places.values())
+
+
+def _setting(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a run is like, each text before what it is of."""
+    method, rounds = METHODS.get(config["algorithm"]), config.get("global-rounds")
+    found = {
+        "": clean(f"{config['peft']} on {config['dataset']}, {data_in_words(config)}"),
+        " sites": f"{config.get('num-sites')}",
+        " % of them a round": f"{100 * config.get('fraction-train', 1.0):g}",
+        " global rounds": f"{rounds}",
+    }
+    if method is not None and method.personal_rounds:
+        found[" personal rounds"] = (
+            f"{rounds if config.get('personal-rounds') == -1 else config.get('personal-rounds')}"
+        )
+    return found
+
+
+def cut(name: str, size: int) -> str:
+    """Cut a name in its middle: names of variants begin and end unlike.
+
+    >>> cut("FedPuReL, lambda 0.9", 12)
+    'FedPuR…a 0.9'
+    """
+    return name if len(name) <= size else f"{name[: size // 2]}…{name[len(name) - (size - 1) // 2 :]}"
 
 
 def in_words(at: Mapping[str, Any]) -> str:

@@ -69,8 +69,8 @@ def write_table(
     written = _write(stem, sweep, boards, [*legend(boards), *foot])
     room = width()
     lines = [line for board in boards for line in board_lines(board, room)]
-    told = [*legend(boards, "*"), *foot, f"written: {', '.join(str(one) for one in written)}"]
-    return [*lines, *wrapped(told, room)]
+    endings = ",".join(one.suffix.removeprefix(".") for one in written)
+    return [*lines, *wrapped([*legend(boards, "*"), *foot], room), f"written: {stem}.{{{endings}}}"]
 
 
 def _chosen(sweep: Sweep, against: str) -> str:
