@@ -90,9 +90,12 @@ class Tune(_Part):
         where the server has none.
     grid : dict of str to list
         Values to try, by key; every combination.
+    settings : dict
+        Of the runs that choose, over those of the sweep: fewer rounds, for example.
     """
 
     seeds: Seeds
+    settings: Values = {}
     by: Literal["all", "many", "medium", "few", "balancedness", "macro_f1"] = "all"
     grid: dict[str, list[Scalar]]
 
@@ -173,7 +176,7 @@ class SweepFile(_Part):
         tables: dict[str, Mapping[str, Any]] = {"settings": self.settings, "grid": self.grid}
         tables |= {f"data.{name}": data.values for name, data in self.data.items()}
         tables |= {f"methods.{name}": method.values for name, method in self.methods.items()}
-        tables |= {"tune.grid": self.tune.grid} if self.tune else {}
+        tables |= {"tune.grid": self.tune.grid, "tune.settings": self.tune.settings} if self.tune else {}
         return [(where, key) for where, table in tables.items() for key in table]
 
 

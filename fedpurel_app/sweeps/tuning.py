@@ -51,7 +51,7 @@ def candidates(file: SweepFile) -> list[Candidate]:
         untuned = file.model_copy(update={"tuned": []})
         for choice in itertools.product(*file.tune.grid.values()):
             values = dict(zip(file.tune.grid, choice, strict=True))
-            more = {**values, **_cheaper(file.tune), "evaluate-on": "validation"}
+            more = {**values, **_cheaper(file.tune), **file.tune.settings, "evaluate-on": "validation"}
             try:
                 settled = settle(untuned, name, method, place, {**more, **method.values})
             except ConfigError:
