@@ -44,6 +44,7 @@ class Player:
 
     def __init__(self, folder: Path, runs: dict[str, Cell], room: Room, threads: int, say: Say) -> None:
         self._folder, self._runs, self._room, self._threads, self._say = folder, runs, room, threads, say
+        self._trunks = {name: trunk(cell.config) for name, cell in runs.items()}
         self._going: dict[Future[Answer], str] = {}
         self._idle: list[Worker] = []
         self.failed: dict[str, str] = {}
@@ -104,8 +105,8 @@ class Player:
         """Choose what to start now: not what can begin where one that is going on will end."""
         if not waiting or not self._room.is_left(len(self._going)):
             return None
-        trunks = {trunk(self._runs[name].config) for name in self._going.values()} - {""}
-        return next((name for name in waiting if trunk(self._runs[name].config) not in trunks), None)
+        going = {self._trunks[name] for name in self._going.values()} - {""}
+        return next((name for name in waiting if self._trunks[name] not in going), None)
 
     def _worker(self) -> Worker:
         if self._idle:
@@ -131,8 +132,7 @@ class Player:
         return asked if source is None else {**asked, "fork": str(self._folder / source)}
 
     def _with_same_trunk(self, name: str) -> str | None:
-        wanted = trunk(self._runs[name].config)
-        same = (other for other, cell in self._runs.items() if wanted and trunk(cell.config) == wanted)
+        same = (other for other, found in self._trunks.items() if found and found == self._trunks[name])
         return next((other for other in same if other != name and self._is_done(other)), None)
 
     def _note(self, name: str, answer: Answer, waiting: int) -> None:
