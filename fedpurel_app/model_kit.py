@@ -18,6 +18,7 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.config.model import key_of
 from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.core.metrics import GROUPS
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.core.sgd import SgdSettings
@@ -175,7 +176,15 @@ class ModelKit:
         classes = len(self._federation.source.class_names)
         counts = None if labels is None else torch.bincount(labels, minlength=classes)
         prior = None if self._federation.own else torch.from_numpy(self._federation.train_counts).to(self.device)
-        return Facts(counts, prior, self.host.zero_shot_text, brief or {})
+        groups = None if labels is None else self._groups()
+        return Facts(counts, prior, self.host.zero_shot_text, brief or {}, groups)
+
+    def _groups(self) -> torch.Tensor:
+        federation = self._federation
+        groups = torch.zeros(len(federation.train_counts), dtype=torch.int64)
+        for number, name in enumerate(GROUPS):
+            groups[federation.group(federation.train_counts)[name]] = number
+        return groups.to(self.device)
 
     def models(self, shared: PeftModule, private: PeftModule | None = None, memory: Arrays | None = None) -> Models:
         """Return what there is to predict with; ``memory`` as a site keeps it."""

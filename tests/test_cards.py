@@ -1,6 +1,7 @@
 """The page of method cards is what the methods print."""
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
+from fedpurel_app.algorithms.beyond.registry import VARIANTS
 from fedpurel_app.algorithms.registry import METHODS
 from tools.write_cards import PAGE, as_markdown, names, page, sections
 
@@ -15,7 +16,7 @@ def test_the_page_is_printed_from_the_methods():
 
 def test_every_card_has_a_source_and_equations():
     cards = PAGE.read_text("utf-8").split("\n## ")[1:]
-    assert len(cards) == len(METHODS) + len(BALANCERS) - 1
+    assert len(cards) == len(METHODS) + len(BALANCERS) - 1 + len(VARIANTS)
     for one in cards:
         assert "\n| source | " in one and "| source |  |" not in one, one[:60]
         assert "```text\n" in one, one[:60]

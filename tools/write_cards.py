@@ -1,4 +1,4 @@
-"""Write ``docs/methods.md``: a card of every method and balancer, printed from its own value.
+"""Write ``docs/methods.md``: a card of every method, balancer and variant, printed from its own value.
 
     python tools/write_cards.py
 
@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS, Balancer
+from fedpurel_app.algorithms.beyond.registry import VARIANTS, Variant
 from fedpurel_app.algorithms.method import Method
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, load_config
@@ -36,7 +37,8 @@ _DEFAULTS = {str(field.alias): field.default for field in RunConfig.model_fields
 _HEAD = """# Methods, one card each
 
 Printed by `python tools/write_cards.py` from the methods' own files. Names of parameters are those on the wire and in
-private files, with `*` for numbers. *Ours* says what a source leaves open, or where we depart from it.
+private files, with `*` for numbers. *Ours* says what a source leaves open, or where we depart from it. Methods come
+first, then balancers, then variants of FedPuReL that are off by default ([beyond-the-paper.md](beyond-the-paper.md)).
 
 Costs: {backbone}, {classes} classes; a visit of {steps} steps of {batch} images with features cached; {machine};
 {date}, `benchmarks/methods.py`. In brackets the ratio to FedAvg with the same family.
@@ -134,11 +136,21 @@ def balancer_card(balancer: Balancer, measured: dict[str, Any]) -> str:
     return card(balancer, "balancer", module.__doc__ or "", rows, getattr(module, "READING", ""))
 
 
+def variant_card(variant: Variant) -> str:
+    """Return the card of a variant of FedPuReL."""
+    name = variant.name.replace("-", "_")
+    summary, paragraphs, references = sections(import_module(f"fedpurel_app.algorithms.beyond.{name}").__doc__ or "")
+    body = "\n\n".join(as_markdown(paragraph) for paragraph in paragraphs if paragraph)
+    table = f"| source | {references} |\n| keys | {keys(variant.options)} |"
+    return f"## {variant.title}: `{variant.setting}`\n\n{summary}\n\n{body}\n\n| | |\n|---|---|\n{table}\n"
+
+
 def page() -> str:
     """Return the whole page."""
     measured = json.loads(COSTS.read_text("utf-8"))
     cards = [method_card(method, measured) for method in METHODS.values()]
     cards += [balancer_card(balancer, measured) for name, balancer in BALANCERS.items() if name != "none"]
+    cards += [variant_card(variant) for variant in VARIANTS]
     return "\n".join([_HEAD.format(**measured), *cards])
 
 

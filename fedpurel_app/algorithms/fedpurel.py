@@ -62,6 +62,7 @@ import torch
 from torch import Tensor
 
 from fedpurel_app.algorithms.base import Algorithm, Batch, Metrics, Model, Models, Visit
+from fedpurel_app.algorithms.beyond.projection import projected
 from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.functional import (
@@ -69,7 +70,6 @@ from fedpurel_app.functional import (
     alignment_gradient,
     kl_gradient,
     kl_loss,
-    purify_with_statistics,
 )
 from fedpurel_app.functional.alignment import batch_mean, kl_divergence
 from fedpurel_app.functional.temperature import as_float
@@ -109,8 +109,7 @@ def plain_kl(batch: Batch) -> Guide:
 def purified(batch: Batch, guide: Guide) -> tuple[list[Tensor], Metrics]:
     """Return the task gradient without what opposes a guide's, from one forward pass and two ways back."""
     gradient, loss = batch.task()
-    task = batch.pull_back(gradient)  # Eq. (3)
-    found = purify_with_statistics(task, batch.pull_back(guide.gradient), batch.options["projection-scope"])  # Eq. (4)
+    found = projected(batch, gradient, guide.gradient)
     metrics = {"loss": loss, "align-loss": guide.loss}
     if guide.tkl is not None:
         metrics["tkl"] = guide.tkl

@@ -25,7 +25,7 @@ def projected_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
 ALGORITHM = Algorithm(
     visits={Phase.GLOBAL: Visit(projected_step)},
     reading=(
-        "In a federation it is FedPuReL without temperature alignment and without private branches; the strength of "
-        "the projection is 1."
+        "In a federation it is FedPuReL without temperature alignment and without private branches; its lambda, the "
+        "strength of the projection, is 1 by default."
     ),
 )

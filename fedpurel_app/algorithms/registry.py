@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fedpurel_app.algorithms.beyond.registry import SCHEDULE, STRENGTH, TARGET
 from fedpurel_app.algorithms.method import Method
 from fedpurel_app.algorithms.unfit import (
     changes_images,
@@ -39,15 +40,21 @@ from fedpurel_app.models.peft.registry import one_tensor
 
 
 def _projects_nothing(settings: Settings) -> str:
-    return one_tensor(settings) or unless("align-loss", "tkl", "kl")(settings)
+    alike = "" if settings["projection-scope"] == "class-group" else one_tensor(settings)
+    return alike or unless("align-loss", "tkl", "kl")(settings)
 
 
-PROJECTION_SCOPE = Option(
-    "projection-scope",
-    "global",
-    Literal["global", "tensor"],
-    "one inner product over all parameters (paper) | one per tensor (reference)",
-    idle=_projects_nothing,
+_PROJECTION = (
+    Option(
+        "projection-scope",
+        "global",
+        Literal["global", "tensor", "class-group"],
+        "one inner product over all parameters (paper) | one per tensor (reference) | one per group of classes",
+        idle=_projects_nothing,
+    ),
+    STRENGTH,
+    SCHEDULE,
+    TARGET,
 )
 
 _ALL = (
@@ -56,7 +63,7 @@ _ALL = (
         "FedPuReL",
         "FedPuReL, CVPR 2026, arXiv 2605.02247",
         options=(
-            PROJECTION_SCOPE,
+            *_PROJECTION,
             Option(
                 "align-loss",
                 "tkl",
@@ -97,7 +104,7 @@ _ALL = (
         "prograd",
         "ProGrad",
         "Zhu et al., ICCV 2023: projection with the plain KL; FedPuReL's phase 1 without temperature alignment",
-        options=(PROJECTION_SCOPE,),
+        options=_PROJECTION,
     ),
     Method(
         "fedprox",

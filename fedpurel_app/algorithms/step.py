@@ -35,12 +35,19 @@ class Facts(NamedTuple):
         T, the L2-normalised text features of zero-shot CLIP.
     brief : mapping of str to Tensor
         What the method's part at the server sent beside the shared parameters.
+    groups : Tensor of int64, shape (C,), or None
+        Group of each class, 0 = Many, 1 = Medium, 2 = Few, on the module's device: of the whole federation, and of the
+        site's own images at a site with data of its own. None at the server.
+    progress : float
+        Share of the rounds of this kind that lie behind, in [0, 1).
     """
 
     counts: Tensor | None = None
     prior: Tensor | None = None
     zero_shot_text: Tensor | None = None
     brief: Mapping[str, Tensor] = MappingProxyType({})
+    groups: Tensor | None = None
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,10 @@ class Batch:
         What a balancer does to the task loss; by default nothing.
     visit : list
         What :meth:`once` keeps: one list in all steps of a visit.
+    velocity : sequence of Tensor or None
+        The optimiser's, of every parameter; None before the first step.
+    momentum, decay : float
+        The optimiser's; see :meth:`carried`.
     """
 
     inputs: Tensor
@@ -109,6 +120,9 @@ class Batch:
     text: Tensor | None = None
     balance: Balance = Balance()
     visit: list[Any] = field(default_factory=list)
+    velocity: Sequence[Tensor | None] = ()
+    momentum: float = 0.0
+    decay: float = 0.0
 
     @property
     def counts(self) -> Tensor:
@@ -159,6 +173,14 @@ class Batch:
         gradient = torch.stack([cross_entropy_gradient(logits, self.labels) for logits in several], 1)
         losses = torch.stack([cross_entropy(logits, self.labels) for logits in several])
         return gradient if self.balance.weigh is None else self.balance.weigh(gradient), losses
+
+    def carried(self) -> list[Tensor]:
+        """Return what the optimiser adds to the gradient of every parameter in this step: m v + d w."""
+        moving = self.velocity or [None] * len(self.trained)
+        decays = [self.decay * parameter.detach() for parameter in self.trained]
+        return [
+            pull if speed is None else self.momentum * speed + pull for speed, pull in zip(moving, decays, strict=True)
+        ]
 
     def _shifted(self, logits: Tensor) -> Tensor:
         return logits if self.balance.shift is None else logits + self.balance.shift

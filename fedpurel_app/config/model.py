@@ -12,6 +12,7 @@ from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.core.names import SAFE_NAME, is_printable, split_names
 from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Owner, Positive, readers
+from fedpurel_app.core.phase import Phase, phase_round
 from fedpurel_app.models.peft.registry import FAMILIES
 
 Auto = Literal["auto"]
@@ -195,6 +196,19 @@ class CommonConfig(BaseModel):
         if self.schedule == "interleaved" or self.personal_rounds < 0:
             return self.global_rounds, self.global_rounds
         return self.global_rounds, self.personal_rounds
+
+    def progress(self, phase: Phase, number: int) -> float:
+        """Return the share of a phase's rounds that lie behind when a round begins, in [0, 1).
+
+        Parameters
+        ----------
+        phase : Phase
+        number : int
+            Of the round, from 1; one that lies beyond the run's own counts as the last.
+        """
+        count = self.total_rounds[phase is Phase.PERSONAL]
+        done = phase_round(number, self.global_rounds, self.schedule == "interleaved") - 1
+        return min(done, count - 1) / count if count else 0.0
 
 
 REGISTRIES: Mapping[str, Mapping[str, Owner]] = {  # by the key that chooses

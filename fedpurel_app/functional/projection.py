@@ -81,11 +81,21 @@ def purify(
 
 
 def purify_with_statistics(
-    task_gradients: Iterable[Gradient], align_gradients: Iterable[Gradient], scope: Scope = "global", eps: float = 1e-6
+    task_gradients: Iterable[Gradient],
+    align_gradients: Iterable[Gradient],
+    scope: Scope = "global",
+    eps: float = 1e-6,
+    strength: float = 1.0,
 ) -> Purification[Gradient]:
     """Purify as :func:`purify` does, and say how often and how much the gradients conflicted.
 
     Parameters and errors are those of :func:`purify`. Nothing is copied to the host.
+
+    Parameters
+    ----------
+    strength : float
+        What the opposing component is multiplied by before it is taken away, >= 0: 0 leaves the gradient as it is;
+        above 1 the result goes along the alignment gradient. <g, g_align> >= 0 holds from 1 on.
 
     Returns
     -------
@@ -115,6 +125,7 @@ def purify_with_statistics(
     opposed = (dot < 0) & (align_square > least)
     # The divisor is replaced where it is unused, so that a vanishing alignment gradient cannot make 0 / 0.
     factor = torch.where(opposed, dot / torch.where(opposed, align_square, torch.ones_like(align_square)), 0.0)
+    factor = strength * factor
     purified = [
         task - (share * unit if _is_one(scale) else (share * unit).div_(scale)).reshape(task.shape)
         for task, unit, share, scale in zip(tasks, align_units, factor.expand(len(tasks)), task_scales, strict=True)

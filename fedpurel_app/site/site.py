@@ -167,7 +167,7 @@ class Site:
         """Train the shared module; return what of it is sent."""
         module = self._shared_module(arrays, instruction)
         data = self.data.training(module, visit, module)
-        facts = self.data.facts(self._brief)
+        facts = self._facts(Phase.GLOBAL, instruction)
         memory = self._memory(module, instruction, facts)
         metrics = self._visit(module, data, Phase.GLOBAL, instruction, facts, memory)
         sent, kept = self.kit.split(module)
@@ -183,7 +183,7 @@ class Site:
         shared = self._shared_module(arrays, instruction)
         private = self._private_module(shared, instruction)
         data = self.data.training(private, visit, shared)
-        start, facts = parameters_of(shared), self.data.facts(self._brief)
+        start, facts = parameters_of(shared), self._facts(Phase.PERSONAL, instruction)
         memory = self._memory(shared, instruction, facts)
         metrics = self._visit(private, data, Phase.PERSONAL, instruction, facts, memory, start)
         tensors = _numpy(parameters_of(private))
@@ -223,6 +223,10 @@ class Site:
     def _own(self) -> bool:
         """Whether the data are this site's own, not its part of a data set that all sites hold."""
         return not self.node.has_part
+
+    def _facts(self, phase: Phase, instruction: Instruction) -> Facts:
+        """Return what the method may know in a visit."""
+        return self.data.facts(self._brief, self.config.progress(phase, instruction.round))
 
     def _memory(self, shared: PeftModule, instruction: Instruction, facts: Facts) -> Memory:
         """Return what this site remembers of the method, to be changed in a visit."""

@@ -41,9 +41,9 @@ class SiteData:
         labels, names = self._labels(), self._one.federation.source.class_names
         return torch.bincount(labels, minlength=len(names)).tolist()
 
-    def facts(self, brief: Mapping[str, torch.Tensor] | None = None) -> Facts:
+    def facts(self, brief: Mapping[str, torch.Tensor] | None = None, progress: float = 0.0) -> Facts:
         """Return what the method may know here."""
-        return self._one.kit.facts(self._labels(), brief)
+        return self._one.kit.facts(self._labels(), brief)._replace(progress=progress)
 
     def training(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
         """Return the training images for a module, with the logits that a visit refers to."""

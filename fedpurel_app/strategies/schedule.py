@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.phase import Phase, phase_round
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ class Schedule:
 
     def phase_round(self, round_number: int) -> int:
         """Return the number of a round within its phase, from 1."""
-        if self.kind == "interleaved":
-            return (round_number + 1) // 2
-        return round_number - (self.global_rounds if round_number > self.global_rounds else 0)
+        return phase_round(round_number, self.global_rounds, self.kind == "interleaved")
 
     def draw(self, round_number: int) -> int:
         """Return the number of a round's cohort, from 1: interleaved rounds come in pairs with one cohort."""

@@ -89,7 +89,8 @@ def take_steps(
         inputs, reference = data.batch(rows, generator)
         output, text = module.with_text(inputs)
         batch = Batch(inputs, data.labels[rows], output, reference, module, parameters, start, facts, options,
-                      settings.learning_rate, generator, memory, text, visit=kept)  # fmt: skip
+                      settings.learning_rate, generator, memory, text, visit=kept, velocity=velocity,
+                      momentum=settings.momentum, decay=settings.weight_decay)  # fmt: skip
         gradients, metrics = visit.rule(batch)
         if not steps:
             _refuse_shapes(gradients, parameters)
