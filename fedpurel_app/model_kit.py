@@ -26,6 +26,7 @@ from fedpurel_app.federation import Federation
 from fedpurel_app.models.backbone import Backbone, Takes, load_backbone
 from fedpurel_app.models.peft.base import Branch, Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.registry import FAMILIES
+from fedpurel_app.models.peft.scaled import ZeroShot
 from fedpurel_app.training.feature_store import text_features
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -51,6 +52,7 @@ class ModelKit:
         self.balancer = BALANCERS[config.balancer]
         owned = (*self.method.options, *self.balancer.options)
         self.options = {option.key: self.settings[option.key] for option in owned}
+        self._zero_shot: dict[Takes, ZeroShot] = {}  # once it is made
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -188,16 +190,16 @@ class ModelKit:
 
     def models(self, shared: PeftModule, private: PeftModule | None = None, memory: Arrays | None = None) -> Models:
         """Return what there is to predict with; ``memory`` as a site keeps it."""
-        return Models(shared, private, self._tensors(memory or {}), self.options)
+        zero_shot = self._zero_shot.setdefault(shared.takes, ZeroShot(self.host, shared.takes))
+        return Models(shared, private, self._tensors(memory or {}), self.options, zero_shot)
 
     def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
         return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}  # copies
 
     def memory(self, module: PeftModule, kept: Arrays, facts: Facts) -> Memory:
         """Return what a site remembers of the method: what it kept, else what the method begins with."""
-        if self.algorithm.memory is None:
-            return {}
-        return self.algorithm.memory(parameters_of(module), facts) | self._tensors(kept)
+        first = {} if self.algorithm.memory is None else self.algorithm.memory(parameters_of(module), facts)
+        return first | self._tensors(kept)
 
     def bias(self, facts: Facts) -> torch.Tensor | None:
         """Return what the method adds to logits in predictions, shape (C,); None where it adds nothing."""

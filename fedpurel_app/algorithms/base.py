@@ -7,12 +7,13 @@ methods, and ask a value of :class:`Algorithm` for what differs.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from fedpurel_app.algorithms.models import Held, Model, Models
 from fedpurel_app.algorithms.step import Balance, Batch, Begun, Facts, Memory, Metrics, Options, Visited
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.models.peft.base import PeftModule, Role
@@ -26,6 +27,7 @@ __all__ = [
     "Compose",
     "End",
     "Facts",
+    "Held",
     "Maker",
     "Memory",
     "Metrics",
@@ -100,31 +102,6 @@ class Visit:
     rates: Rates | None = None
 
 
-@dataclass(frozen=True)
-class Models:
-    """What a site, or the server, has to predict with.
-
-    Attributes
-    ----------
-    shared : PeftModule
-        The module of global rounds; at a site with what it keeps of it.
-    private : PeftModule or None
-        That of personal rounds; None at the server, and in methods without such rounds.
-    memory : mapping of str to Tensor
-        What the site remembers of the method.
-    options : mapping
-        The method's keys.
-    """
-
-    shared: PeftModule
-    private: PeftModule | None = None
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
-    options: Options = field(default_factory=dict)
-
-
-Model = tuple[PeftModule, ...]  # modules whose logits add up
-
-
 def names_of_shared(names: Sequence[str], options: Options) -> set[str]:
     """Choose the shared half of a module that has an own one."""
     return {name for name in names if name.startswith("shared.")}
@@ -185,6 +162,9 @@ class Algorithm:
         From facts and options to what is added to the logits of both models in predictions, shape (C,), or to None.
     memory_is_sent : bool
         What is remembered is what is sent, so that numbers over it tell the server no more than the parameters do.
+    choose : callable or None
+        What a site finds out on its validation part after a personal visit, where it has such images, and remembers
+        beside what else it keeps; it is no part of training, and no state of global rounds.
     reading : str
         What is ours where the source leaves something open, or differs; empty where it is as published.
     memory : callable or None
@@ -204,6 +184,7 @@ class Algorithm:
     bias: Callable[[Facts, Options], Tensor | None] | None = None
     memory: Callable[[Mapping[str, Tensor], Facts], Memory] | None = None
     memory_is_sent: bool = False
+    choose: Callable[[Held], Memory] | None = None
     reading: str = ""
 
     def __post_init__(self) -> None:

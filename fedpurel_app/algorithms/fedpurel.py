@@ -61,8 +61,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.base import Algorithm, Batch, Metrics, Model, Models, Visit
+from fedpurel_app.algorithms.base import Algorithm, Batch, Held, Memory, Metrics, Model, Models, Visit
+from fedpurel_app.algorithms.beyond.ensemble import beside_zero_shot
 from fedpurel_app.algorithms.beyond.projection import projected
+from fedpurel_app.algorithms.beyond.site_choice import as_chosen, choose
 from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.functional import (
@@ -133,12 +135,20 @@ def residual_step(batch: Batch) -> tuple[list[Tensor], Metrics]:
 
 def residual(models: Models) -> Model:
     """Predict by l_G + l_P, Eq. (6)."""
-    return (models.shared,) if models.private is None else (models.shared, models.private)
+    private = () if models.private is None else (models.private,)
+    return as_chosen(models, beside_zero_shot(models), private)
+
+
+def chosen(held: Held) -> Memory:
+    """Return what a site remembers of its choice among the ways to add both up."""
+    return choose(held, beside_zero_shot(held.models))
 
 
 ALGORITHM = Algorithm(
     visits={Phase.GLOBAL: Visit(global_step), Phase.PERSONAL: Visit(residual_step, reference="global")},
+    global_model=beside_zero_shot,
     personalized=residual,
+    choose=chosen,
     reading=(
         "The paper's text was not to be had in full: what it leaves open is as its released code has it, but for "
         "momentum, which begins anew at every visit, and steps without a conflict on rounding noise."

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedpurel_app.algorithms.beyond.registry import SCHEDULE, STRENGTH, TARGET
+from fedpurel_app.algorithms.beyond.registry import (
+    PRIVATE_SCALE,
+    SCHEDULE,
+    SITE_TEMPERATURE,
+    STRENGTH,
+    TARGET,
+    ZERO_SHOT_WEIGHT,
+)
 from fedpurel_app.algorithms.method import Method
 from fedpurel_app.algorithms.unfit import (
     changes_images,
@@ -84,6 +91,9 @@ _ALL = (
                 "lambda, weight of the private branch's own loss, [0, 1]",
                 personal=True,
             ),
+            ZERO_SHOT_WEIGHT,
+            PRIVATE_SCALE,
+            SITE_TEMPERATURE,
         ),
         personal_rounds=True,
         personalizes=True,

@@ -20,6 +20,7 @@ from fedpurel_app.models.peft.base import PeftModule, parameters_of
 from fedpurel_app.models.peft.heads import WithHead
 from fedpurel_app.models.peft.lora import Lora
 from fedpurel_app.models.peft.pair import Composite
+from fedpurel_app.models.peft.scaled import ZeroShot
 
 SCHEMA = 1
 _FUSED = {"q": 0, "k": 1, "v": 2}  # their order in open_clip's one matrix
@@ -39,7 +40,7 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
     Parameters
     ----------
     model : TrainedModel
-        Two branches, as most sites have them, go into ``global/`` and ``private/``.
+        Several branches, as most sites have them, go into ``global/``, ``zero-shot/`` and ``private/``.
     out : Path
         Absent, or empty.
 
@@ -88,8 +89,8 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         text = branch.class_features().cpu().contiguous()
     classifier = {
         "text_features": text,
-        "logit_scale": torch.tensor(host.logit_scale),
-        "weights": text * host.logit_scale,
+        "logit_scale": torch.tensor(branch.logit_scale),
+        "weights": text * branch.logit_scale,
     }
     if model.bias is not None:
         classifier["bias"] = model.bias.cpu().contiguous()
@@ -113,9 +114,9 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         "options": {name: settings[name] for name in model.experiment.kit.family.keys},
         "backbone": None if host.backbone is None else config.backbone,
         "class_names": list(host.class_names),
-        "logit_scale": host.logit_scale,
+        "logit_scale": branch.logit_scale,
         "logits": "normalise(f) @ weights.T"
-        + (", summed over the folders global and private" if len(model.branches) > 1 else "")
+        + (f", summed over the folders {' and '.join(model.branches)}" if len(model.branches) > 1 else "")
         + (" + bias" if model.bias is not None else ""),
         "image_features": _USE[image_side],
     }
@@ -131,6 +132,8 @@ def _parameters(branch: PeftModule) -> dict[str, Tensor]:
 
 def _image_side(branch: PeftModule, peft: str) -> str:
     """Tell how a branch changes image features."""
+    if isinstance(branch, ZeroShot):
+        return "plain"
     if isinstance(branch, Lora):
         return "lora" if branch.takes == "pixels" else "plain"
     return peft if peft in _USE else "plain"

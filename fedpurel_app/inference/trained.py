@@ -11,13 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.base import Facts
+from fedpurel_app.algorithms.base import Facts, Models
 from fedpurel_app.config import RunConfig, stored_config
 from fedpurel_app.core.errors import ConfigError, LockedError, StateError, UnusableBranchError
 from fedpurel_app.core.files import home, names_weights
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import kept_classes
-from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, to_tensors
+from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, summed, to_tensors
+from fedpurel_app.models.peft.scaled import Scaled
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.site.sealing import read_key
@@ -41,7 +42,7 @@ class TrainedModel:
     ----------
     experiment : Experiment
         What the run's settings determine.
-    branches : dict of {"global", "private"} to PeftModule
+    branches : dict of {"global", "zero-shot", "private"} to PeftModule
         Modules whose logits add up: which, the method says.
     experiment_id : str
     round : int
@@ -67,12 +68,12 @@ class TrainedModel:
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute logits, shape (B, C), from what the branches take: features, uint8 pixels or patches."""
-        total = torch.stack([function(inputs) for function in self._functions]).sum(0)
+        total = self._sum(inputs)
         return total if self.bias is None else total + self.bias
 
     @cached_property
-    def _functions(self) -> list[Logits]:
-        return [branch.frozen() for branch in self.branches.values()]
+    def _sum(self) -> Logits:
+        return summed(list(self.branches.values()))
 
 
 def load_trained(
@@ -147,12 +148,18 @@ def load_trained(
             f"site's model: --site NAME, of {_listed(state['private_rounds'])}."
         )
     model = algorithm.personalized(models) if site and algorithm.personalized else algorithm.global_model(models)
-    branches: dict[Role, PeftModule] = {
-        "private" if part is private or number else "global": part for number, part in enumerate(model)
-    }
+    branches = {_role(part, models, number): part for number, part in enumerate(model)}
     return TrainedModel(
         experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment)
     )
+
+
+def _role(part: PeftModule, models: Models, number: int) -> Role:
+    """Tell which part of a model a module is."""
+    module = part.shared if isinstance(part, Scaled) else part
+    if module is models.zero_shot:
+        return "zero-shot"
+    return "private" if module is models.private or number else "global"
 
 
 def _bias(folder: RunFolder, experiment: Experiment) -> Tensor | None:

@@ -192,8 +192,9 @@ class Site:
         if not self.simulated and not is_finite(tensors):
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
-            tensors = _numpy(parameters_of(self._private_module(shared, instruction)))
-            memory = self._memory(shared, instruction, facts)
+            private = self._private_module(shared, instruction)
+            tensors, memory = _numpy(parameters_of(private)), self._memory(shared, instruction, facts)
+        memory |= self.data.chosen(self.kit.models(shared, private))
         state = replace(self.keeper.state(instruction), branch=tensors, memory=_numpy(memory))
         self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=True)

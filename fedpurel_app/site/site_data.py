@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms.base import Facts, Models, Visit
+from fedpurel_app.algorithms.base import Facts, Held, Memory, Model, Models, Visit
 from fedpurel_app.core.site_scores import SiteScores
 from fedpurel_app.data.dealing.partition import PartName, SplitName
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.models.peft.base import PeftModule
+from fedpurel_app.models.peft.base import PeftModule, summed
 from fedpurel_app.training.evaluation import evaluate
-from fedpurel_app.training.inputs import TrainingData
+from fedpurel_app.training.inputs import TrainingData, all_logits
 
 
 class SiteData:
@@ -48,7 +48,23 @@ class SiteData:
     def training(self, module: PeftModule, visit: Visit, shared: PeftModule) -> TrainingData:
         """Return the training images for a module, with the logits that a visit refers to."""
         data = self._one.images.training_data(self.rows("train"), module.takes)
-        return data if visit.reference == "zero-shot" else data.measured_against(shared.frozen())
+        if visit.reference == "zero-shot":
+            return data
+        kit = self._one.kit
+        return data.measured_against(summed(kit.algorithm.global_model(kit.models(shared))))
+
+    def chosen(self, models: Models) -> Memory:
+        """Return what the method chooses on the validation part; nothing where it does not, or there are no images."""
+        one, rows = self._one, self.rows("validation")
+        choose = one.kit.algorithm.choose
+        if choose is None or not len(rows):
+            return {}
+
+        def logits(model: Model) -> torch.Tensor:
+            return all_logits(summed(model), one.images.data("train", rows, models.shared.takes).inputs)
+
+        bias = one.kit.bias(self.facts()) if one.kit.algorithm.bias is not None else None
+        return choose(Held(models, one.images.labels("train", rows), logits, bias))
 
     def scores(self, part: PartName, models: Models, is_own: bool) -> SiteScores:
         """Score zero-shot, the global and, where the site has one of its own, the personalized model on a part."""

@@ -60,11 +60,11 @@ def evaluate(
     -------
     Scores
     """
-    parts = {id(part): part for part in (*global_model, *(personalized or ()))}
-    found = {key: all_logits(part.frozen(), data.inputs) for key, part in parts.items()}
+    parts = dict.fromkeys((*global_model, *(personalized or ())))
+    found = {part: all_logits(part.frozen(), data.inputs) for part in parts}
 
     def total(model: Model) -> Tensor:
-        return torch.stack([found[id(part)] for part in model]).sum(0)
+        return torch.stack([found[part] for part in model]).sum(0)
 
     def adjusted(model: Model) -> Tensor:
         return total(model) if bias is None else total(model) + bias

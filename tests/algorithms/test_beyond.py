@@ -258,7 +258,7 @@ def test_a_variant_is_off_by_default_and_runs_when_it_is_put_on(tmp_path, varian
     key, _, text = variant.setting.partition(" = ")
     value = text.strip('"') if '"' in text else float(text)
     assert load_config({}).model_dump(by_alias=True)[key] != value
-    settings = {"learning_rate": 0.5, "personal_rounds": 1, "experiment_id": "e"}
+    settings = {"learning_rate": 0.5, "personal_rounds": 1, "experiment_id": "e", "validation_share": 0.3}
     plain, other = (
         run_tiny(tmp_path / str(number), **settings, **more) for number, more in enumerate(({}, {key: value}))
     )

@@ -24,6 +24,12 @@ CASES = {
     "lora": {"peft": "lora", "lora-blocks": "0", "lora-rank": 2},
     "lora-a": {"peft": "lora", "lora-blocks": "0", "lora-rank": 2, "shares": "lora-a"},
     "ditto": {"peft": "text-residual", "algorithm": "ditto"},
+    "site-choice": {
+        "peft": "text-residual",
+        "validation-share": 0.2,
+        "private-scale": "validation",
+        "site-temperature": "validation",
+    },
 }
 KEEPERS = {  # methods, and a balancer, whose private part is written by global rounds alone
     "fed-grab": {"peft": "text-residual", "algorithm": "fedavg", "balancer": "fed-grab", "class-prior": "local"},

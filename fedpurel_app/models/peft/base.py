@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -168,6 +168,12 @@ class Branch(FromText, nn.Module):
 def cosine_logits(image_features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
     """Compute s·normalise(f̃)·Tᵀ; shapes (B, D), (C, D) to (B, C)."""
     return logit_scale * nn.functional.normalize(image_features, dim=-1) @ class_features.T
+
+
+def summed(model: Sequence[PeftModule]) -> Logits:
+    """Return the function from inputs to the sum of modules' logits at their present parameters, shape (B, C)."""
+    functions = [part.frozen() for part in model]
+    return lambda inputs: torch.stack([function(inputs) for function in functions]).sum(0)
 
 
 def parameters_of(module: PeftModule) -> dict[str, Tensor]:
