@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 
 import numpy as np
@@ -61,6 +62,7 @@ def test_a_run_leaves_its_folder(tmp_path):
     assert len(folder.read_csv("sites.csv")) == 5 and len(folder.read_csv("classes.csv")) == 6
     config = folder.read_json("config.json")
     assert config["config"]["peft"] == "text-residual" and config["versions"]["flwr"]
+    assert config["machine"]["cpu"] and 1 <= config["machine"]["cores"] <= (os.cpu_count() or 1)
     assert not list(folder.path.rglob("*.tmp"))
 
 

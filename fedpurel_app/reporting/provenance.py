@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 import fedpurel_app
+from fedpurel_app.core.machine import cpu_name, usable_cores
 
 
 def provenance() -> dict[str, Any]:
@@ -24,18 +25,9 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": found,
         "host": platform.node(),
-        "machine": _machine(),
+        "machine": {"cpu": cpu_name(), "cores": usable_cores()},
         "code": str(Path(fedpurel_app.__file__).parent),
     }
-
-
-def _machine() -> dict[str, Any]:
-    """Return the CPU's name and how many of its cores this process may use."""
-    name, facts = platform.processor(), Path("/proc/cpuinfo")  # which Linux has, where the first is often empty
-    if facts.is_file():
-        lines = facts.read_text("utf-8", "replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {"cpu": name or platform.machine(), "cores": len(psutil.Process().cpu_affinity() or ())}
 
 
 _started: list[float] = []  # when a run began in a process that was there before, as a notebook's

@@ -8,6 +8,7 @@ import subprocess
 
 import psutil
 
+from fedpurel_app.core.machine import usable_cores
 from fedpurel_app.launch.processes import count_gpus
 from fedpurel_app.sweeps.workers import Answer
 
@@ -29,7 +30,7 @@ class Room:
     """
 
     def __init__(self, most: int | None, threads: int, use_gpus: bool = True) -> None:
-        self.most = most or max(1, _cores() // threads)
+        self.most = most or max(1, usable_cores() // threads)
         self._gpus = count_gpus() if use_gpus else 0
         self._memory = self._gpu_memory = 0
 
@@ -71,7 +72,3 @@ def free_gpu_memory() -> list[int]:
         return [int(line) * 2**20 for line in told.split()]
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,6 @@ not depend on who asked for which rows first, to the last bit, and is what comes
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedpurel_app.core.machine import usable_cores
 from fedpurel_app.core.progress import Event, tell
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.training.augment import random_crop
@@ -130,10 +130,10 @@ def _loaded(task: Task, rows: Rows) -> Iterator[tuple[Rows, Tensor]]:
         return torch.stack(pixels)
 
     waiting: deque[tuple[Rows, Future[Tensor]]] = deque()
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for batch in _batches(rows, task.count):
             waiting.append((batch, pool.submit(load, batch)))
-            if len(waiting) > _cores():
+            if len(waiting) > usable_cores():
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
@@ -141,15 +141,11 @@ def _loaded(task: Task, rows: Rows) -> Iterator[tuple[Rows, Tensor]]:
             yield first, future.result()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def all_threads() -> Iterator[None]:
     """Use every core: the other processes wait for this one. The number decides the last bits, so it is always this."""
     before = torch.get_num_threads()
-    torch.set_num_threads(_cores())
+    torch.set_num_threads(usable_cores())
     try:
         yield
     finally:

@@ -99,6 +99,7 @@ def test_differences_are_paired_tested_and_corrected(sweep):
     assert [worse[name] for name in ("difference", "low", "high", "wins", "losses")] == ["-1", "-1", "-1", "0", "6"]
     assert lines_of(sweep / "table.csv")["FedAvg", "global", "all"]["difference"] == ""
     notes = " ".join(board_notes(board_of(sweep)))
+    assert "Bootstrap intervals of 6 seeds are too narrow" in notes
     assert "With 6 pairs of seeds and 3 comparisons no corrected p is below 0.094" in notes
 
 
@@ -108,7 +109,7 @@ def test_a_significant_difference_is_bold(tmp_path):
     board = board_of(write_sweep(tmp_path, table, SETTINGS), names=("all",))
     grid = differences_grid(board, [("global", "all")])
     assert bold(grid) == {("zero-shot", "GM All"), ("FedPuReL", "GM All")}
-    assert grid.rows[1][1].in_one_line.startswith("+4.50 [+") and grid.rows[1][1].below == "p 0.016, 8:0"
+    assert grid.rows[1][2].in_one_line.startswith("+4.50 [+") and grid.rows[1][2].below == "p 0.016, 8:0"
     assert "no corrected p" not in " ".join(board_notes(board))
 
 
@@ -161,7 +162,7 @@ def test_missing_cells_are_named_with_why(sweep):
 def test_one_common_seed_is_a_dash_with_the_reason(tmp_path):
     path = write_sweep(tmp_path, {"FedAvg": {0: 60.0, 1: 61.0}, "FedPuReL": {1: 62.0, 2: 70.0}}, SETTINGS)
     board = board_of(path)
-    assert texts(differences_grid(board, [("global", "all")]))["FedPuReL"] == ["–"]
+    assert texts(differences_grid(board, [("global", "all")]))["FedPuReL"] == ["1", "–"]
     assert any(note == "Not compared, 1 common seed; a comparison needs 2: FedPuReL." for note in board_notes(board))
 
 

@@ -19,7 +19,7 @@ def machine(monkeypatch):
     class Machine:
         available, gpus, free = 100 * GIB, 0, [40 * GIB]
 
-    monkeypatch.setattr(room, "_cores", lambda: 8)
+    monkeypatch.setattr(room, "usable_cores", lambda: 8)
     monkeypatch.setattr(room, "count_gpus", lambda: Machine.gpus)
     monkeypatch.setattr(room, "free_gpu_memory", lambda: Machine.free)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Machine)
