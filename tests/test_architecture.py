@@ -130,7 +130,7 @@ def test_the_strategy_loads_without_torch():
 
 
 def test_help_loads_without_torch():
-    assert not loaded_after("import fedpurel_app.cli.main") & {"torch", "flwr", "ray", "matplotlib"}
+    assert not loaded_after("import fedpurel_app.cli.main") & {"torch", "flwr", "ray", "matplotlib", "scipy"}
 
 
 # One process that goes from the mathematics on to an app that has trained, for torch takes its time.

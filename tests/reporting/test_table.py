@@ -163,6 +163,7 @@ def test_one_common_seed_is_a_dash_with_the_reason(tmp_path):
     path = write_sweep(tmp_path, {"FedAvg": {0: 60.0, 1: 61.0}, "FedPuReL": {1: 62.0, 2: 70.0}}, SETTINGS)
     board = board_of(path)
     assert texts(differences_grid(board, [("global", "all")]))["FedPuReL"] == ["1", "–"]
+    assert texts(scores_grid(board, [("global", "all")]))["zero-shot"][0] == "3", "it needs no method's run"
     assert any(note == "Not compared, 1 common seed; a comparison needs 2: FedPuReL." for note in board_notes(board))
 
 
@@ -236,7 +237,7 @@ def test_published_numbers_stand_below_a_method_with_their_settings(tmp_path):
     "change",
     [{"alpha": 0.3}, {"peft": "lora"}, {"backbone": "ViT-B-32"}, {"imbalance-factor": 50.0}, {"dataset": "cifar10"},
      {"private-weight": 0.5}, {"projection-scope": "tensor"}, {"balancer": "fed-grab"}, {"algorithm": "fedavg"},
-     {"partition": "iid"}, {"align-loss": "none"}],
+     {"partition": "iid"}, {"align-loss": "none"}, {"zero-shot-weight": 0.3}],
 )  # fmt: skip
 def test_nothing_was_published_of_other_settings(change):
     settings = {**CIFAR, "algorithm": "fedpurel", "balancer": "none", "align-loss": "tkl", "private-weight": 0.9}
