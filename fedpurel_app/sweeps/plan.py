@@ -114,13 +114,13 @@ def make_plan(file: SweepFile) -> Plan:
     """
     plan = Plan(file, _axes(file))
     refused: dict[str, ConfigError] = {}
-    settled: dict[tuple[str, int], dict[str, Any]] = {}
+    settled: dict[tuple[str, int], RunConfig] = {}
     places = list(places_of(file))
     for name, method in file.methods.items():
         fits = []
         for number, place in enumerate(places):
             try:
-                settled[name, number] = settle(file, name, method, place)
+                settled[name, number] = simulated(settle(file, name, method, place))
                 fits.append(number)
             except ConfigError as error:
                 refused.setdefault(name, error)
@@ -132,7 +132,7 @@ def make_plan(file: SweepFile) -> Plan:
     every = dict.fromkeys(seed for method in file.methods.values() for seed in method.seeds or file.seeds)
     for seed, number, (name, method) in itertools.product(every, range(len(places)), file.methods.items()):
         if (name, number) in settled and seed in (method.seeds or file.seeds):
-            config = simulated({**settled[name, number], "seed": seed})
+            config = settled[name, number].model_copy(update={"seed": seed})
             plan.cells.append(Cell(name, places[number].at, seed, name_of(config), config))
     return plan
 
@@ -154,7 +154,7 @@ def places_of(file: SweepFile) -> Iterator[Place]:
 def settle(
     file: SweepFile, name: str, method: Method, place: Place, more: Mapping[str, Scalar] | None = None
 ) -> dict[str, Any]:
-    """Settle the settings of a method at a place, without a seed.
+    """Settle the settings of a method at a place, without a seed and unchecked.
 
     Settings of the sweep that the method has no use for give way: they are for others. Its own ones are worth an error.
 
@@ -167,20 +167,13 @@ def settle(
     place : Place
     more : mapping, optional
         Settings over all.
-
-    Raises
-    ------
-    ConfigError
-        Naming all that is wrong with them.
     """
     tuned: Values = {}
     for one in file.tuned:
         if one.method == name and one.at.items() <= place.at.items():
             tuned |= one.values
     values = {**load_preset(place.preset).values, **place.values, **tuned, **method.values, **(more or {})}
-    values = without_idle(values, kept=method.values)
-    simulated(values)  # which raises what is wrong with them
-    return values
+    return without_idle(values, kept=method.values)
 
 
 def name_of(config: RunConfig) -> str:

@@ -52,14 +52,15 @@ def candidates(file: SweepFile) -> list[Candidate]:
         for choice in itertools.product(*file.tune.grid.values()):
             values = dict(zip(file.tune.grid, choice, strict=True))
             more = {**values, **_cheaper(file.tune), **file.tune.settings, "evaluate-on": "validation"}
+            settled = settle(untuned, name, method, place, {**more, **method.values})
             try:
-                settled = settle(untuned, name, method, place, {**more, **method.values})
+                config = simulated(settled)
             except ConfigError:
                 continue  # the plan says which methods cannot go where
             read = {key: value for key, value in values.items() if key in settled and key not in method.values}
-            configs = [simulated({**settled, "seed": seed}) for seed in file.tune.seeds]
+            configs = [config.model_copy(update={"seed": seed}) for seed in file.tune.seeds]
             cells = tuple(Cell(name, {**place.at, **read}, c.seed, name_of(c), c) for c in configs)
-            if read and METHODS[configs[0].algorithm].trains:
+            if read and METHODS[config.algorithm].trains:
                 tried.setdefault(cells[0].run, Candidate(name, place.at, read, cells))
         found += tried.values()
     return found
