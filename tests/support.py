@@ -33,6 +33,7 @@ def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
         "imbalance-factor": 10,
         "num-sites": 5,
         "global-rounds": 3,
+        "personal-rounds": -1,
         "evaluate-every": 2,
         "batch-size": 8,
         "out": str(folder / "run"),

@@ -10,7 +10,14 @@ from tests.integration.federation import CONNECTION, Federation
 from tests.support import EndedRun, tiny_features
 
 pytestmark = pytest.mark.slow
-TINY = ("dataset=features", "peft=text-residual", "imbalance-factor=3", "global-rounds=1", "fraction-train=1")
+TINY = (
+    "dataset=features",
+    "peft=text-residual",
+    "imbalance-factor=3",
+    "global-rounds=1",
+    "personal-rounds=1",
+    "fraction-train=1",
+)
 
 
 @pytest.fixture(scope="module")
