@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def sweep(options: argparse.Namespace) -> int:
         return 0
     with _claimed(folder):
         shutil.copyfile(path, folder / "sweep.toml")
-        plan.write(folder)
+        plan.write(folder, shlex.join(["fedpurel", "sweep", str(options.file), *_changes(options)]))
         code, _ = _play(options, plan.runs, folder / "runs")
     print(f"table: fedpurel table {folder}")
     return code
@@ -54,6 +55,10 @@ def _tune(options: argparse.Namespace, path: Path, file: SweepFile, folder: Path
         print(f"{one.method}, {', '.join(map(str, one.at.values()))}: {one.values} of {line}")
     print(f"written into {path}")
     return code
+
+
+def _changes(options: argparse.Namespace) -> list[str]:
+    return [word for pair in options.set for word in ("--set", pair)]
 
 
 def _claimed(folder: Path) -> Claim:

@@ -40,6 +40,7 @@ class Plan(_Plain):
     """``plan.json``."""
 
     title: str = ""
+    command: str = ""
     against: str = ""
     methods: Annotated[list[Text], Field(min_length=1)]
     axes: dict[str, Annotated[list[Value], Field(min_length=1)]]

@@ -79,10 +79,11 @@ class Plan:
             found.setdefault(cell.run, cell)
         return found
 
-    def write(self, folder: Path) -> None:
-        """Write ``plan.json``, which tables are made from."""
+    def write(self, folder: Path, command: str) -> None:
+        """Write ``plan.json``, which tables are made from, with the command that makes the sweep."""
         content = {
             "schema": SCHEMA,
+            "command": command,
             "title": self.file.title,
             "against": self.file.against or next(iter(self.file.methods)),
             "methods": list(self.file.methods),

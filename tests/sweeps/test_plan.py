@@ -86,7 +86,7 @@ def test_what_tuning_found_is_used_where_it_was_found(tmp_path):
 
 def test_the_plan_is_written_for_tables(tmp_path):
     plan = plan_of(tmp_path, METHODS + "[grid]\nalpha = [1.0]\n", seeds="5")
-    plan.write(tmp_path)
+    plan.write(tmp_path, "fedpurel sweep x.toml")
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["methods"] == ["FedAvg", "FedPuReL"] and content["against"] == "FedAvg"
     assert content["cells"][0] == {"method": "FedAvg", "at": {"alpha": 1.0}, "seed": 5, "run": plan.cells[0].run}

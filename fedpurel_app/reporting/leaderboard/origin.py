@@ -20,7 +20,7 @@ def origin(sweep: Sweep) -> list[str]:
     seconds = sum(trial.seconds or 0.0 for trial in sweep.runs.values())
     told = "; ".join(text if len(machines) == 1 else f"{text} ({count} runs)" for text, count in machines.items())
     return [
-        f"Made by: fedpurel sweep {clean(sweep.path.name)}/sweep.toml; fedpurel table {clean(sweep.path.name)}",
+        f"Made by: {clean(sweep.plan.command) or 'fedpurel sweep'}; fedpurel table {clean(sweep.path.name)}",
         f"Runs: {len(sweep.runs)} of {planned} completed, {_in_hours(seconds)} of wall time in all; "
         f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}: {_ranges(seeds)}",
         f"Machine: {told}",
