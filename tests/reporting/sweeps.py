@@ -42,7 +42,15 @@ def cell(method: str, seed: int, run: str = "", at: Mapping[str, Any] = AT) -> d
 def write_plan(path: Path, methods: Sequence[str], cells: Sequence[Mapping[str, Any]], **more: Any) -> Path:
     """Write a sweep's plan into a folder."""
     path.mkdir(parents=True, exist_ok=True)
-    plan = {"title": "By hand", "against": methods[0], "methods": methods, "axes": AXES, "cells": cells, "left_out": []}
+    plan = {
+        "title": "By hand",
+        "command": "fedpurel sweep by-hand.toml",
+        "against": methods[0],
+        "methods": methods,
+        "axes": AXES,
+        "cells": cells,
+        "left_out": [],
+    }
     _write(path / "plan.json", {**plan, **more})
     return path
 

@@ -131,7 +131,7 @@ def test_the_command_writes_five_files_and_prints_what_fits(sweep, tmp_path, cap
     xml.dom.minidom.parse(str(tmp_path / "mine.svg"))
     text = (tmp_path / "mine.md").read_text()
     assert "Abacus 3000, 2 cores" in text and "18 of 18 completed, 2 min" in text and "6 seeds: 0-5" in text
-    assert text.startswith("# By hand\n") and "fedpurel sweep sweep/sweep.toml" in text
+    assert text.startswith("# By hand\n") and "fedpurel sweep by-hand.toml; fedpurel table sweep" in text
 
 
 def test_the_same_sweep_makes_the_same_text(sweep):
