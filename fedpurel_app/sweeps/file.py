@@ -15,7 +15,7 @@ from fedpurel_app.config import known_keys
 from fedpurel_app.config.presets import PATH_KEYS
 from fedpurel_app.core.errors import ConfigError
 
-_SETTLED = ("seed", "out", "resume-from", "evaluate-on", "experiment-id", "state-dir")  # by the sweep
+_SETTLED = ("seed", "out", "resume-from", "experiment-id", "state-dir")  # by the sweep
 _MOST_SEEDS = 10_000
 
 Scalar = bool | int | float | str
