@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 from pathlib import Path
 
 from fedpurel_app import __version__
-from fedpurel_app.core.files import home, make_folders
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.files import home, make_folders, write_atomically
 from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.claim import Claim
 from fedpurel_app.reporting.terminal import Terminal, complain
@@ -32,7 +32,7 @@ def sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     with _claimed(folder):
-        shutil.copyfile(path, folder / "sweep.toml")
+        write_atomically(folder / "sweep.toml", path.read_bytes())
         plan.write(folder, shlex.join(["fedpurel", "sweep", str(options.file), *_changes(options)]))
         code, _ = _play(options, plan.runs, folder / "runs")
     print(f"table: fedpurel table {folder}")
@@ -62,8 +62,14 @@ def _changes(options: argparse.Namespace) -> list[str]:
 
 
 def _claimed(folder: Path) -> Claim:
-    make_folders(folder)
-    return Claim(folder, "sweep")
+    """Claim a sweep's folder, which is made where it is missing; raises StateError when another sweep has it."""
+    try:
+        make_folders(folder)
+        claim = Claim(folder, "sweep")
+        claim.acquire()
+    except NotADirectoryError as error:
+        raise StateError(f"{folder} is no folder: choose another --out.") from error
+    return claim
 
 
 def _tell(plan: Plan, folder: Path) -> None:

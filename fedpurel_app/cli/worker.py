@@ -35,15 +35,16 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
-    error = ""
+    outcome, error = "failed", ""
     try:
         _run(folder, asked)
+        summary = folder.summary() or {}
+        outcome, error = summary.get("outcome", "failed"), summary.get("error") or ""
     except (FedPurelError, OSError, MemoryError, RuntimeError, ValueError) as raised:
         error = str(raised) or type(raised).__name__
-    summary = folder.summary() or {}
     return {
-        "outcome": summary.get("outcome", "failed"),
-        "error": error or summary.get("error"),
+        "outcome": outcome,
+        "error": error,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "gpu_memory": _gpu_memory(),
     }

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.config import stored_config
-from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.errors import FedPurelError, StateError
+from fedpurel_app.core.files import make_folders
 from fedpurel_app.launch.processes import Interrupts, ProcessFamily
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.sweeps.fork import trunk
@@ -40,6 +41,13 @@ class Player:
         Of each.
     say : callable
         Takes the lines that tell how far it is.
+
+    Attributes
+    ----------
+    failed : dict of str to str
+        Why a run is not complete, by the name of its folder.
+    skipped : int
+        Runs that were complete before.
     """
 
     def __init__(self, folder: Path, runs: dict[str, Cell], room: Room, threads: int, say: Say) -> None:
@@ -47,6 +55,7 @@ class Player:
         self._trunks = {name: trunk(cell.config) for name, cell in runs.items()}
         self._going: dict[Future[Answer], str] = {}
         self._idle: list[Worker] = []
+        self._complete: set[str] = set()
         self.failed: dict[str, str] = {}
         self.skipped = 0
         self._ended, self._began = 0, time.monotonic()
@@ -58,11 +67,9 @@ class Player:
         ------
         KeyboardInterrupt
             When it is asked to stop a second time: all processes are ended then.
-        StateError
-            When a folder holds a run with other settings.
         """
-        waiting = [name for name in self._runs if not self._is_done(name)]
-        self.skipped = len(self._runs) - len(waiting)
+        waiting = [name for name in self._runs if self._is_lacking(name)]
+        self.skipped = len(self._complete)
         family, interrupts = ProcessFamily(), Interrupts(self._ask_to_stop)
         scratch = self._folder.parent / "scratch"
         self._environment = {**os.environ, **family.mark}
@@ -72,7 +79,7 @@ class Player:
                     while (waiting and not interrupts.asked) or self._going:
                         while not interrupts.asked and (name := self._next(waiting)):
                             waiting.remove(name)
-                            self._going[pool.submit(self._run, name, self._worker())] = name
+                            self._going[pool.submit(self._run, self._request(name), self._worker())] = name
                         done, _ = wait(self._going, _LOOK, FIRST_COMPLETED)
                         interrupts.check()
                         for future in done:
@@ -91,15 +98,22 @@ class Player:
         finally:
             family.stop()
 
-    def _is_done(self, name: str) -> bool:
-        """Tell whether a run is complete; raises StateError when the folder holds another one."""
+    def _is_lacking(self, name: str) -> bool:
+        """Tell whether a run is to be played, and note those that are complete, or whose folder is of no use."""
         path = self._folder / name
         if not (path / "config.json").is_file():
-            return False
+            return True
         folder = RunFolder(path)
-        if (held := name_of(stored_config(folder.read_json("config.json")["config"]))) != name:
-            raise StateError(f"{path} holds a run with other settings, {held}: move it away, or choose another --out.")
-        return (folder.summary() or {}).get("outcome") == "completed"
+        try:
+            if (held := name_of(stored_config(folder.read_json("config.json")["config"]))) != name:
+                raise StateError(f"{path} holds a run with other settings, {held}.")
+            if (folder.summary() or {}).get("outcome") != "completed":
+                return True
+        except FedPurelError as error:
+            self.failed[name] = f"{str(error).splitlines()[0]} Move that folder away to have the run anew."
+            return False
+        self._complete.add(name)
+        return False
 
     def _next(self, waiting: list[str]) -> str | None:
         """Choose what to start now: not what can begin where one that is going on will end."""
@@ -115,15 +129,16 @@ class Player:
         environment = {**self._environment, **self._room.gpu_of(number)}
         return Worker(environment, self._folder.parent / "workers.log")
 
-    def _run(self, name: str, worker: Worker) -> Answer:
+    def _run(self, request: dict[str, Any], worker: Worker) -> Answer:
         try:
-            return worker.run(self._request(name))
+            return worker.run(request)
         finally:
             self._idle.append(worker)
 
     def _request(self, name: str) -> dict[str, Any]:
         path, config = self._folder / name, self._runs[name].config
         if (path / "state.json").is_file():
+            RunFolder(path).forget_wish_to_stop()  # of a sweep that did not wait for the end of the round
             return {"folder": str(path), "resume": True}
         if path.exists():
             shutil.rmtree(path)  # it ended before its first round was saved
@@ -132,8 +147,14 @@ class Player:
         return asked if source is None else {**asked, "fork": str(self._folder / source)}
 
     def _with_same_trunk(self, name: str) -> str | None:
-        same = (other for other, found in self._trunks.items() if found and found == self._trunks[name])
-        return next((other for other in same if other != name and self._is_done(other)), None)
+        if not self._runs[name].config.total_rounds[1]:
+            return None  # nothing would be left to play, and the last evaluation not be written
+        return next(
+            (other for other in self._runs if other in self._complete and self._shares_trunk(name, other)), None
+        )
+
+    def _shares_trunk(self, name: str, other: str) -> bool:
+        return self._trunks[name] == self._trunks[other] != ""
 
     def _note(self, name: str, answer: Answer, waiting: int) -> None:
         """Say how a run ended, and when all may have."""
@@ -145,7 +166,9 @@ class Player:
         number = len(self._runs) - left
         self._say(f"[{number:>{len(str(len(self._runs)))}}/{len(self._runs)}] {self._runs[name].title}: "
                   f"{self._in_words(name, answer)}{eta}")  # fmt: skip
-        if answer.outcome == "failed":
+        if answer.outcome == "completed":
+            self._complete.add(name)
+        else:
             self.failed[name] = answer.error.splitlines()[0] if answer.error else "no reason was told"
 
     def _in_words(self, name: str, answer: Answer) -> str:
@@ -162,5 +185,6 @@ class Player:
 
     def _ask_to_stop(self) -> tuple[str, bool]:
         for name in self._going.values():
+            make_folders(self._folder / name)  # its process may not have come so far
             RunFolder(self._folder / name).wish_to_stop()
         return "stopping: the runs that go on end with their round; again: at once", bool(self._going)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,12 @@ import pytest
 import torch
 
 from fedpurel_app.cli.main import main
+from fedpurel_app.reporting.claim import Claim
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.sweeps.file import load_sweep
+from fedpurel_app.sweeps.plan import make_plan
+from fedpurel_app.sweeps.play import Player
+from fedpurel_app.sweeps.room import Room
 from fedpurel_app.sweeps.workers import Worker
 from tests.support import timeless
 from tests.sweeps.writing import METHODS, write_sweep
@@ -69,14 +75,96 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     assert "4 cells" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_another_run_in_it_is_refused(tmp_path, capsys):
-    path = write_sweep(tmp_path, '[methods]\nA = { algorithm = "fedavg" }\n', seeds="1")
+def put(name, old, new):
+    def change(run):
+        (run / name).write_text((run / name).read_text().replace(old, new) if old else new)
+
+    return change
+
+
+def stopped_and_damaged(run):
+    put("summary.json", '"completed"', '"stopped"')(run)
+    put("state.json", "", "{")(run)
+
+
+def test_runs_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path, capsys):
+    more = '[methods]\nA = { algorithm = "fedavg" }\n'
+    path = write_sweep(tmp_path, more, seeds='"1-4"', global_rounds=1)
     assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
-    (name,) = runs(tmp_path / "out")
-    config = tmp_path / "out" / "runs" / name / "config.json"
-    config.write_text(config.read_text().replace('"seed": 1', '"seed": 2'))
-    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert "holds a run with other settings" in capsys.readouterr().err
+    by_seed = {run.read_json("config.json")["config"]["seed"]: run.path for run in runs(tmp_path / "out").values()}
+    put("config.json", '"seed": 1', '"seed": 7')(by_seed[1])
+    put("config.json", "", "{")(by_seed[2])
+    put("summary.json", "", "{")(by_seed[3])
+    stopped_and_damaged(by_seed[4])
+    write_sweep(tmp_path, more, seeds='"1-5"', global_rounds=1)
+    capsys.readouterr()
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr()
+    assert "1 of 5 runs are complete, 0 of them from before" in told.out and "A, seed 5: GM" in told.out
+    said = [line for line in told.err.splitlines() if line.startswith("failed: ")]
+    assert [line[8:17] for line in said] == [f"A, seed {seed}" for seed in (1, 2, 3, 4)]
+    for line, what in zip(said, ("other settings", "config.json: ", "summary.json: ", "state.json: "), strict=True):
+        assert what in line
+
+
+def test_a_second_sweep_in_the_folder_is_refused(tmp_path, capsys):
+    path = write_sweep(tmp_path)
+    (tmp_path / "out").mkdir()
+    claim = Claim(tmp_path / "out", "sweep")
+    claim.acquire()
+    try:
+        assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
+    finally:
+        claim.release()
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path, capsys):
+    path = write_sweep(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["sweep", str(path), "--out", str(tmp_path / "file")]) == 2
+    assert main(["sweep", str(path), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_the_file_may_lie_in_the_folder_of_its_sweep(tmp_path):
+    path = write_sweep(tmp_path / "out", '[methods]\nA = { algorithm = "zero-shot" }\n', seeds="1")
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert main(["table", str(tmp_path / "out")]) == 0
+
+
+def player_of(path, folder):
+    plan = make_plan(load_sweep(path))
+    return Player(folder, plan.runs, Room(1, 1, False), 1, print), [cell.run for cell in plan.cells]
+
+
+def test_a_run_that_has_no_folder_yet_can_be_asked_to_stop(tmp_path):
+    player, (name, *_) = player_of(write_sweep(tmp_path), tmp_path / "runs")
+    player._going[Future()] = name
+    player._ask_to_stop()
+    assert RunFolder(tmp_path / "runs" / name).is_to_stop
+
+
+def test_the_wish_to_stop_does_not_outlive_the_sweep_that_had_it(tmp_path):
+    player, (name, *_) = player_of(write_sweep(tmp_path), tmp_path / "runs")
+    run = RunFolder(tmp_path / "runs" / name)
+    run.path.mkdir(parents=True)
+    (run.path / "state.json").write_text("{}")
+    run.wish_to_stop()
+    assert player._request(name)["resume"]
+    assert not run.is_to_stop
+
+
+def test_a_run_without_personal_rounds_begins_at_its_beginning(tmp_path):
+    more = '[methods]\nA = { algorithm = "fedpurel" }\nB = { algorithm = "fedpurel", personal-rounds = 0 }\n'
+    path = write_sweep(tmp_path, more, seeds="1")
+    player, (with_personal, without) = player_of(path, tmp_path / "runs")
+    assert player._trunks[with_personal] == player._trunks[without] != ""
+    player._complete = {with_personal}
+    assert player._with_same_trunk(without) is None
+    player._complete = {without}
+    assert player._with_same_trunk(with_personal) == without
 
 
 @pytest.mark.slow
