@@ -16,7 +16,7 @@ from fedpurel_app.sweeps.file import SweepFile, load_sweep
 from fedpurel_app.sweeps.plan import Cell, Plan, make_plan
 from fedpurel_app.sweeps.play import Player
 from fedpurel_app.sweeps.room import Room
-from fedpurel_app.sweeps.tuning import candidates, write_down
+from fedpurel_app.sweeps.tuning import candidates, not_tuned, write_down
 from fedpurel_app.sweeps.tuning import choose as choose_settings
 
 
@@ -80,6 +80,8 @@ def _tell(plan: Plan, folder: Path) -> None:
     for one in plan.left_out:
         place = ", ".join(map(str, one["at"].values()))
         print(f"left out: {one['method']}, {place}: {one['why']}")
+    if untuned := not_tuned(plan):
+        complain(f"not tuned, as others are: {', '.join(untuned)}. Call fedpurel sweep FILE --tune again.")
 
 
 def _play(options: argparse.Namespace, runs: dict[str, Cell], folder: Path) -> tuple[int, bool]:

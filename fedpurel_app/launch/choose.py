@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.config import RunConfig, load_config, require_same, stored_config, to_run_config, without_idle
-from fedpurel_app.config.presets import PATH_KEYS, Preset, load_preset
+from fedpurel_app.config.presets import Preset, anchored, load_preset
 from fedpurel_app.core.errors import ConfigError, StateError
-from fedpurel_app.core.files import names_weights
 from fedpurel_app.reporting.run_folder import LAUNCH, RunFolder, new_run_path
 
 DEFAULT_PRESET = "shapes"
@@ -122,6 +121,5 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
             values[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             values[key] = text
-        if (key in PATH_KEYS and values[key]) or (key == "pretrained" and names_weights(str(values[key]))):
-            values[key] = str(Path(str(values[key])).expanduser().absolute())
+        values[key] = anchored(key, values[key], Path.cwd())
     return values

@@ -12,37 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import known_keys
-from fedpurel_app.config.presets import PATH_KEYS
+from fedpurel_app.config.presets import anchored
 from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.sweeps.seeds import Seeds
 
 _SETTLED = ("seed", "out", "resume-from", "experiment-id", "state-dir")  # by the sweep
-_MOST_SEEDS = 10_000
 
 Scalar = bool | int | float | str
 Values = dict[str, Scalar]
-
-
-def read_seeds(given: object) -> object:
-    """Read ``"200-219"``, ``"1, 2, 5"``, ``"0-4, 9"``, a number or a list of numbers.
-
-    Examples
-    --------
-    >>> read_seeds("0-2, 9")
-    [0, 1, 2, 9]
-    """
-    if isinstance(given, int) and not isinstance(given, bool):
-        return [given]
-    if not isinstance(given, str):
-        return given
-    seeds: list[int] = []
-    for part in given.split(","):
-        first, dash, last = (text.strip() for text in part.partition("-"))
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f'"{given}" is not of the form "200-219", "1, 2, 5" or [1, 2, 5]')
-        if int(last or first) - int(first) >= _MOST_SEEDS:
-            raise ValueError(f"{part.strip()} are more than {_MOST_SEEDS} seeds")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
 
 
 def _apart(*own: str) -> BeforeValidator:
@@ -61,7 +38,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(read_seeds), Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]  # that tables can show
+Axis = Annotated[list[Scalar], Field(min_length=1)]
 
 
 class Method(_Part):
@@ -97,7 +75,7 @@ class Tune(_Part):
     seeds: Seeds
     settings: Values = {}
     by: Literal["all", "many", "medium", "few", "balancedness", "macro_f1"] = "all"
-    grid: dict[str, list[Scalar]]
+    grid: dict[str, Axis] = Field(min_length=1)
 
 
 class Tuned(_Part):
@@ -138,9 +116,9 @@ class SweepFile(_Part):
     seeds: Seeds
     against: str = ""
     settings: Values = {}
-    methods: dict[str, Annotated[Method, _apart("seeds")]] = Field(min_length=1)
-    data: dict[str, Annotated[Data, _apart("preset")]] = {}
-    grid: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}
+    methods: dict[Name, Annotated[Method, _apart("seeds")]] = Field(min_length=1)
+    data: dict[Name, Annotated[Data, _apart("preset")]] = {}
+    grid: dict[str, Axis] = {}
     tune: Tune | None = None
     tuned: list[Tuned] = []
 
@@ -148,7 +126,10 @@ class SweepFile(_Part):
     @classmethod
     def _methods_by_name(cls, given: Any) -> Any:
         if isinstance(given, dict) and isinstance(names := given.get("methods"), list):
-            by_title = {METHODS[name].title if name in METHODS else str(name): {"algorithm": name} for name in names}
+            algorithms = [str(name) for name in names]
+            if twice := sorted(name for name in {*algorithms} if algorithms.count(name) > 1):
+                raise ValueError(f'methods: "{twice[0]}" is named twice')
+            by_title = {METHODS[name].title if name in METHODS else name: {"algorithm": name} for name in algorithms}
             return {**given, "methods": by_title}
         return given
 
@@ -164,20 +145,35 @@ class SweepFile(_Part):
                 found.append(f"{where}: {key} is settled by the sweep: drop it.")
         if self.against and self.against not in self.methods:
             found.append(f'against = "{self.against}" is none of the methods: {", ".join(self.methods)}.')
+        for where, grid in self.grids.items():
+            for key, axis in grid.items():
+                found += [f"{where}.{key}: {one} is named twice." for one in {*axis} if axis.count(one) > 1]
         every = [("seeds", self.seeds), *((f"methods.{n}.seeds", m.seeds or []) for n, m in self.methods.items())]
-        found += [f"{where}: a seed is named twice." for where, seeds in every if len(set(seeds)) < len(seeds)]
         reported = {seed for _, seeds in every for seed in seeds}
+        every += [("tune.seeds", self.tune.seeds)] if self.tune else []
+        found += [f"{where}: a seed is named twice." for where, seeds in every if len(set(seeds)) < len(seeds)]
         if self.tune and (both := sorted(reported & {*self.tune.seeds})):
             found.append(f"tune.seeds: {both[0]} is a seed of the sweep, too: choose others than those reported.")
         return found
 
     def _keys(self) -> list[tuple[str, str]]:
         """List every key that is set, with the table it stands in."""
-        tables: dict[str, Mapping[str, Any]] = {"settings": self.settings, "grid": self.grid}
-        tables |= {f"data.{name}": data.values for name, data in self.data.items()}
-        tables |= {f"methods.{name}": method.values for name, method in self.methods.items()}
-        tables |= {"tune.grid": self.tune.grid, "tune.settings": self.tune.settings} if self.tune else {}
-        return [(where, key) for where, table in tables.items() for key in table]
+        every: dict[str, Mapping[str, Any]] = {**self.tables, **self.grids}
+        return [(where, key) for where, table in every.items() for key in table]
+
+    @property
+    def tables(self) -> dict[str, Values]:
+        """All tables of settings, by where they stand."""
+        found: dict[str, Values] = {"settings": self.settings}
+        found |= {f"data.{name}": data.values for name, data in self.data.items()}
+        found |= {f"methods.{name}": method.values for name, method in self.methods.items()}
+        found |= {f"tuned.{number}": one.values for number, one in enumerate(self.tuned)}
+        return {**found, "tune.settings": self.tune.settings} if self.tune else found
+
+    @property
+    def grids(self) -> dict[str, dict[str, list[Scalar]]]:
+        """Both tables of values to combine, by where they stand."""
+        return {"grid": self.grid, "tune.grid": self.tune.grid if self.tune else {}}
 
 
 def load_sweep(path: Path, changes: Mapping[str, Scalar] | None = None) -> SweepFile:
@@ -200,21 +196,41 @@ def load_sweep(path: Path, changes: Mapping[str, Scalar] | None = None) -> Sweep
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
     try:
-        found = SweepFile.model_validate(given)
+        found = SweepFile.model_validate(_with_absolute_presets(given, path.absolute().parent))
     except ValidationError as error:
         raise ConfigError([f"{path}: {_explain(one)}" for one in error.errors(include_url=False)]) from error
     if problems := found.problems():
         raise ConfigError([f"{path}: {problem}" for problem in problems])
-    tables = [found.settings, *(m.values for m in found.methods.values()), *(d.values for d in found.data.values())]
-    for table in tables:
-        for key in PATH_KEYS & table.keys():
-            if table[key]:
-                table[key] = str(path.absolute().parent / Path(str(table[key])).expanduser())
-    for table in tables if changes else ():
-        for key in table.keys() & (changes or {}).keys():
-            del table[key]
-    found.settings.update(changes or {})
+    for table in found.tables.values():
+        table.update({key: anchored(key, value, path.absolute().parent) for key, value in table.items()})
+    for grid in found.grids.values():
+        grid.update({key: [anchored(key, one, path.absolute().parent) for one in axis] for key, axis in grid.items()})
+    _change(found, changes or {})
     return found
+
+
+def _with_absolute_presets(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Let presets that are files be named from the sweep's folder on."""
+
+    def absolute(table: Any) -> Any:
+        name = table.get("preset") if isinstance(table, dict) else None
+        return {**table, "preset": str(folder / name)} if isinstance(name, str) and name.endswith(".toml") else table
+
+    data = given.get("data")
+    named = {"data": {name: absolute(one) for name, one in data.items()}} if isinstance(data, dict) else {}
+    return {**absolute(given), **named}
+
+
+def _change(file: SweepFile, changes: Mapping[str, Scalar]) -> None:
+    """Put settings over all of the file; an axis of a grid is then that one value."""
+    if settled := sorted(changes.keys() & {*_SETTLED}):
+        raise ConfigError(f"--set {settled[0]}: {settled[0]} is settled by the sweep: drop it.")
+    for table in file.tables.values():
+        for key in table.keys() & changes.keys():
+            del table[key]
+    for grid in file.grids.values():
+        grid.update({key: [changes[key]] for key in grid.keys() & changes.keys()})
+    file.settings.update(changes)
 
 
 def _explain(detail: Any) -> str:

@@ -121,6 +121,7 @@ def make_plan(file: SweepFile) -> Plan:
         fits = []
         for number, place in enumerate(places):
             try:
+                check_axes(method, place)
                 settled[name, number] = simulated(settle(file, name, method, place))
                 fits.append(number)
             except ConfigError as error:
@@ -136,6 +137,13 @@ def make_plan(file: SweepFile) -> Plan:
             config = settled[name, number].model_copy(update={"seed": seed})
             plan.cells.append(Cell(name, places[number].at, seed, name_of(config), config))
     return plan
+
+
+def check_axes(method: Method, place: Place) -> None:
+    """Raise ConfigError when a method is not at a place: it sets another value of an axis itself."""
+    for key in place.at.keys() & method.values.keys():
+        if method.values[key] != place.at[key]:
+            raise ConfigError(f"it sets {key} = {method.values[key]} itself.")
 
 
 def _axes(file: SweepFile) -> dict[str, list[Scalar]]:

@@ -17,7 +17,7 @@ from fedpurel_app.core.files import write_atomically
 from fedpurel_app.launch.choose import simulated
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.sweeps.file import SweepFile, Tune, Tuned, Values
-from fedpurel_app.sweeps.plan import Cell, Place, name_of, places_of, settle
+from fedpurel_app.sweeps.plan import Cell, Place, Plan, check_axes, name_of, places_of, settle
 
 _AXES = ("data", "peft")  # what settings are chosen anew for; along other axes a method keeps them
 _MARK = "# --- what `fedpurel sweep --tune` found; it replaces all below this line ---"
@@ -51,9 +51,10 @@ def candidates(file: SweepFile) -> list[Candidate]:
         untuned = file.model_copy(update={"tuned": []})
         for choice in itertools.product(*file.tune.grid.values()):
             values = dict(zip(file.tune.grid, choice, strict=True))
-            more = {**values, **_cheaper(file.tune), **file.tune.settings, "evaluate-on": "validation"}
-            settled = settle(untuned, name, method, place, {**more, **method.values})
+            more = {**values, **_cheaper(file.tune), **file.tune.settings}
+            settled = settle(untuned, name, method, place, {**more, **method.values, "evaluate-on": "validation"})
             try:
+                check_axes(method, place)
                 config = simulated(settled)
             except ConfigError:
                 continue  # the plan says which methods cannot go where
@@ -64,6 +65,24 @@ def candidates(file: SweepFile) -> list[Candidate]:
                 tried.setdefault(cells[0].run, Candidate(name, place.at, read, cells))
         found += tried.values()
     return found
+
+
+def not_tuned(plan: Plan) -> list[str]:
+    """List the methods that have a cell for which tuning has found nothing, where it has found something for others.
+
+    Methods that do not train, or set all that is tuned themselves, are none of them.
+    """
+    file = plan.file
+    if file.tune is None or not file.tuned:
+        return []
+    lacking = [
+        cell.method
+        for cell in plan.cells
+        if METHODS[cell.config.algorithm].trains
+        and not file.methods[cell.method].values.keys() >= file.tune.grid.keys()
+        and not any(one.method == cell.method and one.at.items() <= cell.at.items() for one in file.tuned)
+    ]
+    return list(dict.fromkeys(lacking))
 
 
 def _cheaper(tune: Tune) -> Values:

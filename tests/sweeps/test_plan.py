@@ -55,6 +55,15 @@ def test_a_method_that_cannot_go_somewhere_is_left_out_there_with_the_reason(tmp
     assert {cell.at["peft"] for cell in plan.cells if cell.method == "PromptFolio"} == {"text-residual"}
 
 
+def test_a_method_that_sets_an_axis_itself_is_at_that_value_alone(tmp_path):
+    more = METHODS + 'Fixed = { algorithm = "fedavg", alpha = 0.1 }\n[grid]\nalpha = [0.1, 1.0]\n'
+    plan = plan_of(tmp_path, more, seeds="1")
+    assert [cell.at["alpha"] for cell in plan.cells if cell.method == "Fixed"] == [0.1]
+    assert plan.left_out == [{"method": "Fixed", "at": {"alpha": 1.0}, "why": "it sets alpha = 0.1 itself."}]
+    with pytest.raises(ConfigError, match=r"methods\.Fixed: it sets alpha = 7"):
+        plan_of(tmp_path, more.replace("alpha = 0.1 }", "alpha = 7.0 }"))
+
+
 def test_a_method_that_can_go_nowhere_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"methods\.Bad.*batch-size"):
         plan_of(tmp_path, METHODS + "Bad = { batch-size = 0 }\n")

@@ -64,13 +64,22 @@ def load_preset(name: str) -> Preset:
     misplaced = sorted({"out", "resume-from"} & set(values))
     if misplaced:
         raise ConfigError(f"{path}: {', '.join(misplaced)} belong on the command line (--out, --resume), not here.")
-    weights = {"pretrained"} if names_weights(str(values.get("pretrained", ""))) else set()
-    for key in (PATH_KEYS | weights) & set(values):
-        if isinstance(values[key], str) and values[key]:
-            values[key] = str(path.absolute().parent / Path(values[key]).expanduser())
+    values = {key: anchored(key, value, path.absolute().parent) for key, value in values.items()}
     comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     expect = " ".join(line.removeprefix("expect:").strip() for line in comment if line.startswith("expect:"))
     return Preset(name, comment[0] if comment else "", expect, values)
+
+
+def anchored(key: str, value: Any, folder: Path) -> Any:
+    """Return a setting as it is, but a relative path, of data or of weights, as one from a folder on.
+
+    Examples
+    --------
+    >>> anchored("dataset-path", "x.npz", Path("/data")), anchored("peft", "prompt", Path("/data"))
+    ('/data/x.npz', 'prompt')
+    """
+    is_path = key in PATH_KEYS or (key == "pretrained" and names_weights(str(value)))
+    return str(folder / Path(value).expanduser()) if is_path and isinstance(value, str) and value else value
 
 
 def preset_names() -> list[str]:
