@@ -16,7 +16,7 @@ from fedpurel_app.sweeps.file import SweepFile, load_sweep
 from fedpurel_app.sweeps.plan import Cell, Plan, make_plan
 from fedpurel_app.sweeps.play import Player
 from fedpurel_app.sweeps.room import Room
-from fedpurel_app.sweeps.tuning import candidates, not_tuned, write_down
+from fedpurel_app.sweeps.tuning import candidates, check_end, not_tuned, write_down
 from fedpurel_app.sweeps.tuning import choose as choose_settings
 
 
@@ -45,6 +45,7 @@ def _tune(options: argparse.Namespace, path: Path, file: SweepFile, folder: Path
     print(f"{len(runs)} runs on validation data, for {len({one.method for one in tried})} methods: {folder / 'tune'}")
     if options.dry_run or file.tune is None:
         return 0
+    check_end(path)
     with _claimed(folder):
         code, whole = _play(options, runs, folder / "tune")
     if not whole:

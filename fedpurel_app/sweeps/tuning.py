@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,13 @@ def _score(path: Path, by: str) -> float | None:
     return None if score is None else float(score)
 
 
+def check_end(path: Path) -> None:
+    """Raise ConfigError when something else stands in a sweep's file where :func:`write_down` replaces all."""
+    below = path.read_text("utf-8").partition(_MARK)[2]
+    if lost := [key for key in tomllib.loads(below) if key != "tuned"]:
+        raise ConfigError(f'{path}: [{lost[0]}] stands below "{_MARK}": move it above, or tuning would delete it.')
+
+
 def write_down(path: Path, tune: Tune, found: Iterable[Tuned], lines: Iterable[str]) -> None:
     """Write what was found at the end of the sweep's file, in the place of what stood there of an earlier time."""
     text = path.read_text("utf-8").partition(_MARK)[0].rstrip()
@@ -140,7 +148,7 @@ def write_down(path: Path, tune: Tune, found: Iterable[Tuned], lines: Iterable[s
         f"score = {one.score}"
         for one, line in zip(found, lines, strict=True)
     ]
-    write_atomically(path, "\n\n".join([text, head, *tables, ""]).encode())
+    write_atomically(path.resolve(), "\n\n".join([text, head, *tables, ""]).encode())
 
 
 def _table(values: Mapping[str, bool | int | float | str]) -> str:

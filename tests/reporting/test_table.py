@@ -220,6 +220,13 @@ def test_a_sweep_s_own_zero_shot_has_one_row_and_its_name(tmp_path):
     assert board.rows[1].comparisons["global", "all"].difference == 11.0
 
 
+def test_a_table_of_validation_data_says_so(tmp_path):
+    (test,) = read_sweep(write_sweep(tmp_path / "a", {"FedAvg": {1: 60.0}}, SETTINGS)).places
+    settings = {"FedAvg": {**SETTINGS["FedAvg"], "evaluate-on": "validation"}}
+    (validation,) = read_sweep(write_sweep(tmp_path / "b", {"FedAvg": {1: 60.0}}, settings)).places
+    assert "scored on validation data" in validation.setting and "validation" not in test.setting
+
+
 def test_published_numbers_stand_below_a_method_with_their_settings(tmp_path):
     table = {"FedAvg": {0: 60.0, 1: 60.0}, "FedPuReL": {0: 69.0, 1: 70.0}}
     settings = {name: {**CIFAR, **SETTINGS[name], "num-sites": 8} for name in table}

@@ -209,8 +209,9 @@ def _places(plan: Plan, runs: Mapping[str, Trial], problems: Mapping[str, str]) 
 def _setting(config: Mapping[str, Any]) -> dict[str, str]:
     """Return what a run is like, each text before what it is of."""
     method, rounds = METHODS.get(config["algorithm"]), config.get("global-rounds")
+    scored = ", scored on validation data" if config.get("evaluate-on") == "validation" else ""
     found = {
-        "": clean(f"{config['peft']} on {config['dataset']}, {data_in_words(config)}"),
+        "": clean(f"{config['peft']} on {config['dataset']}, {data_in_words(config)}{scored}"),
         " sites": f"{config.get('num-sites')}",
         " % of them a round": f"{100 * config.get('fraction-train', 1.0):g}",
         " global rounds": f"{rounds}",
