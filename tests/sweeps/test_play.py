@@ -1,5 +1,6 @@
 """A sweep as a command: what it runs, skips, resumes and survives."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,7 +34,8 @@ def runs(folder):
 def started(path, out, *more):
     command = [*COMMAND, str(path), "--out", str(out), "--jobs", "2", *more]
     with (path.parent / "said.txt").open("w") as said:
-        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        environment = {**os.environ, "SWEEP_UNDER_TEST": str(path)}  # which its workers are known by
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
 
 
 def said(path):
@@ -174,12 +176,13 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     assert started(path, tmp_path / "whole").wait(300) == 0
     process = started(path, tmp_path / "out")
     wait_for_rounds(process, tmp_path / "out", 25)
+    assert _workers(path)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30
-    while _workers() and time.monotonic() < deadline:
+    while _workers(path) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _workers()
+    assert not _workers(path)
     left = rounds_played(tmp_path / "out")
     again = started(path, tmp_path / "out")
     assert again.wait(300) == 0, said(path)
@@ -197,20 +200,20 @@ def test_ctrl_c_lets_runs_end_with_their_round(tmp_path):
     wait_for_rounds(process, tmp_path / "out", 20)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "stopped" in said(path) and not _workers()
+    assert "stopped" in said(path) and not _workers(path)
     outcomes = {run.summary()["outcome"] for run in runs(tmp_path / "out").values()}
     assert outcomes == {"stopped"}
     again = started(path, tmp_path / "out")
     assert again.wait(300) == 0, said(path)
 
 
-def _workers():
+def _workers(path):
+    """List the processes of a sweep's runs: others may go on at this machine."""
     found = []
     for process in psutil.process_iter():
-        try:
-            found += [process] if "fedpurel_app.cli.worker" in process.cmdline() else []
-        except psutil.Error:
-            continue
+        with contextlib.suppress(psutil.Error):
+            if "fedpurel_app.cli.worker" in process.cmdline():
+                found += [process] if process.environ().get("SWEEP_UNDER_TEST") == str(path) else []
     return found
 
 
