@@ -109,7 +109,7 @@ class CommonConfig(BaseModel):
     fraction_train: Fraction = _field(0.4, "share of the sites that train in a round, (0, 1]")
     full_first_round: bool = _field(False, "let all sites train in the first round of each phase")
     schedule: Literal["two-phase", "interleaved"] = _field("two-phase", "two-phase (paper) | interleaved (reference)")
-    global_rounds: Number = _field(60, "rounds of phase 1")
+    global_rounds: Number = _field(40, "rounds of phase 1")
     personal_rounds: int = Field(
         default=-1, ge=-1, description="rounds of phase 2; -1 = as many as global ones (interleaved: always as many)"
     )
