@@ -10,7 +10,7 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.sweeps.file import load_sweep
 from fedpurel_app.sweeps.plan import make_plan
 
-SWEEP = Path(__file__).parent.parent / "sweeps" / "defaults.toml"
+SWEEP = Path(__file__).parent.parent / "sweeps" / "readme.toml"
 SEEDS = "200-202"
 
 
