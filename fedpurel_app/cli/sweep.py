@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from fedpurel_app import __version__
-from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.errors import FedPurelError, StateError
 from fedpurel_app.core.files import home, make_folders, write_atomically
 from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.claim import Claim
@@ -87,19 +87,44 @@ def _tell(plan: Plan, folder: Path) -> None:
 
 def _play(options: argparse.Namespace, runs: dict[str, Cell], folder: Path) -> tuple[int, bool]:
     """Run, and tell how it ended; returns the exit code, and whether all was played."""
-    configs = [cell.config for cell in runs.values()]
-    for config in {(one.dataset, one.dataset_path, one.backbone): one for one in configs}.values():
-        simulate.preflight(config)
+    barred = _barred(runs)
     make_folders(folder)
     terminal = Terminal("nobody reads the output any more; the sweep goes on.")
     room = Room(options.jobs, options.cpus_per_run, any(cell.config.device != "cpu" for cell in runs.values()))
-    player = Player(folder, runs, room, options.cpus_per_run, terminal.say)
+    able = {name: cell for name, cell in runs.items() if name not in barred}
+    player = Player(folder, able, room, options.cpus_per_run, terminal.say)
     whole = player.play()
-    done = len(runs) - len(player.failed)
     if not whole:
         complain("stopped; the same command goes on where it stopped")
         return choose.INTERRUPTED, False
-    print(f"{done} of {len(runs)} runs are complete, {player.skipped} of them from before")
-    for name, why in player.failed.items():
+    failed = {**barred, **player.failed}
+    print(f"{len(runs) - len(failed)} of {len(runs)} runs are complete, {player.skipped} of them from before")
+    for name, why in failed.items():
         complain(f"failed: {runs[name].title}: {why}\n  log: {folder / name / 'logs'}")
-    return (choose.FAILED if player.failed else 0), True
+    return (choose.FAILED if failed else 0), True
+
+
+def _barred(runs: dict[str, Cell]) -> dict[str, str]:
+    """Look at all data and backbones, and tell why runs cannot start that lack theirs, by name.
+
+    Raises
+    ------
+    FedPurelError
+        When none can.
+    """
+    met: dict[tuple[str, ...], FedPurelError | None] = {}
+    barred: dict[str, str] = {}
+    for name, cell in runs.items():
+        config = cell.config
+        needs = (config.dataset, config.dataset_path, config.backbone, config.pretrained)
+        if needs not in met:
+            met[needs] = None
+            try:
+                simulate.preflight(config)
+            except FedPurelError as error:
+                met[needs] = error
+        if (lack := met[needs]) is not None:
+            barred[name] = str(lack).splitlines()[0]
+    if runs and len(barred) == len(runs):
+        raise next(error for error in met.values() if error is not None)
+    return barred

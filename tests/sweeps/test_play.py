@@ -109,6 +109,19 @@ def test_runs_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path, capsy
         assert what in line
 
 
+def test_data_that_cannot_be_read_fail_their_own_runs(tmp_path, capsys):
+    more = '[methods]\nA = { algorithm = "zero-shot" }\n[data]\n'
+    bad = 'bad = { dataset-path = "bad.npz" }\n'
+    path = write_sweep(tmp_path, more + "good = {}\n" + bad, seeds="1")
+    (tmp_path / "bad.npz").write_text("no features")
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr()
+    assert "1 of 2 runs are complete" in told.out
+    assert "failed: A, bad, seed 1" in told.err and "bad.npz" in told.err and "A, good" not in told.err
+    write_sweep(tmp_path, more + bad, seeds="1")
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2  # none of them can start
+
+
 def test_a_second_sweep_in_the_folder_is_refused(tmp_path, capsys):
     path = write_sweep(tmp_path)
     (tmp_path / "out").mkdir()
