@@ -242,4 +242,4 @@ def in_words(at: Mapping[str, Any]) -> str:
     for key, value in at.items():
         text = f"{value:g}" if isinstance(value, float) else str(value)
         parts.append(text if key in ("data", "dataset", "peft") else f"{key} {text}")
-    return clean(", ".join(parts)) or "all"
+    return clean(", ".join(parts)) or "all runs"
