@@ -14,10 +14,10 @@ from fedpurel_app.core.metrics import group_by_counts, group_by_terciles
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.dealing import longtail, partition
 from fedpurel_app.data.dealing.partition import Partition, SplitName
-from fedpurel_app.data.sources.catalog import DATASETS
+from fedpurel_app.data.sources.catalog import DATASETS, load_source
 from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.data.sources.source import FeatureSplit, Source, Split
-from fedpurel_app.data.sources.subsets import hold_out, identities, on_validation
+from fedpurel_app.data.sources.subsets import hold_out, identities
 from fedpurel_app.models.peft.registry import FAMILIES
 
 Ints = npt.NDArray[np.int64]
@@ -50,13 +50,13 @@ class Federation:
     def _load(self) -> Source:
         config, family = self.config, FAMILIES[self.config.peft]
         if config.dataset != "sites":
-            source = DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+            source = load_source(config.dataset, config.dataset_path, config.max_per_class, config.evaluate_on)
             if config.class_names and config.class_names != source.class_names:
                 raise DataError(
                     f"{config.dataset_path} has other classes than the run, or another order of them: in the run "
                     f"{', '.join(config.class_names[:10])}..., here {', '.join(source.class_names[:10])}..."
                 )
-            return on_validation(source) if config.evaluate_on == "validation" else source
+            return source
         source = load_own(config.dataset_path, config.class_names, derive_seed(config.seed, "hold out"))
         if family.needs == "image tower" and len(source.train.labels) and isinstance(source.train, FeatureSplit):
             raise DataError(f'peft = "{family.name}" works inside the image tower: bring images, not features.')

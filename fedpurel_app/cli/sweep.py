@@ -48,7 +48,9 @@ def _tune(options: argparse.Namespace, path: Path, file: SweepFile, folder: Path
     check_end(path)
     with _claimed(folder):
         code, whole = _play(options, runs, folder / "tune")
-    if not whole:
+    if code:
+        if whole:
+            complain(f"{path} is as it was: what is best of each method is known when all runs are complete.")
         return code
     found, lines = choose_settings(file.tune, tried, folder / "tune")
     write_down(path, file.tune, found, lines)
@@ -87,12 +89,12 @@ def _tell(plan: Plan, folder: Path) -> None:
 
 def _play(options: argparse.Namespace, runs: dict[str, Cell], folder: Path) -> tuple[int, bool]:
     """Run, and tell how it ended; returns the exit code, and whether all was played."""
-    barred = _barred(runs)
+    data, barred = _looked_at(runs)
     make_folders(folder)
     terminal = Terminal("nobody reads the output any more; the sweep goes on.")
     room = Room(options.jobs, options.cpus_per_run, any(cell.config.device != "cpu" for cell in runs.values()))
     able = {name: cell for name, cell in runs.items() if name not in barred}
-    player = Player(folder, able, room, options.cpus_per_run, terminal.say)
+    player = Player(folder, able, data, room, options.cpus_per_run, terminal.say)
     whole = player.play()
     if not whole:
         complain("stopped; the same command goes on where it stopped")
@@ -104,27 +106,33 @@ def _play(options: argparse.Namespace, runs: dict[str, Cell], folder: Path) -> t
     return (choose.FAILED if failed else 0), True
 
 
-def _barred(runs: dict[str, Cell]) -> dict[str, str]:
-    """Look at all data and backbones, and tell why runs cannot start that lack theirs, by name.
+def _looked_at(runs: dict[str, Cell]) -> tuple[dict[str, str], dict[str, str]]:
+    """Look at all data and backbones.
+
+    Returns
+    -------
+    (dict, dict) of str to str
+        By name of run, the fingerprint of its data, and why it cannot start.
 
     Raises
     ------
     FedPurelError
         When none can.
     """
-    met: dict[tuple[str, ...], FedPurelError | None] = {}
-    barred: dict[str, str] = {}
+    met: dict[tuple[str | int, ...], str | FedPurelError] = {}
+    data, barred = dict[str, str](), dict[str, str]()
     for name, cell in runs.items():
-        config = cell.config
-        needs = (config.dataset, config.dataset_path, config.backbone, config.pretrained)
+        one = cell.config
+        needs = (one.dataset, one.dataset_path, one.max_per_class, one.evaluate_on, one.backbone, one.pretrained)
         if needs not in met:
-            met[needs] = None
             try:
-                simulate.preflight(config)
+                met[needs] = simulate.preflight(one)
             except FedPurelError as error:
                 met[needs] = error
-        if (lack := met[needs]) is not None:
-            barred[name] = str(lack).splitlines()[0]
-    if runs and len(barred) == len(runs):
-        raise next(error for error in met.values() if error is not None)
-    return barred
+        if isinstance(found := met[needs], str):
+            data[name] = found
+        else:
+            barred[name] = str(found).splitlines()[0]
+    if runs and not data:
+        raise next(error for error in met.values() if isinstance(error, FedPurelError))
+    return data, barred

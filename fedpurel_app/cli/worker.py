@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,15 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
         _run(folder, asked)
         summary = folder.summary() or {}
         outcome, error = summary.get("outcome", "failed"), summary.get("error") or ""
-    except (FedPurelError, OSError, MemoryError, RuntimeError, ValueError) as raised:
-        error = str(raised) or type(raised).__name__
+    except FedPurelError as raised:
+        error = str(raised)
+    except Exception as raised:  # of one run: the next one may do
+        traceback.print_exc()  # into the log
+        error = f"{type(raised).__name__}: {raised}"
     return {
         "outcome": outcome,
         "error": error,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "gpu_memory": _gpu_memory(),
     }
 

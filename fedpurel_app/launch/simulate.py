@@ -115,9 +115,9 @@ def gpus(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: choose a number of at least 0; 0.25 lets four sites share one GPU")
 
 
-def preflight(config: RunConfig) -> None:
-    """Meet bad data and a missing package here, before Flower starts."""
-    from fedpurel_app.data.sources.catalog import DATASETS
+def preflight(config: RunConfig) -> str:
+    """Meet bad data and a missing package here, before Flower starts; returns the fingerprint of the data."""
+    from fedpurel_app.data.sources.catalog import load_source
     from fedpurel_app.data.sources.inspection import look_at
     from fedpurel_app.reporting.trackers import require_tracker
 
@@ -127,7 +127,7 @@ def preflight(config: RunConfig) -> None:
         raise ConfigError(
             f'state-dir = "{config.state_dir}" is a file: give a folder, or a path where one can be made.'
         )
-    source = DATASETS[config.dataset].load(config.dataset_path, config.max_per_class)
+    source = load_source(config.dataset, config.dataset_path, config.max_per_class, config.evaluate_on)
     for note in source.notes:
         complain(f"data: {note}")
     with counting("Looking at images") as report:
@@ -138,6 +138,7 @@ def preflight(config: RunConfig) -> None:
         from fedpurel_app.models.backbone import load_backbone
 
         load_backbone(config.backbone, torch.device("cpu"), config.pretrained).check()
+    return source.fingerprint
 
 
 def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder) -> tuple[int, float]:

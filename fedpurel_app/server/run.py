@@ -124,8 +124,7 @@ class Server:
 
     def _open_recorder(self) -> Recorder:
         settings = self.config.model_dump(by_alias=True)
-        source = self.experiment.federation.source
-        data = f"{source.train.fingerprint}+{source.test.fingerprint}"
+        data = self.experiment.federation.source.fingerprint
         if self._resumed:
             if self.folder.read_json("config.json")["data"] != data:
                 raise StateError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.sweeps.fork import trunk
 from fedpurel_app.sweeps.plan import Cell, name_of
 from fedpurel_app.sweeps.room import Room
+from fedpurel_app.sweeps.telling import how_it_ended
 from fedpurel_app.sweeps.workers import Answer, Worker
 
 _LOOK = 0.5  # seconds between looks at what is done
@@ -35,6 +36,8 @@ class Player:
         Of the run folders.
     runs : dict of str to Cell
         By the names of their folders, in the order in which they should come.
+    data : mapping of str to str
+        The fingerprint of each one's data.
     room : Room
         How many may go on at a time.
     threads : int
@@ -50,8 +53,11 @@ class Player:
         Runs that were complete before.
     """
 
-    def __init__(self, folder: Path, runs: dict[str, Cell], room: Room, threads: int, say: Say) -> None:
-        self._folder, self._runs, self._room, self._threads, self._say = folder, runs, room, threads, say
+    def __init__(
+        self, folder: Path, runs: Mapping[str, Cell], data: Mapping[str, str], room: Room, threads: int, say: Say
+    ) -> None:
+        self._folder, self._runs, self._data = folder, runs, data
+        self._room, self._threads, self._say = room, threads, say
         self._trunks = {name: trunk(cell.config) for name, cell in runs.items()}
         self._going: dict[Future[Answer], str] = {}
         self._idle: list[Worker] = []
@@ -107,6 +113,8 @@ class Player:
         try:
             if (held := name_of(stored_config(folder.read_json("config.json")["config"]))) != name:
                 raise StateError(f"{path} holds a run with other settings, {held}.")
+            if folder.read_json("config.json")["data"] != self._data[name]:
+                raise StateError(f"{path} was made with other data than those that lie at their path now.")
             if (folder.summary() or {}).get("outcome") != "completed":
                 return True
         except FedPurelError as error:
@@ -165,23 +173,11 @@ class Player:
         eta = f"   about {spent / self._ended * left / 60:.0f} min left" if left else ""
         number = len(self._runs) - left
         self._say(f"[{number:>{len(str(len(self._runs)))}}/{len(self._runs)}] {self._runs[name].title}: "
-                  f"{self._in_words(name, answer)}{eta}")  # fmt: skip
+                  f"{how_it_ended(self._folder / name, answer)}{eta}")  # fmt: skip
         if answer.outcome == "completed":
             self._complete.add(name)
         else:
             self.failed[name] = answer.error.splitlines()[0] if answer.error else "no reason was told"
-
-    def _in_words(self, name: str, answer: Answer) -> str:
-        if answer.outcome != "completed":
-            return f"{answer.outcome}: {answer.error.splitlines()[0]}" if answer.error else answer.outcome
-        summary = RunFolder(self._folder / name).summary() or {}
-        scores = {"GM": summary.get("global") or summary.get("global_at_sites"), "PM": summary.get("personalized")}
-        told = [
-            f"{title} {one['all']:.1f}" + (f" (Few {one['few']:.1f})" if one.get("few") is not None else "")
-            for title, one in scores.items()
-            if one and one.get("all") is not None
-        ]
-        return ", ".join([*told, f"{summary['seconds']['total']:.0f} s"])
 
     def _ask_to_stop(self) -> tuple[str, bool]:
         for name in self._going.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -24,8 +25,8 @@ def read_seeds(given: object) -> object:
     seeds: list[int] = []
     for part in given.split(","):
         first, dash, last = (text.strip() for text in part.partition("-"))
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f'"{given}" is not of the form "200-219", "1, 2, 5" or [1, 2, 5]')
+        if not re.fullmatch(r"[0-9]{1,19}", first) or (dash and not re.fullmatch(r"[0-9]{1,19}", last)):
+            raise ValueError(f'"{given[:60]}" is not of the form "200-219", "1, 2, 5" or [1, 2, 5]')
         count = int(last or first) - int(first) + 1
         if not 0 < count <= _MOST:
             what = f"are more than {_MOST} seeds" if count > 0 else "ends before it begins"

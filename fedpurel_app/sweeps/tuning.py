@@ -148,7 +148,8 @@ def write_down(path: Path, tune: Tune, found: Iterable[Tuned], lines: Iterable[s
         f"score = {one.score}"
         for one, line in zip(found, lines, strict=True)
     ]
-    write_atomically(path.resolve(), "\n\n".join([text, head, *tables, ""]).encode())
+    place = path.resolve()
+    write_atomically(place, "\n\n".join([text, head, *tables, ""]).encode(), mode=place.stat().st_mode & 0o777)
 
 
 def _table(values: Mapping[str, bool | int | float | str]) -> str:

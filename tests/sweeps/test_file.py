@@ -69,6 +69,8 @@ def test_paths_in_grids_and_presets_are_relative_to_it_too(tmp_path, monkeypatch
 BAD = {
     "no seeds": ("methods = ['fedavg']", "seeds is missing"),
     "seeds of another form": ("seeds = '1..3'\nmethods = ['fedavg']", "1..3"),
+    "seeds in no digits of ours": ("seeds = '²'\nmethods = ['fedavg']", "is not of the form"),
+    "a seed of thousands of digits": (f"seeds = '{'9' * 5000}'\nmethods = ['fedavg']", "is not of the form"),
     "too many seeds": ("seeds = '0-999999999'\nmethods = ['fedavg']", "more than 10000 seeds"),
     "a negative seed": ("seeds = [-1]\nmethods = ['fedavg']", "seeds.0 = -1"),
     "a seed twice": ("seeds = [1, 1]\nmethods = ['fedavg']", "named twice"),

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -149,9 +150,30 @@ def test_the_file_may_lie_in_the_folder_of_its_sweep(tmp_path):
     assert main(["table", str(tmp_path / "out")]) == 0
 
 
+def test_other_data_at_the_same_path_are_met(tmp_path, capfd):
+    path = write_sweep(tmp_path, '[methods]\nA = { algorithm = "zero-shot" }\n', seeds="1")
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
+    with np.load(tmp_path / "features.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "features.npz", **{**arrays, "test_features": arrays["test_features"] + 1})
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert "was made with other data" in capfd.readouterr().err
+
+
+def test_a_file_is_not_tuned_by_half(tmp_path, capfd):
+    if torch.cuda.is_available():
+        pytest.skip("the failing run asks for a GPU, and there is one")
+    tune = "[tune]\nseeds = 100\n[tune.grid]\nlearning-rate = [0.1, 0.3]\n"
+    path = write_sweep(tmp_path, '[methods]\nA = { algorithm = "fedavg", device = "cuda" }\n' + tune)
+    text = path.read_text()
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--tune"]) == 1
+    assert path.read_text() == text and "is as it was" in capfd.readouterr().err
+
+
 def player_of(path, folder):
     plan = make_plan(load_sweep(path))
-    return Player(folder, plan.runs, Room(1, 1, False), 1, print), [cell.run for cell in plan.cells]
+    data = dict.fromkeys(plan.runs, "")
+    return Player(folder, plan.runs, data, Room(1, 1, False), 1, print), [cell.run for cell in plan.cells]
 
 
 def test_a_run_that_has_no_folder_yet_can_be_asked_to_stop(tmp_path):

@@ -12,6 +12,7 @@ from fedpurel_app.data.sources.folders import load_imagefolder
 from fedpurel_app.data.sources.hub import HubData, without_wordnet_id
 from fedpurel_app.data.sources.published import ListedData, load_aircraft
 from fedpurel_app.data.sources.source import Source
+from fedpurel_app.data.sources.subsets import on_validation
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,23 @@ DATASETS: Mapping[str, Entry] = {
     "stanford-dogs": Entry(DOGS.load),
     "oxford-pets": Entry(PETS.load),
 }
+
+
+def load_source(name: str, path: str, max_per_class: int, evaluate_on: str = "test") -> Source:
+    """Load a data set as settings ask for it.
+
+    Parameters
+    ----------
+    name, path : str
+        Of ``DATASETS``, and where it lies.
+    max_per_class : int
+    evaluate_on : {"test", "validation"}
+        Which data are where the test data are; see :func:`~fedpurel_app.data.sources.subsets.on_validation`.
+
+    Raises
+    ------
+    DataError
+        When it is not there, or cannot be used.
+    """
+    source = DATASETS[name].load(path, max_per_class)
+    return on_validation(source) if evaluate_on == "validation" else source

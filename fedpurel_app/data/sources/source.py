@@ -107,6 +107,11 @@ class Source:
     validation: Split | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def fingerprint(self) -> str:
+        """Name of the content that a run trains and is scored on."""
+        return f"{self.train.fingerprint}+{self.test.fingerprint}"
+
 
 Kind = Literal["file", "folder", "file or folder"]
 
