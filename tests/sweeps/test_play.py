@@ -230,7 +230,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_lets_runs_end_with_their_round(tmp_path):
-    path = write_sweep(tmp_path, global_rounds=200, personal_rounds=0)
+    path = write_sweep(tmp_path, global_rounds=80, personal_rounds=0)
     process = started(path, tmp_path / "out")
     wait_for_rounds(process, tmp_path / "out", 20)
     process.send_signal(signal.SIGINT)
