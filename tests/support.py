@@ -34,6 +34,7 @@ def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
         "num-sites": 5,
         "global-rounds": 3,
         "personal-rounds": -1,
+        "local-epochs": 1,
         "evaluate-every": 2,
         "batch-size": 8,
         "out": str(folder / "run"),
