@@ -72,7 +72,8 @@ def measure(sweep: str, peft: str, size: int, rounds: int) -> Row:
         import fedpurel_app
 
         chosen = settings(sweep, peft, size, folder)
-        chosen |= {"global-rounds": rounds, "imbalance-factor": 1, "evaluate-every": rounds}
+        chosen |= {"global-rounds": rounds, "personal-rounds": rounds, "local-epochs": 1}
+        chosen |= {"imbalance-factor": 1, "evaluate-every": rounds}
         started = time.process_time()
         with mock.patch("time.monotonic", time.process_time):  # what every part of a run measures its time with
             run = fedpurel_app.run(chosen, out=folder / "run")
