@@ -15,7 +15,10 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from tests.support import EndedRun, flwr_run, private_files, timeless, tiny_config
 
 pytestmark = pytest.mark.slow
-ROUNDS = ("--set", "global-rounds=4", "--set", "experiment-id=same")
+ROUNDS = (
+    *("--set", "global-rounds=4", "--set", "personal-rounds=4", "--set", "local-epochs=1"),
+    *("--set", "experiment-id=same"),
+)
 
 
 COMMAND = (sys.executable, "-m", "fedpurel_app.cli.main", "run")
