@@ -63,11 +63,11 @@ def main() -> None:
     import torch
 
     import fedpurel_app
-    from benchmarks.validation import value_of
     from fedpurel_app.config.presets import load_preset
     from fedpurel_app.core.files import home
+    from fedpurel_app.launch.choose import assignments
 
-    values = {key: value_of(text) for key, _, text in (pair.partition("=") for pair in options.set)}
+    values = assignments(options.set)
     if options.random_weights:
         backbone = str({**load_preset(options.preset).values, **values}["backbone"])
         values["pretrained"] = str(random_weights(backbone, home() / "random-weights"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
 from fedpurel_app.models.backbone import Backbone, Takes, load_backbone
-from fedpurel_app.models.peft.base import Branch, Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.models.peft.scaled import ZeroShot
 from fedpurel_app.training.feature_store import text_features
@@ -52,7 +52,6 @@ class ModelKit:
         self.balancer = BALANCERS[config.balancer]
         owned = (*self.method.options, *self.balancer.options)
         self.options = {option.key: self.settings[option.key] for option in owned}
-        self._zero_shot: dict[Takes, ZeroShot] = {}  # once it is made
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -122,7 +121,7 @@ class ModelKit:
             In the place of the settings, for keys of the family, with underscores.
         """
         if role == "zero-shot":
-            return Branch(self.host)
+            return self.zero_shot("features")
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
         settings = self.settings | {key_of(name): value for name, value in options.items()}
         return self.family.build(self.host, role, settings, generator)
@@ -190,8 +189,12 @@ class ModelKit:
 
     def models(self, shared: PeftModule, private: PeftModule | None = None, memory: Arrays | None = None) -> Models:
         """Return what there is to predict with; ``memory`` as a site keeps it."""
-        zero_shot = self._zero_shot.setdefault(shared.takes, ZeroShot(self.host, shared.takes))
-        return Models(shared, private, self._tensors(memory or {}), self.options, zero_shot)
+        return Models(shared, private, self._tensors(memory or {}), self.options, self.zero_shot(shared.takes))
+
+    @cache  # noqa: B019  # one kit lives as long as its process
+    def zero_shot(self, takes: Takes) -> PeftModule:
+        """Return zero-shot CLIP on what modules are given, without parameters; the same module every time."""
+        return ZeroShot(self.host, takes)
 
     def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
         return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}  # copies

@@ -17,7 +17,6 @@ SCRIPTS = {
     "tools/train_demo_clip.py": "--steps 1 --batch 8 --out {out}",
     "tools/lowest_dependencies.py": "--show",
     "benchmarks/step.py": "--backbone ViT-B-32 --classes 2 --batch 2 --rounds 1 --families adapter --json {out}",
-    "benchmarks/validation.py": "--seeds 100 --out {out} --set " + " --set ".join(SMALL),
     "benchmarks/methods.py": "--backbone ViT-B-32 --classes 3 --batch 2 --steps 1 --rounds 1 --methods capt pfedmoap "
     "--json {out}",
     "benchmarks/rounds.py": "--set " + " --set ".join(SMALL),

@@ -11,6 +11,7 @@ from fedpurel_app.core.errors import FedPurelError, StateError
 from fedpurel_app.core.files import home, make_folders, write_atomically
 from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.claim import Claim
+from fedpurel_app.reporting.settings import place_in_words
 from fedpurel_app.reporting.terminal import Terminal, complain
 from fedpurel_app.sweeps.file import SweepFile, load_sweep
 from fedpurel_app.sweeps.plan import Cell, Plan, make_plan
@@ -55,7 +56,7 @@ def _tune(options: argparse.Namespace, path: Path, file: SweepFile, folder: Path
     found, lines = choose_settings(file.tune, tried, folder / "tune")
     write_down(path, file.tune, found, lines)
     for one, line in zip(found, lines, strict=True):
-        print(f"{one.method}, {', '.join(map(str, one.at.values()))}: {one.values} of {line}")
+        print(f"{one.method}, {place_in_words(one.at)}: {one.values} of {line}")
     print(f"written into {path}")
     return code
 
@@ -81,8 +82,7 @@ def _tell(plan: Plan, folder: Path) -> None:
     shared = f", {len(plan.cells) - len(runs)} of them the same as another" if len(runs) < len(plan.cells) else ""
     print(f"fedpurel {__version__}: {len(plan.cells)} cells{shared}; {folder}")
     for one in plan.left_out:
-        place = ", ".join(map(str, one["at"].values()))
-        print(f"left out: {one['method']}, {place}: {one['why']}")
+        print(f"left out: {one['method']}, {place_in_words(one['at'])}: {one['why']}")
     if untuned := not_tuned(plan):
         complain(f"not tuned, as others are: {', '.join(untuned)}. Call fedpurel sweep FILE --tune again.")
 
@@ -126,7 +126,7 @@ def _looked_at(runs: dict[str, Cell]) -> tuple[dict[str, str], dict[str, str]]:
         needs = (one.dataset, one.dataset_path, one.max_per_class, one.evaluate_on, one.backbone, one.pretrained)
         if needs not in met:
             try:
-                met[needs] = simulate.preflight(one)
+                met[needs] = simulate.preflight(one).fingerprint
             except FedPurelError as error:
                 met[needs] = error
         if isinstance(found := met[needs], str):

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedpurel_app import __version__
 from fedpurel_app.config import (
@@ -23,6 +24,9 @@ from fedpurel_app.reporting.outcome import Outcome, write_outcome
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.summary import without_effect
 from fedpurel_app.reporting.terminal import Terminal, complain
+
+if TYPE_CHECKING:
+    from fedpurel_app.data.sources.source import Source
 
 _GROUPS = {"paper": "as the paper describes it", "reference": "as the method's released code runs it"}
 
@@ -115,8 +119,8 @@ def gpus(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text}: choose a number of at least 0; 0.25 lets four sites share one GPU")
 
 
-def preflight(config: RunConfig) -> str:
-    """Meet bad data and a missing package here, before Flower starts; returns the fingerprint of the data."""
+def preflight(config: RunConfig) -> Source:
+    """Meet bad data and a missing package here, before Flower starts; returns the data set."""
     from fedpurel_app.data.sources.catalog import load_source
     from fedpurel_app.data.sources.inspection import look_at
     from fedpurel_app.reporting.trackers import require_tracker
@@ -138,7 +142,7 @@ def preflight(config: RunConfig) -> str:
         from fedpurel_app.models.backbone import load_backbone
 
         load_backbone(config.backbone, torch.device("cpu"), config.pretrained).check()
-    return source.fingerprint
+    return source
 
 
 def _resources(options: argparse.Namespace, config: RunConfig, folder: RunFolder) -> tuple[int, float]:

@@ -47,6 +47,19 @@ def run_in_words(config: Mapping[str, Any]) -> str:
     return f"{method} on {config['dataset']}, {data_in_words(config)}, seed {config['seed']}"
 
 
+def place_in_words(at: Mapping[str, Any]) -> str:
+    """Write a place of a sweep, a value for each of its axes, in words.
+
+    >>> place_in_words({"data": "demo", "alpha": 0.1, "augment": "none"})
+    'demo, alpha 0.1, augment none'
+    """
+    parts = []
+    for key, value in at.items():
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        parts.append(text if key in ("data", "dataset", "peft") else f"{key} {text}")
+    return clean(", ".join(parts)) or "all runs"
+
+
 def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
     """Return what makes runs comparable: all keys that are not free, or some of them."""
     full = {**_DEFAULTS, **without_idle(config)}  # a run of before a key was there had what is its default now

@@ -13,13 +13,11 @@ from typing import Any
 from fedpurel_app.config import RunConfig, without_idle
 from fedpurel_app.config.presets import load_preset
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.core.files import write_atomically
 from fedpurel_app.launch.choose import simulated
-from fedpurel_app.reporting.settings import own_settings
+from fedpurel_app.reporting.run_files import write_object
+from fedpurel_app.reporting.settings import own_settings, place_in_words
 from fedpurel_app.sweeps.file import Data, Method, Scalar, SweepFile, Values
 from fedpurel_app.sweeps.fork import personal_keys
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Cell:
     @property
     def title(self) -> str:
         """What to call it in a line of output."""
-        place = ", ".join(str(value) if key in ("data", "peft") else f"{key} {value}" for key, value in self.at.items())
-        return f"{self.method}, {place}, seed {self.seed}" if place else f"{self.method}, seed {self.seed}"
+        place = f", {place_in_words(self.at)}" if self.at else ""
+        return f"{self.method}{place}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,6 @@ class Plan:
     def write(self, folder: Path, command: str) -> None:
         """Write ``plan.json``, which tables are made from, with the command that makes the sweep."""
         content = {
-            "schema": SCHEMA,
             "command": command,
             "title": self.file.title,
             "against": self.file.against or next(iter(self.file.methods)),
@@ -93,7 +90,7 @@ class Plan:
             ],
             "left_out": self.left_out,
         }
-        write_atomically(folder / "plan.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        write_object(folder / "plan.json", content)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ class Player:
         family, interrupts = ProcessFamily(), Interrupts(self._ask_to_stop)
         scratch = self._folder.parent / "scratch"
         self._environment = {**os.environ, **family.mark}
-        with interrupts.handled(), family.guarded(scratch), self._ended_with(family):
+        with interrupts.handled(), family.guarded(scratch):
             with ThreadPoolExecutor(self._room.most) as pool:
                 try:
                     while (waiting and not interrupts.asked) or self._going:
@@ -97,13 +96,6 @@ class Player:
                 worker.close()
         return not interrupts.asked
 
-    @contextmanager
-    def _ended_with(self, family: ProcessFamily) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            family.stop()
-
     def _is_lacking(self, name: str) -> bool:
         """Tell whether a run is to be played, and note those that are complete, or whose folder is of no use."""
         path = self._folder / name
@@ -111,9 +103,10 @@ class Player:
             return True
         folder = RunFolder(path)
         try:
-            if (held := name_of(stored_config(folder.read_json("config.json")["config"]))) != name:
+            facts = folder.read_json("config.json")
+            if (held := name_of(stored_config(facts["config"]))) != name:
                 raise StateError(f"{path} holds a run with other settings, {held}.")
-            if folder.read_json("config.json")["data"] != self._data[name]:
+            if facts["data"] != self._data[name]:
                 raise StateError(f"{path} was made with other data than those that lie at their path now.")
             if (folder.summary() or {}).get("outcome") != "completed":
                 return True

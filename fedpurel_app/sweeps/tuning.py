@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from fedpurel_app.algorithms.method import OF_PERSONAL_ROUNDS
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import to_toml
-from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.launch.choose import simulated
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -52,7 +51,8 @@ def candidates(file: SweepFile) -> list[Candidate]:
         untuned = file.model_copy(update={"tuned": []})
         for choice in itertools.product(*file.tune.grid.values()):
             values = dict(zip(file.tune.grid, choice, strict=True))
-            more = {**values, **_cheaper(file.tune), **file.tune.settings}
+            # Personal rounds change no score of the global model, by which is chosen.
+            more = {**values, "personal-rounds": 0, **file.tune.settings}
             settled = settle(untuned, name, method, place, {**more, **method.values, "evaluate-on": "validation"})
             try:
                 check_axes(method, place)
@@ -86,11 +86,6 @@ def not_tuned(plan: Plan) -> list[str]:
     return list(dict.fromkeys(lacking))
 
 
-def _cheaper(tune: Tune) -> Values:
-    """Leave personal rounds out where nothing of them is tuned: they change no score of the global model."""
-    return {} if set(tune.grid) & {*OF_PERSONAL_ROUNDS} else {"personal-rounds": 0}
-
-
 def _places(file: SweepFile) -> list[Place]:
     """List the places that settings are chosen for: along other axes the first value stands for all."""
     found: dict[tuple[object, ...], Place] = {}
@@ -101,18 +96,22 @@ def _places(file: SweepFile) -> list[Place]:
 
 
 def choose(tune: Tune, tried: Iterable[Candidate], folder: Path) -> tuple[list[Tuned], list[str]]:
-    """Choose the best of what was tried, as far as it is complete.
+    """Choose the best of what was tried, all of which is complete.
 
     Returns
     -------
     (list of Tuned, list of str)
         What is best for each method at each place, and a line on each with the scores of all that was tried.
+
+    Raises
+    ------
+    StateError
+        When a run has no such score.
     """
     scores: dict[tuple[str, str], list[tuple[float, Candidate]]] = {}
     for one in tried:
-        known = [score for cell in one.cells if (score := _score(folder / cell.run, tune.by)) is not None]
-        if len(known) == len(one.cells):
-            scores.setdefault((one.method, repr(one.at)), []).append((fmean(known), one))
+        mean = fmean(_score(folder / cell.run, tune.by) for cell in one.cells)
+        scores.setdefault((one.method, repr(one.at)), []).append((mean, one))
     found, lines = [], []
     for group in scores.values():
         best, chosen = max(group, key=lambda pair: pair[0])  # of equal ones the first
@@ -121,13 +120,12 @@ def choose(tune: Tune, tried: Iterable[Candidate], folder: Path) -> tuple[list[T
     return found, lines
 
 
-def _score(path: Path, by: str) -> float | None:
-    if not (path / "summary.json").is_file():
-        return None
+def _score(path: Path, by: str) -> float:
     summary = RunFolder(path).summary() or {}
-    model = summary.get("global") or summary.get("global_at_sites") or summary.get("personalized") or {}
-    score = model.get(by) if summary["outcome"] == "completed" else None
-    return None if score is None else float(score)
+    score = (summary.get("global") or summary.get("global_at_sites") or {}).get(by)
+    if score is None:
+        raise StateError(f'{path} has no "{by}" of a global model: choose by another score in [tune].')
+    return float(score)
 
 
 def check_end(path: Path) -> None:

@@ -99,6 +99,10 @@ BAD = {
         "seeds = 1\nmethods = ['fedavg']\n[[tuned]]\nmethod = 'FedAvg'\nat = {}\nvalues = { alhpa = 1.0 }\nscore = 1.0",
         'Did you mean "alpha"',
     ),
+    "tuning what no global model hangs on": (
+        "seeds = 1\nmethods = ['fedpurel']\n[tune]\nseeds = 9\n[tune.grid]\nprivate-weight = [0.5, 0.9]",
+        "tune.grid.private-weight: it changes no global model",
+    ),
     "no TOML": ("seeds = ", "not a readable TOML file"),
 }
 

@@ -23,3 +23,12 @@ def test_it_makes_a_plan(path):
 
 def test_there_are_some():
     assert {"demo", "caltech", "calibration"} <= {path.stem for path in FILES}
+
+
+def test_the_example_of_the_docs_makes_a_plan(tmp_path):
+    text = (FILES[0].parent.parent / "docs" / "sweeps.md").read_text("utf-8")
+    path = tmp_path / "sweep.toml"
+    path.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    plan = make_plan(load_sweep(path))
+    assert len(plan.cells) == 2 * 2 * (10 + 10 + 5)  # data, alpha, and seeds of each method
+    assert len(candidates(plan.file)) == 2 * 3 * 3  # data, methods, rates

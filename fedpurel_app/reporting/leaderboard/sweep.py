@@ -14,7 +14,7 @@ from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.finished import Run
 from fedpurel_app.reporting.run_files import read_object
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.reporting.settings import data_in_words, settings
+from fedpurel_app.reporting.settings import data_in_words, place_in_words, settings
 from fedpurel_app.reporting.sweep_schemas import Plan
 
 Scores = Mapping[str, float | None]
@@ -110,7 +110,7 @@ class Place:
         >>> Place({"data": "demo", "peft": "prompt", "alpha": 1.0}, {}, ()).heading
         'demo, prompt, alpha 1'
         """
-        return in_words(self.at)
+        return place_in_words(self.at)
 
     @property
     def setting(self) -> str:
@@ -230,16 +230,3 @@ def cut(name: str, size: int) -> str:
     'FedPuR…a 0.9'
     """
     return name if len(name) <= size else f"{name[: size // 2]}…{name[len(name) - (size - 1) // 2 :]}"
-
-
-def in_words(at: Mapping[str, Any]) -> str:
-    """Write a combination of axes in words.
-
-    >>> in_words({"data": "demo", "alpha": 0.1, "augment": "none"})
-    'demo, alpha 0.1, augment none'
-    """
-    parts = []
-    for key, value in at.items():
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        parts.append(text if key in ("data", "dataset", "peft") else f"{key} {text}")
-    return clean(", ".join(parts)) or "all runs"

@@ -16,7 +16,8 @@ from fedpurel_app.reporting.leaderboard.in_terminal import board_lines, width, w
 from fedpurel_app.reporting.leaderboard.layouts import Section, csv_of, latex, markdown
 from fedpurel_app.reporting.leaderboard.origin import origin
 from fedpurel_app.reporting.leaderboard.picture import draw
-from fedpurel_app.reporting.leaderboard.sweep import MODELS, Place, Sweep, in_words, read_sweep
+from fedpurel_app.reporting.leaderboard.sweep import MODELS, Place, Sweep, read_sweep
+from fedpurel_app.reporting.settings import place_in_words
 
 
 def write_table(
@@ -92,7 +93,7 @@ def _notes(sweep: Sweep) -> list[str]:
     left: dict[tuple[str, str], list[str]] = {}
     for one in sweep.plan.left_out:
         at = {key: one.at[key] for key in sweep.plan.axes}
-        left.setdefault((one.method, one.why), []).append(in_words(at))
+        left.setdefault((one.method, one.why), []).append(place_in_words(at))
     return notes + [
         f"Left out, {clean(why)}: {clean(method, 60)} ({'; '.join(at)})" for (method, why), at in left.items()
     ]
