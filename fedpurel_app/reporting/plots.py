@@ -33,6 +33,7 @@ def pyplot() -> Any:
 
     matplotlib.use("Agg")  # where it was imported before
     matplotlib.rcParams["text.parse_math"] = False  # a dollar sign in a name is none of TeX's
+    matplotlib.rcParams["svg.hashsalt"] = "fedpurel"  # the same picture is the same file
     from matplotlib import pyplot
 
     return pyplot
@@ -76,10 +77,10 @@ def draw(folder: RunFolder) -> list[Path]:
 
 
 def save(figure: Any, stem: Path) -> list[Path]:
-    """Write a figure as ``<stem>.png`` and ``<stem>.svg``; gives both paths. Raises OSError when the disk refuses."""
+    """Write a figure as ``<stem>.png`` and ``<stem>.svg`` and return both paths. Raises OSError when the disk refuses."""
     paths = [Path(f"{stem}.{ending}") for ending in ("png", "svg")]
     for path in paths:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths
 
 

@@ -36,6 +36,13 @@ class LeftOut(_Placed):
     why: str
 
 
+class Chosen(_Plain):
+    """Settings that tuning chose for each method, and by what rule."""
+
+    rule: str
+    keys: list[Text]
+
+
 class Plan(_Plain):
     """``plan.json``."""
 
@@ -46,6 +53,7 @@ class Plan(_Plain):
     axes: dict[str, Annotated[list[Value], Field(min_length=1)]]
     cells: Annotated[list[Cell], Field(min_length=1)]
     left_out: list[LeftOut] = []
+    tuned: Chosen | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Plan:

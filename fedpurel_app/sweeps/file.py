@@ -78,6 +78,12 @@ class Tune(_Part):
     by: Literal["all", "many", "medium", "few", "balancedness", "macro_f1"] = "all"
     grid: dict[str, Axis] = Field(min_length=1)
 
+    @property
+    def rule(self) -> str:
+        """What makes the choice, in words."""
+        seeds = ", ".join(map(str, self.seeds))
+        return f"best mean {self.by} of the global model on validation data, seeds {seeds}"
+
 
 class Tuned(_Part):
     """What tuning found for a method, at a place of the sweep."""

@@ -79,7 +79,7 @@ class Plan:
 
     def write(self, folder: Path, command: str) -> None:
         """Write ``plan.json``, which tables are made from, with the command that makes the sweep."""
-        content = {
+        content: dict[str, Any] = {
             "command": command,
             "title": self.file.title,
             "against": self.file.against or next(iter(self.file.methods)),
@@ -90,6 +90,8 @@ class Plan:
             ],
             "left_out": self.left_out,
         }
+        if self.file.tune is not None and self.file.tuned:
+            content["tuned"] = {"rule": self.file.tune.rule, "keys": list(self.file.tune.grid)}
         write_object(folder / "plan.json", content)
 
 

@@ -138,9 +138,7 @@ def check_end(path: Path) -> None:
 def write_down(path: Path, tune: Tune, found: Iterable[Tuned], lines: Iterable[str]) -> None:
     """Write what was found at the end of the sweep's file, in the place of what stood there of an earlier time."""
     text = path.read_text("utf-8").partition(_MARK)[0].rstrip()
-    seeds = ", ".join(map(str, tune.seeds))
-    rule = f"best mean {tune.by} of the global model on validation data, seeds {seeds}"
-    head = f"{_MARK}\n# {time.strftime('%Y-%m-%d')}: {rule}"
+    head = f"{_MARK}\n# {time.strftime('%Y-%m-%d')}: {tune.rule}"
     tables = [
         f"[[tuned]]  # {line}\nmethod = {to_toml(one.method)}\nat = {_table(one.at)}\nvalues = {_table(one.values)}\n"
         f"score = {one.score}"

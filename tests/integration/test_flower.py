@@ -50,13 +50,15 @@ def wait_for_round(folder, number, process, timeout=120):
 
 
 def left_over(since):
-    """Return processes of Flower or Ray that were started after a time."""
+    """Return processes of Flower or Ray that were started after a time, by these tests and none beside them."""
     words = ("flower-super", "flwr-simulation", "raylet", "gcs_server", "ray::")
+    worker = "PYTEST_XDIST_WORKER"  # which all that a test starts inherits
     found = []
-    for process in psutil.process_iter(["cmdline", "create_time", "status"]):
+    for process in psutil.process_iter(["cmdline", "create_time", "status", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
         fresh = process.info["create_time"] > since and process.info["status"] != psutil.STATUS_ZOMBIE
-        if fresh and any(word in line for word in words):
+        ours = (process.info["environ"] or {}).get(worker) == os.environ.get(worker)
+        if fresh and ours and any(word in line for word in words):
             found.append(line)
     return found
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedpurel_app.cli import main as cli
 from fedpurel_app.core.errors import ConfigError, StateError
-from fedpurel_app.reporting.leaderboard.board import all_columns, make_board
+from fedpurel_app.reporting.leaderboard.board import SCORES, all_columns, make_board
 from fedpurel_app.reporting.leaderboard.document import Cell, Grid, board_notes, differences_grid, scores_grid
 from fedpurel_app.reporting.leaderboard.in_terminal import grid_lines
 from fedpurel_app.reporting.leaderboard.layouts import escaped
@@ -118,13 +118,38 @@ def test_zero_shot_can_be_what_others_are_compared_with(sweep, tmp_path):
     assert lines_of(tmp_path / "x.csv")["FedAvg", "personalized", "few"]["difference"] == "10"
 
 
-def test_the_command_writes_five_files_and_prints_what_fits(sweep, tmp_path, capsys, monkeypatch):
+def test_scores_by_seed_are_written_for_whoever_computes_other_statistics(sweep):
+    write_table(sweep)
+    with (sweep / "table-seeds.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == [*AXES, "method", "model", "scored", "seed", *SCORES]
+    found = {(line["method"], line["model"], line["scored"], line["seed"]): line["few"] for line in lines}
+    assert len(found) == len(lines) == 4 * 2 * 6
+    assert (
+        found["FedPuReL", "global", "global", "2"] == "63"
+        and found["FedPuReL", "personalized", "personalized", "2"] == "68"
+    )
+    assert found["FedAvg", "personalized", "global_at_sites", "5"] == "50"
+    assert found["zero-shot", "global", "zero_shot", "5"] == "50"
+
+
+def test_what_tuning_chose_is_told_with_its_rule(tmp_path):
+    settings = {name: {**one, "learning-rate": 0.3 if name == "FedAvg" else 0.1} for name, one in SETTINGS.items()}
+    settings["Frozen"] = {"algorithm": "zero-shot", "learning-rate": 0.1}
+    table = {**TABLE, "Frozen": {0: 50.0}}
+    path = write_sweep(tmp_path / "sweep", table, settings, tuned={"rule": "best mean all", "keys": ["learning-rate"]})
+    write_table(path)
+    expected = "Chosen by best mean all, learning-rate 0.3: FedAvg; 0.1: ProGrad, FedPuReL."
+    assert expected in (path / "table.md").read_text()
+
+
+def test_the_command_writes_six_files_and_prints_what_fits(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     arguments = ["table", str(sweep), "--against", "fedavg", "--out", str(tmp_path / "mine")]
     assert cli.main([*arguments, "--scores", "all", "few", "nll", "--models", "global"]) == 0
     out = capsys.readouterr().out
     *lines, written = out.splitlines()
-    assert written == f"written: {tmp_path / 'mine'}.{{md,csv,tex,png,svg}}"
+    assert written == f"written: {tmp_path / 'mine'}{{.md,.csv,-seeds.csv,.tex,.png,.svg}}"
     assert max(map(len, lines)) <= 80 and "demo, prompt, alpha 1" in out and "FedPuReL" in out
     assert "PM" not in lines_of(tmp_path / "mine.csv") and "GM NLL" in (tmp_path / "mine.md").read_text()
     assert (tmp_path / "mine.png").stat().st_size > 5000
@@ -134,11 +159,12 @@ def test_the_command_writes_five_files_and_prints_what_fits(sweep, tmp_path, cap
     assert text.startswith("# By hand\n") and "fedpurel sweep by-hand.toml; fedpurel table sweep" in text
 
 
-def test_the_same_sweep_makes_the_same_text(sweep):
+def test_the_same_sweep_makes_the_same_files(sweep):
+    endings = (".md", ".csv", "-seeds.csv", ".tex", ".png", ".svg")
     write_table(sweep)
-    before = [(sweep / f"table.{ending}").read_bytes() for ending in ("md", "csv", "tex")]
+    before = [(sweep / f"table{ending}").read_bytes() for ending in endings]
     write_table(sweep)
-    assert [(sweep / f"table.{ending}").read_bytes() for ending in ("md", "csv", "tex")] == before
+    assert [(sweep / f"table{ending}").read_bytes() for ending in endings] == before
 
 
 def test_missing_cells_are_named_with_why(sweep):
@@ -225,6 +251,9 @@ def test_a_table_of_validation_data_says_so(tmp_path):
     settings = {"FedAvg": {**SETTINGS["FedAvg"], "evaluate-on": "validation"}}
     (validation,) = read_sweep(write_sweep(tmp_path / "b", {"FedAvg": {1: 60.0}}, settings)).places
     assert "scored on validation data" in validation.setting and "validation" not in test.setting
+    for path, kind in ((tmp_path / "a", "test"), (tmp_path / "b", "validation")):
+        write_table(path)
+        assert f"on the server's balanced {kind} set" in (path / "table.md").read_text()
 
 
 def test_published_numbers_stand_below_a_method_with_their_settings(tmp_path):

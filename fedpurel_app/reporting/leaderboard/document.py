@@ -130,8 +130,17 @@ def _difference(one: Comparison, brief: bool, digits: int) -> Cell:
     sure = one.p_holm < SIGNIFICANT
     if brief:
         return Cell(f"{_signed(one.difference, digits)} {p_text(one.p_holm)}", sure)
-    mean, low, high = (_signed(value, digits + 1) for value in (one.difference, one.low, one.high))
-    return Cell(f"{mean} [{low}, {high}]", sure, f"p {p_text(one.p_holm)}, {one.wins}:{one.losses}")
+    return Cell(difference_text(one, digits + 1), sure, f"p {p_text(one.p_holm)}, {one.wins}:{one.losses}")
+
+
+def difference_text(one: Comparison, digits: int) -> str:
+    """Write a mean difference with its interval.
+
+    >>> difference_text(Comparison(10, difference=1.0, low=-0.25, high=2.0), 2)
+    '+1.00 [−0.25, +2.00]'
+    """
+    mean, low, high = (_signed(value, digits) for value in (one.difference, one.low, one.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def _signed(value: float, digits: int) -> str:
@@ -186,10 +195,11 @@ def legend(boards: Sequence[Board], mark: str = "bold") -> list[str]:
     """
     used = [score for _, score in boards[0].columns]
     lower = ", ".join(title_of(one) for one in dict.fromkeys(used) if one in LOWER_IS_BETTER)
+    data = " or ".join(sorted({trial.evaluated_on for board in boards for trial in board.place.all_trials().values()}))
     shared = any(entry.is_shared for board in boards for row in board.rows for entry in row.entries.values())
     return [
         f"In %{' (NLL: nats)' if 'nll' in used else ''}, after the last round. GM: the global model on the server's "
-        "balanced test set; PM: personalized models on the sites' own test parts.",
+        f"balanced {data} set; PM: personalized models on the sites' own test parts.",
         f"Means ± one standard deviation over n seeds; {mark}: the best mean of a column, zero-shot's included"
         f"{f' (lowest: {lower})' if lower else ''}. s: wall time of a run; MB: what all sites sent in it.",
         *([f"{SHARED} no site trained a private part: the global model on the sites' test parts."] if shared else []),

@@ -128,6 +128,25 @@ def csv_of(boards: Sequence[Board]) -> str:
     return csv_text([*axes, *_CSV], lines)
 
 
+def csv_of_seeds(boards: Sequence[Board]) -> str:
+    """Write a line for each method, model and seed of each board, with its scores as columns: what statistics need.
+
+    Scores are in percent (``nll``: nats) and empty where there is none; ``scored`` is "global_at_sites" where the
+    global model stands for personalized ones.
+    """
+    axes = list(boards[0].place.at)
+    scores = list(dict.fromkeys(score for _, score in boards[0].columns))
+    lines = [
+        [*board.place.at.values(), row.name, model, row.entries[model, scores[0]].scored, seed]
+        + [_plain(row.entries[model, score].by_seed.get(seed)) for score in scores]
+        for board in boards
+        for row in board.rows
+        for model in dict.fromkeys(model for model, _ in board.columns)
+        for seed in row.seeds
+    ]
+    return csv_text([*axes, "method", "model", "scored", "seed", *scores], lines)
+
+
 def _lines(board: Board, row: Row) -> list[list[Any]]:
     lines = []
     for model, score in board.columns:

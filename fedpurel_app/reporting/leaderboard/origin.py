@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedpurel_app.core.names import clean
-from fedpurel_app.reporting.leaderboard.sweep import Sweep, Trial
+from fedpurel_app.reporting.leaderboard.sweep import Place, Sweep, Trial
+from fedpurel_app.reporting.sweep_schemas import Plan
 
 _VERSIONS = ("fedpurel-app", "flwr", "torch", "numpy", "python")
 
@@ -25,6 +26,24 @@ def origin(sweep: Sweep) -> list[str]:
         f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}: {_ranges(seeds)}",
         f"Machine: {told}",
     ]
+
+
+def chosen(plan: Plan, place: Place) -> list[str]:
+    """Return, for each setting that tuning chose, the rule and which methods ran with which value."""
+    if plan.tuned is None:
+        return []
+    notes = []
+    for key in plan.tuned.keys:
+        by_value: dict[str, list[str]] = {}
+        for method, trials in place.trials.items():
+            found = {
+                str(trial.run.settings[key]) for trial in trials.values() if trial.trains and key in trial.run.settings
+            }
+            for value in sorted(found):
+                by_value.setdefault(value, []).append(clean(method, 60))
+        values = "; ".join(f"{value}: {', '.join(methods)}" for value, methods in by_value.items())
+        notes += [f"Chosen by {clean(plan.tuned.rule)}, {key} {values}."] if values else []
+    return notes
 
 
 def _machine(trial: Trial) -> str:

@@ -33,6 +33,11 @@ class Trial:
         method = METHODS.get(self.run.settings["algorithm"])
         return method is None or method.trains
 
+    @property
+    def evaluated_on(self) -> str:
+        """What the server's set is: "test" or "validation"."""
+        return str(self.run.settings.get("evaluate-on", "test"))
+
     @cached_property
     def has_own_models(self) -> bool:
         """Whether some site has trained a private branch; if none has, a site's model is the global one."""

@@ -13,8 +13,8 @@ from fedpurel_app.reporting.columns import COLUMNS
 from fedpurel_app.reporting.leaderboard.board import SCORES, Board, all_columns, make_board, zero_shot_name
 from fedpurel_app.reporting.leaderboard.document import board_notes, differences_grid, legend, scores_grid
 from fedpurel_app.reporting.leaderboard.in_terminal import board_lines, width, wrapped
-from fedpurel_app.reporting.leaderboard.layouts import Section, csv_of, latex, markdown
-from fedpurel_app.reporting.leaderboard.origin import origin
+from fedpurel_app.reporting.leaderboard.layouts import Section, csv_of, csv_of_seeds, latex, markdown
+from fedpurel_app.reporting.leaderboard.origin import chosen, origin
 from fedpurel_app.reporting.leaderboard.picture import draw
 from fedpurel_app.reporting.leaderboard.sweep import MODELS, Place, Sweep, read_sweep
 from fedpurel_app.reporting.settings import place_in_words
@@ -40,7 +40,8 @@ def write_table(
     scores : sequence of str, optional
         Of ``fedpurel_app.reporting.columns.COLUMNS``; by default six of them.
     stem : Path, optional
-        The files are ``<stem>.md``, ``.csv``, ``.tex``, ``.png`` and ``.svg``; by default in the sweep's folder.
+        The files are ``<stem>.md``, ``.csv``, ``-seeds.csv``, ``.tex``, ``.png`` and ``.svg``; by default in the
+        sweep's folder.
 
     Returns
     -------
@@ -70,8 +71,8 @@ def write_table(
     written = _write(stem, sweep, boards, [*legend(boards), *foot])
     room = width()
     lines = [line for board in boards for line in board_lines(board, room)]
-    endings = ",".join(one.suffix.removeprefix(".") for one in written)
-    return [*lines, *wrapped([*legend(boards, "*"), *foot], room), f"written: {stem}.{{{endings}}}"]
+    endings = ",".join(one.name.removeprefix(stem.name) for one in written)
+    return [*lines, *wrapped([*legend(boards, "*"), *foot], room), f"written: {stem}{{{endings}}}"]
 
 
 def _chosen(sweep: Sweep, against: str) -> str:
@@ -107,25 +108,26 @@ def _first_reason(place: Place) -> str:
 
 
 def _write(stem: Path, sweep: Sweep, boards: Sequence[Board], foot: Sequence[str]) -> list[Path]:
-    sections = [_section(board) for board in boards]
+    sections = [_section(board, chosen(sweep.plan, board.place)) for board in boards]
     texts: Mapping[str, str] = {
-        "md": markdown(clean(sweep.plan.title), sections, foot),
-        "csv": csv_of(boards),
-        "tex": latex(sections, foot),
+        ".md": markdown(clean(sweep.plan.title), sections, foot),
+        ".csv": csv_of(boards),
+        "-seeds.csv": csv_of_seeds(boards),
+        ".tex": latex(sections, foot),
     }
     try:
         for ending, text in texts.items():
-            write_atomically(Path(f"{stem}.{ending}"), text.encode())
+            write_atomically(Path(f"{stem}{ending}"), text.encode())
         drawn = draw(boards, stem)
     except OSError as error:
         raise StateError(f"{stem}.* cannot be written ({error.strerror}): choose another --out.") from error
-    return [*(Path(f"{stem}.{ending}") for ending in texts), *drawn]
+    return [*(Path(f"{stem}{ending}") for ending in texts), *drawn]
 
 
-def _section(board: Board) -> Section:
+def _section(board: Board, notes: Sequence[str]) -> Section:
     """Return one table of scores, and one of differences for each model."""
     grids = [scores_grid(board, board.columns)]
     if len(board.rows) > 1 and any(row.comparisons for row in board.rows):
         for model in dict.fromkeys(model for model, _ in board.columns):
             grids.append(differences_grid(board, [column for column in board.columns if column[0] == model]))
-    return Section(board.place.heading, tuple(grids), tuple(board_notes(board)))
+    return Section(board.place.heading, tuple(grids), (*board_notes(board), *notes))
