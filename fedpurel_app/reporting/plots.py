@@ -77,7 +77,7 @@ def draw(folder: RunFolder) -> list[Path]:
 
 
 def save(figure: Any, stem: Path) -> list[Path]:
-    """Write a figure as ``<stem>.png`` and ``<stem>.svg`` and return both paths. Raises OSError when the disk refuses."""
+    """Write ``<stem>.png`` and ``<stem>.svg`` and return both paths. Raises OSError when the disk refuses."""
     paths = [Path(f"{stem}.{ending}") for ending in ("png", "svg")]
     for path in paths:
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
