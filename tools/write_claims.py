@@ -11,9 +11,10 @@ from __future__ import annotations
 import csv
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +26,7 @@ from fedpurel_app.reporting.leaderboard.paired import LEVEL, RESAMPLES, Comparis
 
 FOLDER = Path(__file__).parent.parent / "docs" / "leaderboard"
 CLAIMS, PAGE = FOLDER / "claims.toml", FOLDER / "claims.md"
+_HEADER = "| data | score | expected | n | difference | p | better : worse | |"
 _HEAD = f"""# The paper's claims, one by one
 
 Printed by `python tools/write_claims.py` from `claims.toml` and the scores by seed beside it (`*-seeds.csv`); the
@@ -43,22 +45,22 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Side(_Part):
-    """Rows of a file: one method at one place."""
+class Place(_Part):
+    """Where rows stand: a file, and what its columns of axes say."""
 
-    method: str
+    sweep: str
     at: dict[str, str] = {}
 
 
 class Test(_Part):
-    """Two sides, and which of them the claim says is higher."""
+    """Two methods at the same places, or each at one of its own, and which of them the claim says is higher."""
 
-    on: str
-    sweep: str
-    score: str
+    on: list[str] = Field(min_length=1)
     model: Literal["global", "personalized"] = "global"
-    first: Side
-    second: Side
+    scores: list[str] = Field(min_length=1)
+    first: str
+    second: str
+    second_on: str = ""
     expected: Literal["higher", "lower"]
 
 
@@ -66,41 +68,59 @@ class Claim(_Part):
     """What the paper says, what is tested of it, and how to read the result."""
 
     claim: str
-    reading: str = ""
+    reading: str
     tests: list[Test] = Field(min_length=1)
 
 
-class _Claims(_Part):
+class Claims(_Part):
+    """The file."""
+
+    places: dict[str, Place]
     claims: list[Claim] = Field(min_length=1)
 
 
-def claims(path: Path = CLAIMS) -> list[Claim]:
-    """Read the claims."""
-    return _Claims.model_validate(tomllib.loads(path.read_text("utf-8"))).claims
+@dataclass(frozen=True)
+class Line:
+    """One comparison."""
+
+    test: Test
+    on: str
+    score: str
 
 
-def scores_of(lines: Sequence[Mapping[str, str]], test: Test, side: Side) -> dict[int, float]:
-    """Return a side's scores by seed, in percent.
+def read(path: Path = CLAIMS) -> Claims:
+    """Read the file of claims."""
+    return Claims.model_validate(tomllib.loads(path.read_text("utf-8")))
+
+
+def lines_of(claim: Claim) -> list[Line]:
+    """List a claim's comparisons."""
+    return [Line(test, on, score) for test in claim.tests for score in test.scores for on in test.on]
+
+
+def scores_of(place: Place, method: str, line: Line, folder: Path) -> dict[int, float]:
+    """Return a method's scores by seed, in percent.
 
     Raises
     ------
     ValueError
         When the file has no such rows, or more than one of a seed.
     """
-    wished = {**side.at, "method": side.method, "model": test.model}
-    found = [line for line in lines if wished.items() <= line.items()]
-    by_seed = {int(line["seed"]): float(line[test.score]) for line in found if line[test.score]}
+    with (folder / f"{place.sweep}-seeds.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wished = {**place.at, "method": method, "model": line.test.model}
+    found = [row for row in rows if wished.items() <= row.items()]
+    by_seed = {int(row["seed"]): float(row[line.score]) for row in found if row[line.score]}
     if not by_seed or len(by_seed) < len(found):
-        raise ValueError(f"{test.sweep}: {len(found)} rows of {wished}, of {len(by_seed)} seeds")
+        raise ValueError(f"{place.sweep}: {len(found)} rows of {wished}, with scores of {len(by_seed)} seeds")
     return by_seed
 
 
-def compared(test: Test, folder: Path = FOLDER) -> Comparison:
-    """Compare the two sides of a test, seed by seed."""
-    with (folder / f"{test.sweep}-seeds.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    first, second = (scores_of(lines, test, side) for side in (test.first, test.second))
-    return compare(first, second, test.score in LOWER_IS_BETTER)
+def compared(line: Line, places: Mapping[str, Place], folder: Path = FOLDER) -> Comparison:
+    """Compare the two sides of a line, seed by seed."""
+    first = scores_of(places[line.on], line.test.first, line, folder)
+    second = scores_of(places[line.test.second_on or line.on], line.test.second, line, folder)
+    return compare(first, second, line.score in LOWER_IS_BETTER)
 
 
 def verdict(one: Comparison, expected: str) -> str:
@@ -118,27 +138,32 @@ def verdict(one: Comparison, expected: str) -> str:
     return "seen" if (one.low > 0) == (expected == "higher") else "contrary"
 
 
-def section(claim: Claim, folder: Path = FOLDER) -> str:
+def section(claim: Claim, places: Mapping[str, Place], folder: Path = FOLDER) -> str:
     """Return the page's part on a claim."""
-    found = correct({str(number): compared(test, folder) for number, test in enumerate(claim.tests)})
-    lines = [
-        "| data | score | expected | n | difference | p | better : worse | |",
-        "|---|---|---|---:|---:|---:|---:|---|",
-    ]
-    for test, one in zip(claim.tests, found.values(), strict=True):
-        sign = ">" if test.expected == "higher" else "<"
-        cells: list[Any] = [
-            test.on, column_title((test.model, test.score)), f"{test.first.method} {sign} {test.second.method}",
-            one.pairs, difference_text(one, 2), p_text(one.p_holm), f"{one.wins} : {one.losses}",
+    lines = lines_of(claim)
+    found = correct({str(number): compared(line, places, folder) for number, line in enumerate(lines)})
+    rows = [_HEADER, "|---|---|---|---:|---:|---:|---:|---|"]
+    for line, one in zip(lines, found.values(), strict=True):
+        test = line.test
+        second = f"{test.second} ({test.second_on})" if test.second_on else test.second
+        cells = [
+            line.on,
+            column_title((test.model, line.score)),
+            f"{test.first} {'>' if test.expected == 'higher' else '<'} {second}",
+            f"{one.pairs}",
+            difference_text(one, 2),
+            p_text(one.p_holm),
+            f"{one.wins} : {one.losses}",
             f"**{verdict(one, test.expected)}**",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([f"## {claim.claim}", "", *lines, "", *([claim.reading, ""] if claim.reading else [])])
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([f"## {claim.claim}", "", *rows, "", claim.reading.strip(), ""])
 
 
 def page(path: Path = CLAIMS) -> str:
     """Return the whole page."""
-    return "\n".join([_HEAD, *(section(one, path.parent) for one in claims(path))])
+    content = read(path)
+    return "\n".join([_HEAD, *(section(one, content.places, path.parent) for one in content.claims)])
 
 
 if __name__ == "__main__":
