@@ -242,6 +242,25 @@ def test_ctrl_c_lets_runs_end_with_their_round(tmp_path):
     assert again.wait(300) == 0, said(path)
 
 
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_all_at_once_and_the_sweep_goes_on_from_what_is_saved(tmp_path):
+    path = write_sweep(tmp_path, global_rounds=80, personal_rounds=0)
+    process = started(path, tmp_path / "out")
+    wait_for_rounds(process, tmp_path / "out", 20)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)  # two signals that come together are one
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    deadline = time.monotonic() + 30
+    while _workers(path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _workers(path)
+    left = rounds_played(tmp_path / "out")
+    again = started(path, tmp_path / "out")
+    assert again.wait(300) == 0, said(path)
+    assert left < rounds_played(tmp_path / "out")
+
+
 def _workers(path):
     """List the processes of a sweep's runs: others may go on at this machine."""
     found = []
