@@ -328,7 +328,7 @@ def test_help_of_every_command_has_a_sentence_and_an_example(capsys):
 
 def test_plot_of_several_runs_asks_which_picture(capsys, tmp_path):
     code, _, err = call(capsys, "plot", tmp_path, tmp_path)
-    assert code == 2 and "--across {balancedness,sweep,convergence}" in err
+    assert code == 2 and "--across {balancedness,sweep,convergence,tail}" in err
 
 
 def test_reading_commands(capsys, tmp_path):

@@ -14,6 +14,7 @@ ACROSS = {
     "balancedness": "Balancedness of global and personalized models by method",
     "sweep": "accuracy of personalized models against private-weight",
     "convergence": "accuracy of the global model over rounds by method",
+    "tail": "accuracy minus zero-shot's, class by class from head to tail, by method",
 }
 
 

@@ -9,16 +9,14 @@ from typing import Any
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_csv
-from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.diagnostics import Table
 from fedpurel_app.reporting.finished import Run, mean_sd
+from fedpurel_app.reporting.lines import CYCLE, MARKERS, foot, line, seeds_of
 from fedpurel_app.reporting.methods import Method, read_methods
 from fedpurel_app.reporting.plots import COLOURS, label, pyplot, save
-from fedpurel_app.reporting.settings import data_in_words, differing
+from fedpurel_app.reporting.settings import differing
+from fedpurel_app.reporting.tail import tail
 
-# Okabe and Ito's palette without its yellow, too light for lines; methods beyond it differ by their markers.
-_CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "osD^v<>PX*"
 _GREY = COLOURS["zero_shot"]
 _SWEPT = {
     "personalized": ("personalized", COLOURS["personalized"], "o"),
@@ -32,7 +30,7 @@ def draw_across(picture: str, paths: Sequence[Path], stem: Path) -> list[Path]:
 
     Parameters
     ----------
-    picture : {"balancedness", "sweep", "convergence"}
+    picture : {"balancedness", "sweep", "convergence", "tail"}
     paths : sequence of Path
         Folders of completed runs: one data set, one division among sites, the same seeds of each method.
     stem : Path
@@ -67,7 +65,7 @@ def balancedness(methods: Sequence[Method], figure: Any) -> Table:
     """Draw Balancedness of global and personalized models, method by method (paper, Fig. 4)."""
     axes = figure.subplots()
     reference = _zero_shot(methods[0], "balancedness")
-    rows: list[list[Any]] = [["zero-shot", "zero-shot", reference, None, _seeds(methods[0])]]
+    rows: list[list[Any]] = [["zero-shot", "zero-shot", reference, None, seeds_of(methods[0])]]
     reasons: dict[str, list[str]] = {}
     for place, method in enumerate(methods):
         shared = [run.global_score("balancedness") for run in method.runs]
@@ -83,13 +81,13 @@ def balancedness(methods: Sequence[Method], figure: Any) -> Table:
             axes.bar(x, mean, 0.38, yerr=sd, color=colour, error_kw={"linewidth": 1, "capsize": 3})
             axes.text(x, 0.5, model, ha="center", va="bottom", color="white", fontweight="bold")
             axes.text(x, mean + (sd or 0) + 0.4, f"{mean:.1f}", ha="center", va="bottom", fontsize=9)
-            rows.append([method.name, model, mean, sd, _seeds(method)])
+            rows.append([method.name, model, mean, sd, seeds_of(method)])
     axes.axhline(reference, color="black", linestyle="--", linewidth=1)
     axes.set_xticks(range(len(methods)), [textwrap.fill(method.name, 100 // len(methods)) for method in methods])
     axes.set(xlim=(-0.5, len(methods) - 0.5), ylabel=f"Balancedness x 100 ({_spread(methods[0])})")
     axes.set_title("Balancedness of global (GM) and personalized (PM) models")
     axes.margins(y=0.1)
-    _foot(figure, methods, *(f"no PM: {why} ({', '.join(names)})" for why, names in reasons.items()))
+    foot(figure, methods, *(f"no PM: {why} ({', '.join(names)})" for why, names in reasons.items()))
     label(axes, [(reference, f"zero-shot {reference:.1f}", "black")])
     return ["method", "model", "balancedness_mean", "balancedness_sd", "seeds"], rows
 
@@ -113,16 +111,16 @@ def sweep(methods: Sequence[Method], figure: Any) -> Table:
         ends = []
         for model, (name, colour, marker) in _SWEPT.items():
             points = [mean_sd([_at_sites(run, column, model) for run in method.runs]) for method in methods]
-            _line(axes, places, points, colour, marker)
+            line(axes, places, points, colour, marker)
             ends.append((points[-1][0], name, colour))
             rows += [
-                [weight, column, model, *point, _seeds(method)]
+                [weight, column, model, *point, seeds_of(method)]
                 for weight, method, point in zip(weights, methods, points, strict=True)
             ]
         axes.set_xticks(places, [f"{weight:g}" for weight in weights], rotation=60 if len(weights) > 6 else 0)
         axes.set(title=title, xlabel="λ, not to scale", ylabel="accuracy at the sites [%]")
         label(axes, ends)
-    _foot(figure, methods, methods[0].name.partition(",")[0])
+    foot(figure, methods, methods[0].name.partition(",")[0])
     return ["private_weight", "classes", "model", "accuracy_mean", "accuracy_sd", "seeds"], rows
 
 
@@ -138,13 +136,13 @@ def convergence(methods: Sequence[Method], figure: Any) -> Table:
             curves = [_curve(run, column) for run in method.runs]
             steps = sorted(set.intersection(*(set(curve) for curve in curves)))
             points = [mean_sd([curve[step] for curve in curves]) for step in steps]
-            colour = _CYCLE[index % len(_CYCLE)]
-            _line(axes, steps, points, colour, _MARKERS[index % len(_MARKERS)])
+            colour = CYCLE[index % len(CYCLE)]
+            line(axes, steps, points, colour, MARKERS[index % len(MARKERS)])
             ends.append((points[-1][0], method.name, colour))
-            rows += [[method.name, column, step, *p, _seeds(method)] for step, p in zip(steps, points, strict=True)]
+            rows += [[method.name, column, step, *p, seeds_of(method)] for step, p in zip(steps, points, strict=True)]
         axes.set(title=title, xlabel="global rounds", ylabel="accuracy of the global model [%]")
         label(axes, ends)
-    _foot(figure, methods)
+    foot(figure, methods)
     return ["method", "classes", "global_round", "accuracy_mean", "accuracy_sd", "seeds"], rows
 
 
@@ -152,24 +150,8 @@ PICTURES: dict[str, Callable[[Sequence[Method], Any], Table]] = {
     "balancedness": balancedness,
     "sweep": sweep,
     "convergence": convergence,
+    "tail": tail,
 }
-
-
-def _foot(figure: Any, methods: Sequence[Method], *more: str) -> None:
-    """Write below a picture what it is of."""
-    settings = methods[0].settings
-    data = f"{settings['peft']} on {settings['dataset']}, {data_in_words(settings)}; seed {_seeds(methods[0])}"
-    figure.supxlabel(
-        "\n".join(textwrap.fill(clean(line, 400), 150) for line in (data, *more)), fontsize=7, color="#666666"
-    )
-
-
-def _line(axes: Any, x: Sequence[int], points: Sequence[tuple[float, float | None]], colour: str, marker: str) -> None:
-    """Draw means with a band of one deviation over seeds; of one seed there is no band."""
-    axes.plot(x, [mean for mean, _ in points], color=colour, marker=marker, markersize=4)
-    if all(sd is not None for _, sd in points):
-        band = [(mean - (sd or 0), mean + (sd or 0)) for mean, sd in points]
-        axes.fill_between(x, *zip(*band, strict=True), color=colour, alpha=0.12, linewidth=0)
 
 
 def _panels(methods: Sequence[Method], score: Callable[[Run, str], float | None]) -> list[tuple[str, str]]:
@@ -182,10 +164,10 @@ def _curve(run: Run, column: str) -> dict[int, float]:
     """Return a score of the global model by how many global rounds it has had: personal ones do not change it."""
     curve: dict[int, float] = {}
     played = 0
-    for line in run.folder.rounds():
-        played += line["phase"] == "global"
-        if (line.get("global") or {}).get(column) is not None:
-            curve.setdefault(played, line["global"][column])
+    for played_round in run.folder.rounds():
+        played += played_round["phase"] == "global"
+        if (played_round.get("global") or {}).get(column) is not None:
+            curve.setdefault(played, played_round["global"][column])
     if len(curve) < 2:
         raise StateError(
             f'{run.folder.path} has {len(curve)} evaluations of the global model with "{column}"; '
@@ -210,10 +192,6 @@ def _zero_shot(method: Method, column: str) -> float:
     if len(known) < len(values):
         raise StateError(f'{method.runs[0].folder.path} has no "{column}" of zero-shot at the server; leave it out.')
     return mean_sd(known)[0]
-
-
-def _seeds(method: Method) -> str:
-    return " ".join(str(run.seed) for run in method.runs)
 
 
 def _spread(method: Method) -> str:

@@ -152,7 +152,7 @@ def _classes(folder: RunFolder, figure: Any) -> bool:
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, ".", color=COLOURS[key], alpha=0.35, markersize=5)
-            axes.plot(x, _smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2)
+            axes.plot(x, smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2)
     axes.plot([], [], ".", color="#999999", alpha=0.6, label="one class")
     if counted:
         size = axes.twinx()
@@ -192,8 +192,8 @@ def _sites(folder: RunFolder, figure: Any) -> bool:
     return True
 
 
-def _smooth(values: tuple[float, ...]) -> list[float]:
-    """Mean over a window of neighbours, a sixth of all wide."""
+def smooth(values: Sequence[float]) -> list[float]:
+    """Return means over a window of neighbours, a sixth of all wide."""
     half = max(1, len(values) // 12)
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]

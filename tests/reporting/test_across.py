@@ -59,7 +59,8 @@ def texts(figure):
 
 
 @pytest.mark.parametrize(
-    ("picture", "names"), [("balancedness", ["fedavg", "0.9"]), ("sweep", ["0.0", "0.9"]), ("convergence", ["fedavg"])]
+    ("picture", "names"),
+    [("balancedness", ["fedavg", "0.9"]), ("sweep", ["0.0", "0.9"]), ("convergence", ["fedavg"]), ("tail", ["fedavg"])],
 )
 @pytest.mark.slow
 def test_each_command_writes_a_picture_and_its_table(runs, tmp_path, capsys, picture, names):
@@ -69,6 +70,35 @@ def test_each_command_writes_a_picture_and_its_table(runs, tmp_path, capsys, pic
     assert capsys.readouterr().out.split() == [str(path) for path in written]
     assert written[0].stat().st_size > 5000
     xml.dom.minidom.parse(str(written[1]))
+
+
+def test_the_tail_s_line_is_the_mean_over_seeds_of_changes_from_zero_shot(runs, tmp_path):
+    """The first point is of the most frequent class and its neighbours on one side."""
+    rows = drawn("tail", paths_of(runs, "fedavg", "0.9"), tmp_path)
+    assert {row["model"] for row in rows} == {"global"}  # FedAvg has no personalized models
+    changes = []
+    for seed in SEEDS:
+        with (runs["0.9", seed].path / "classes.csv").open(encoding="utf-8") as file:
+            classes = sorted(csv.DictReader(file), key=lambda row: -int(row["train_images"]))
+        half = max(1, len(classes) // 12)
+        near = [float(row["global"]) - float(row["zero_shot"]) for row in classes[: half + 1]]
+        changes.append(fmean(near))
+    first = next(row for row in rows if row["method"] != "fedavg" and row["rank"] == "0")
+    assert float(first["change_mean"]) == pytest.approx(fmean(changes))
+    assert float(first["change_sd"]) == pytest.approx(stdev(changes))
+    both = drawn("tail", paths_of(runs, "0.9"), tmp_path)
+    assert {row["model"] for row in both} == {"global", "personalized_at_sites"}
+    assert "zero-shot" in texts(painted("tail", paths_of(runs, "0.9")))
+
+
+def test_a_tail_needs_numbers_of_training_images(runs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(runs["0.9", 0].path, copy)
+    lines = (copy / "classes.csv").read_text().splitlines()
+    without = [",".join("" if place == 3 else cell for place, cell in enumerate(line.split(","))) for line in lines[1:]]
+    (copy / "classes.csv").write_text("\n".join([lines[0], *without]) + "\n")
+    with pytest.raises(StateError, match="numbers of training images"):
+        draw_across("tail", [copy], tmp_path / "x")
 
 
 def test_bars_are_means_over_seeds_and_zero_shot_is_the_reference(runs, tmp_path):
