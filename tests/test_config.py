@@ -59,7 +59,7 @@ def test_choices_are_what_the_registries_hold():
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads(name):
     preset = load_preset(name)
-    needs_path = preset.values.get("dataset") in ("features", "imagenet-lt", "places-lt", "aircraft")
+    needs_path = preset.values.get("dataset") in ("features", "imagefolder", "imagenet-lt", "places-lt", "aircraft")
     assert load_config({**preset.values, **({"dataset-path": "/data"} if needs_path else {})})
     assert preset.title, "a preset opens with what it is"
     comment = "".join(line for line in preset_text(name).splitlines(True) if line.startswith("#"))

@@ -67,16 +67,17 @@ def test_with_both_added_the_tests_that_look_at_methods_and_families_are_green(t
     project = tmp_path / "project"
     for name in ("fedpurel_app", "fedpurel_demo", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
-        shutil.copy(ROOT / name, project)
+    (project / "docs").mkdir()
+    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "docs/choose.md"):
+        shutil.copy(ROOT / name, project / name)
     for name, content in FILES.items():
         (project / name).write_text(content)
     for name, entry in ENTRIES.items():
         head, listed, rest = (project / name).read_text("utf-8").partition("_ALL = (\n")
         (project / name).write_text(head + listed + entry.rstrip() + ",\n" + rest)
     rows, heading = "".join(re.findall(r"^\| `.*\n", TEXT, re.MULTILINE)), "| `fedavg` |"
-    readme = (project / "README.md").read_text("utf-8")
-    (project / "README.md").write_text(readme.replace(heading, rows + heading, 1))
+    page = project / "docs" / "choose.md"
+    page.write_text(page.read_text("utf-8").replace(heading, rows + heading, 1))
     environment = os.environ | {"PYTHONPATH": str(project)}
     table = [sys.executable, "-m", "fedpurel_app.config"]
     before, after = (
@@ -96,7 +97,7 @@ def test_with_both_added_the_tests_that_look_at_methods_and_families_are_green(t
             "-q",
             *tests,
             "-k",
-            "smoothing or scale or pyproject or choices or listed or readme",
+            "smoothing or scale or pyproject or choices or listed or the_docs",
         ],
         cwd=project,
         env=environment,

@@ -184,9 +184,9 @@ def test_what_is_sent_is_what_the_method_names(tmp_path, name):
     assert any(key.startswith("kept/") for key in kept) == METHODS[name].load().keeps_parts
 
 
-def test_the_readme_has_a_row_for_every_method():
-    readme = (ROOT.parent / "README.md").read_text("utf-8")
-    table = readme.partition("| `algorithm` |")[2].partition("\n\n")[0]
+def test_the_docs_have_a_row_for_every_method():
+    page = (ROOT.parent / "docs" / "choose.md").read_text("utf-8")
+    table = page.partition("| `algorithm` |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)) == set(METHODS)
 
 
