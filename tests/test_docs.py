@@ -1,0 +1,95 @@
+"""What README and docs show can be typed: commands parse, settings hold, Python runs, and nothing pipes by accident."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fedpurel_app.cli.parser import make_parser
+from fedpurel_app.config import known_keys
+from fedpurel_app.config.presets import preset_names
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(language, pages=PAGES):
+    return [
+        pytest.param(page, content, id=f"{page.stem}-{number}")
+        for page in pages
+        for number, (kind, content) in enumerate(BLOCK.findall(page.read_text("utf-8")))
+        if kind == language
+    ]
+
+
+def commands_of(block):
+    """Return the words of each command of a block; what stands behind ``&&`` is one of its own."""
+    lines = block.replace("\\\n", " ").splitlines()
+    for line in lines:
+        command: list[str] = []
+        for word in [*shlex.split(line, comments=True), "&&"]:
+            if word in ("&&", "done", "do", "done;") or word.endswith(";"):
+                yield command + ([word[:-1]] if word.endswith(";") and word != "done;" else [])
+                command = []
+            else:
+                command.append(word)
+
+
+@pytest.mark.parametrize(("page", "block"), blocks("bash"))
+def test_commands_parse_and_their_settings_exist(page, block):
+    for words in commands_of(block):
+        while words and "=" in words[0] and not words[0].startswith("-"):
+            words = words[1:]  # variables of the environment
+        assert "|" not in words, f"a pipe: {words}"
+        if not words or words[0] != "fedpurel" or "..." in words:
+            continue
+        arguments = [word.replace("RUN...", "RUN") for word in words[1:]]
+        options = make_parser().parse_args(arguments)
+        for pair in getattr(options, "set", []):
+            assert pair.partition("=")[0] in known_keys(), pair
+        preset = getattr(options, "preset", None)
+        assert preset is None or preset.endswith(".toml") or preset in preset_names(), preset
+
+
+@pytest.mark.parametrize(("page", "block"), blocks("toml"))
+def test_toml_is_toml(page, block):
+    assert tomllib.loads(block)
+
+
+@pytest.mark.parametrize(("page", "block"), blocks("python"))
+def test_python_compiles(page, block):
+    compile(block, str(page), "exec")
+
+
+def test_own_embeddings_are_written_and_train(tmp_path):
+    """The page from its first block to its last."""
+    page = ROOT / "docs" / "own-embeddings.md"
+    write, read = (content for kind, content in BLOCK.findall(page.read_text("utf-8")) if kind == "python")
+    check = (
+        "import fedpurel_app, os, subprocess, sys\n"
+        "settings = {'dataset-path': os.path.abspath('features.npz'), 'num-sites': 10}\n"
+        "settings |= {'global-rounds': 3, 'personal-rounds': 1}\n"
+        "run = fedpurel_app.run(settings, preset='embeddings', out='run')\n"
+        "assert run.summary['outcome'] == 'completed'\n"
+        "subprocess.run([sys.executable, '-m', 'fedpurel_app.cli.main', 'export', '--run', 'run', '--out', 'model'],"
+        " check=True)\n"
+        "image_features = images['test']\n"
+    )
+    accuracy = "print((predicted == labels['test']).mean(), run.summary['global']['all'])\n"
+    done = subprocess.run(
+        [sys.executable, "-c", write + check + read + accuracy], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    by_hand, told = map(float, done.stdout.splitlines()[-1].split())
+    assert by_hand > 0.5 and told > 50
+
+
+def test_the_first_screen_is_one():
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) <= 120
+    assert lines.index("## Run it") < 30 and any("tail.png" in line for line in lines[:15])
