@@ -1,1 +1,1 @@
-"""Weights of the demo CLIP. A package of its own, because Flower's app bundles carry no binary files."""
+"""Weights of the demo CLIP, as text: Flower's app bundles and its Hub carry no binary files."""

@@ -20,7 +20,9 @@ FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
 def test_version_and_licence_are_the_same_everywhere():
     assert {PROJECT["version"], CITATION["version"], fedpurel_app.__version__} == {PROJECT["version"]}
-    assert CITATION["license"] == PROJECT["license"]
+    assert CITATION["license"] == "Apache-2.0"
+    licence = (ROOT / PROJECT["license"]["file"]).read_text("utf-8")
+    assert "Apache License" in licence and "Version 2.0" in licence
     assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 

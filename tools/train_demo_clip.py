@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fedpurel_app.data.shapes import shapes
 from fedpurel_app.data.shapes.outlines import SIZE
+from fedpurel_app.models.demo_weights import pack
 from fedpurel_app.models.tokenizers import WordTokenizer
 
 WORDS = ["a", "of", ".", "picture", "very", "slightly", *shapes.MEDIA, *shapes.NAMED_EFFECTS, *shapes.COLOURS]
@@ -153,8 +154,8 @@ def main() -> None:
             print(f"{step:6d}  {spent:6.0f} s  loss {average:.3f}  easy {easy:.1f}  hard {hard:.1f}", flush=True)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous().cpu() for k, v in model.state_dict().items()}, options.out / "clip.safetensors")
-    description = {"architecture": ARCHITECTURE, "vocabulary": VOCABULARY}
+    weights = save({k: v.half().contiguous().cpu() for k, v in model.state_dict().items()})
+    description = {"architecture": ARCHITECTURE, "vocabulary": VOCABULARY, "weights": pack(weights, options.out)}
     (options.out / "clip.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
 
 

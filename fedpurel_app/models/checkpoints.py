@@ -20,6 +20,7 @@ from torch import Tensor
 from fedpurel_app.core.disk_memo import remembered
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.files import names_weights
+from fedpurel_app.models.demo_weights import unpacked
 from fedpurel_app.models.tokenizers import ClipTokenizer, Tokenizer, WordTokenizer
 
 # Of OpenAI's CLIP and of nearly all that came after it.
@@ -185,13 +186,11 @@ def _demo() -> Checkpoint:
     try:
         folder = Path(str(resources.files("fedpurel_demo")))
         settings = json.loads((folder / "clip.json").read_text("utf-8"))
-        weights = folder / "clip.safetensors"
-        if not weights.is_file():
-            raise FileNotFoundError(weights)
+        weights = unpacked(folder, settings["weights"])
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise StateError(
-            "The weights of the demo CLIP are not installed (Flower's app bundles carry no binary files). "
-            "Install the package where this process runs: pip install -e . in the project, or its wheel."
+            "The weights of the demo CLIP are not installed. Install the package where this process runs: "
+            "pip install -e . in the project, or its wheel."
         ) from error
     return Checkpoint(weights, settings["architecture"], _PREPROCESSING, WordTokenizer(settings["vocabulary"]))
 

@@ -60,7 +60,9 @@ def test_words_are_whole_and_punctuation_stands_alone():
 
 
 def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
-    (tmp_path / "clip.json").write_text('{"architecture": {}, "vocabulary": []}')
+    (tmp_path / "clip.json").write_text(
+        '{"architecture": {}, "vocabulary": [], "weights": {"sha256": "", "pieces": ["weights-1.json"]}}'
+    )
     monkeypatch.setattr(resources, "files", lambda name: tmp_path)
     with pytest.raises(StateError, match="pip install -e"):
         load_backbone("demo", CPU)
