@@ -9,7 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from flwr.cli.build import FAB_MAX_SIZE, build_fab_from_files
+from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import FAB_MAX_SIZE
 
 PROJECT = Path(__file__).parent.parent
 PUBLISHED = {".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}  # of the Hub, and files without ending
