@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpurel_app.config import RunConfig
+from fedpurel_app.config.presets import DEFAULT_PRESET
 from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.provenance import start_now
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -68,7 +69,7 @@ class Run:
 def run(
     settings: Mapping[str, Any] | None = None,
     *,
-    preset: str = choose.DEFAULT_PRESET,
+    preset: str = DEFAULT_PRESET,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     threads: int | None = None,

@@ -58,6 +58,9 @@ def test_a_run_leaves_its_folder(tmp_path):
     partition = folder.read_json("partition.json")
     assert len(partition["sha256"]) == 64
     assert sum(map(len, partition["train"])) == sum(partition["train_counts"])
+    assert [sum(site.values()) for site in partition["train_by_class"]] == [len(rows) for rows in partition["train"]]
+    by_class = [sum(site.get(str(label), 0) for site in partition["train_by_class"]) for label in range(6)]
+    assert by_class == partition["train_counts"]
     assert sorted(row for rows in partition["test"] for row in rows) == list(range(240))
     assert len(folder.read_csv("sites.csv")) == 5 and len(folder.read_csv("classes.csv")) == 6
     config = folder.read_json("config.json")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedpurel_app.cli.parser import ACROSS, make_parser
+from fedpurel_app.config.presets import DEFAULT_PRESET
 from fedpurel_app.core.errors import ConfigError, DiskFullError, FedPurelError, RunError
 from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.console import show, spare_streams
@@ -82,7 +83,7 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    config = choose.settings(options.preset or choose.DEFAULT_PRESET, options.set)
+    config = choose.settings(options.preset or DEFAULT_PRESET, options.set)
     if options.node_config is None:
         from fedpurel_app.cli.doctor import examine  # loads torch
 
@@ -170,7 +171,7 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from fedpurel_app.reporting.plots import PICTURES, draw
+    from fedpurel_app.reporting.plots import PAINTERS, draw
 
     if options.across:
         return _draw_across(options)
@@ -182,7 +183,7 @@ def _plot(options: argparse.Namespace) -> int:
     drawn = draw(RunFolder.open(options.run[0].absolute()))
     for path in drawn:
         print(path)
-    if missing := [name for name in PICTURES if all(path.stem != name for path in drawn)]:
+    if missing := [name for name in PAINTERS if all(path.stem != name for path in drawn)]:
         print(f"not drawn, for the run has no numbers for them: {', '.join(missing)}", file=sys.stderr)
     return 0
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fedpurel_app import __version__
-from fedpurel_app.launch import choose, simulate
+from fedpurel_app.config.presets import DEFAULT_PRESET
+from fedpurel_app.launch import simulate
 
 # Pictures of several runs.
 ACROSS = {
@@ -83,7 +84,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"settings to start from (default: {choose.DEFAULT_PRESET}), or a TOML file",
+        help=f"settings to start from (default: {DEFAULT_PRESET}), or a TOML file",
     )
     run.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting; repeatable")
     where = run.add_mutually_exclusive_group()

@@ -7,7 +7,15 @@ from fedpurel_app.config.checking import PLACE_KEYS, load_config, require_same, 
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.node import NODE_EXAMPLE, NodeConfig, load_node_config
 from fedpurel_app.config.policy import refusals, require_clipping, require_few_steps, require_served
-from fedpurel_app.config.text import describe_keys, known_keys, run_config_table, to_run_config, to_toml
+from fedpurel_app.config.text import (
+    describe_keys,
+    known_keys,
+    read_value,
+    run_config_table,
+    to_run_config,
+    to_toml,
+    written_value,
+)
 
 __all__ = [
     "NODE_EXAMPLE",
@@ -18,6 +26,7 @@ __all__ = [
     "known_keys",
     "load_config",
     "load_node_config",
+    "read_value",
     "refusals",
     "require_clipping",
     "require_few_steps",
@@ -28,4 +37,5 @@ __all__ = [
     "to_run_config",
     "to_toml",
     "without_idle",
+    "written_value",
 ]

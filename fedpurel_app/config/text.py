@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from typing import Any
+
 from fedpurel_app.config.model import RunConfig, key_of
 
 
@@ -39,6 +42,31 @@ def to_toml(value: bool | int | float | str) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return repr(value)
+
+
+def read_value(text: str) -> Any:
+    """Read what stands behind ``--set KEY=``; what is not TOML is text.
+
+    Examples
+    --------
+    >>> read_value("0.5"), read_value("prompt"), read_value('"0.5"')
+    (0.5, 'prompt', '0.5')
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def written_value(value: bool | int | float | str) -> str:
+    """Write a value so that :func:`read_value` gives it back: a text without quotation marks, where that can be.
+
+    Examples
+    --------
+    >>> written_value("prompt"), written_value("0.5"), written_value(True)
+    ('prompt', '"0.5"', 'true')
+    """
+    return value if isinstance(value, str) and read_value(value) == value else to_toml(value)
 
 
 def to_run_config(config: RunConfig) -> str:

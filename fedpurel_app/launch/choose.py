@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpurel_app.config import RunConfig, load_config, require_same, stored_config, to_run_config, without_idle
-from fedpurel_app.config.presets import Preset, anchored, load_preset
+from fedpurel_app.config import RunConfig, load_config, read_value, require_same, stored_config, to_run_config
+from fedpurel_app.config.presets import anchored, load_preset, merged
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.reporting.run_folder import LAUNCH, RunFolder, new_run_path
 
-DEFAULT_PRESET = "shapes"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 
 
@@ -25,11 +23,6 @@ def settings(preset: str, changes: Sequence[str]) -> RunConfig:
         Naming all that is wrong with them.
     """
     return load_config(merged(load_preset(preset), assignments(changes)))
-
-
-def merged(preset: Preset, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Put changes over a preset; what another method or family than its own has no use for gives way."""
-    return without_idle({**preset.values, **asked}, kept=asked)
 
 
 def begun(preset: str, asked: Mapping[str, Any], out: Path | None) -> tuple[RunConfig, Path]:
@@ -117,9 +110,5 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f'--set "{pair}": write KEY=VALUE, for example --set seed=1.')
         if key in ("out", "resume-from"):
             raise ConfigError(f"--set {pair}: use {'--out DIR' if key == 'out' else '--resume DIR'} instead.")
-        try:
-            values[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key] = text
-        values[key] = anchored(key, values[key], Path.cwd())
+        values[key] = anchored(key, read_value(text), Path.cwd())
     return values

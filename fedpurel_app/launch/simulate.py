@@ -15,14 +15,13 @@ from fedpurel_app.config import (
     RunConfig,
     describe_keys,
 )
-from fedpurel_app.config.presets import load_preset, preset_names
+from fedpurel_app.config.presets import DEFAULT_PRESET, load_preset, merged, preset_names
 from fedpurel_app.core.errors import ConfigError, DiskFullError
-from fedpurel_app.launch.choose import DEFAULT_PRESET, FAILED, INTERRUPTED, assignments, begun, merged, resumed
+from fedpurel_app.launch.choose import FAILED, INTERRUPTED, assignments, begun, resumed
 from fedpurel_app.launch.processes import count_gpus, ray_address
 from fedpurel_app.reporting.console import counting, show, text_lines
-from fedpurel_app.reporting.outcome import Outcome, write_outcome
+from fedpurel_app.reporting.outcome import Outcome, how_to_go_on, write_outcome
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.reporting.summary import without_effect
 from fedpurel_app.reporting.terminal import Terminal, complain
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def _play(in_process: InProcess, config: RunConfig, path: Path, threads: int | N
         in_process(config, path, threads)
     except KeyboardInterrupt:
         complain(f"stopped after round {_last_round(folder)}")
-        _say_how_to_go_on(folder)
+        complain(how_to_go_on(folder))
         return INTERRUPTED
     return _outcome(folder, "finished:completed", expect)
 
@@ -197,7 +196,7 @@ def _conduct(options: argparse.Namespace, config: RunConfig, path: Path, expect:
         if outcome != "stopped":  # it was quicker
             return _outcome(folder, f"finished:{outcome}", expect)
         complain(f"stopped after round {_last_round(folder)}")
-        _say_how_to_go_on(folder)
+        complain(how_to_go_on(folder))
         mark(folder, config, "stopped", "interrupted by the user")
         return INTERRUPTED
     except Exception as error:
@@ -223,16 +222,6 @@ def _last_round(folder: RunFolder) -> int:
     return int(folder.read_json("state.json")["round"]) if (folder.path / "state.json").exists() else 0
 
 
-def _say_how_to_go_on(folder: RunFolder) -> None:
-    rounds = folder.rounds()
-    if without_effect(rounds) and rounds[-1]["round"] == rounds[-1]["total_rounds"]:
-        complain("All rounds were played: mend the cause and start it anew.")
-    elif (folder.path / "state.json").exists():
-        complain(f"Continue with: {folder.how_to_resume}")
-    else:
-        complain("No round was finished: start it anew.")
-
-
 def _outcome(folder: RunFolder, status: str, expect: str) -> int:
     summary = folder.summary() or {}
     if status == "finished:completed" and summary.get("outcome") == "completed":
@@ -242,5 +231,5 @@ def _outcome(folder: RunFolder, status: str, expect: str) -> int:
         return 0
     complain(f"error: the run {summary.get('outcome', 'failed')}: {text_lines(summary.get('error') or status)}")
     complain(f"logs: {folder.log}")
-    _say_how_to_go_on(folder)
+    complain(how_to_go_on(folder))
     return FAILED

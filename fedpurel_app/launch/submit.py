@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fedpurel_app import __version__
 from fedpurel_app.config import RunConfig, load_config
-from fedpurel_app.config.presets import PATH_KEYS
+from fedpurel_app.config.presets import DEFAULT_PRESET, PATH_KEYS
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.files import names_weights
-from fedpurel_app.launch.choose import DEFAULT_PRESET, FAILED, INTERRUPTED, settings
+from fedpurel_app.launch.choose import FAILED, INTERRUPTED, settings
 from fedpurel_app.launch.other_superlink import RemoteRun
 from fedpurel_app.launch.simulate import mark
 from fedpurel_app.reporting.console import show

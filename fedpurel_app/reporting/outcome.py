@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder
-from fedpurel_app.reporting.summary import summarize_run
+from fedpurel_app.reporting.summary import summarize_run, without_effect
 
 Outcome = Literal["completed", "stopped", "failed"]
 
@@ -51,3 +51,19 @@ def write_outcome(
     else:
         folder.write_json("summary.json", summary)
     return summary
+
+
+def can_go_on(folder: RunFolder) -> bool:
+    """Tell whether a run that did not complete has a round to continue from, and one that is left to play."""
+    rounds = folder.rounds()
+    is_over = without_effect(rounds) and rounds[-1]["round"] == rounds[-1]["total_rounds"]
+    return not is_over and (folder.path / "state.json").exists()
+
+
+def how_to_go_on(folder: RunFolder) -> str:
+    """Say what to do about a run that did not complete."""
+    if can_go_on(folder):
+        return f"Continue with: {folder.how_to_resume}"
+    if (folder.path / "state.json").exists():
+        return "All rounds were played: mend the cause and start it anew."
+    return "No round was finished: start it anew."

@@ -11,13 +11,18 @@ from typing import Any
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.names import clean
-from fedpurel_app.reporting.diagnostics import balance, contribution, gradients, head_to_tail
+from fedpurel_app.reporting.diagnostics import Table, balance, contribution, gradients, head_to_tail
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import run_in_words
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
-PICTURES = ("curves", "classes", "sites", "balance", "gradients", "contribution")
+_MARKS = {  # lines are told apart without their colours, too
+    "zero_shot": {"linestyle": "--", "marker": "."},
+    "global": {"linestyle": "-", "marker": "o"},
+    "global_at_sites": {"linestyle": ":", "marker": "s"},
+    "personalized": {"linestyle": "-.", "marker": "^"},
+}
 _TITLES = {
     "zero_shot": "zero-shot",
     "global": "global model",
@@ -58,20 +63,14 @@ def draw(folder: RunFolder) -> list[Path]:
     except OSError as error:
         raise StateError(f"{folder.path / 'plots'} cannot be written ({error.strerror}).") from error
     written: list[Path] = []
-    pictures: dict[str, Callable[[RunFolder, Any], bool]] = {"curves": _curves, "classes": _classes, "sites": _sites}
-    for name, paint in pictures.items():
-        figure = plt.figure(figsize=(7.5, 4.2), layout="constrained")
-        if paint(folder, figure):
+    for name, paint in PAINTERS.items():
+        figure = plt.figure(figsize=(7.5 if name in _IN_FOLDER else 9, 4.2), layout="constrained")
+        if table := paint(folder, figure):
             _name(folder, figure)
             written += save(figure, folder.path / "plots" / name)
-        plt.close(figure)
-    for name, diagnose in {"balance": balance, "gradients": gradients, "contribution": contribution}.items():
-        figure = plt.figure(figsize=(9, 4.2), layout="constrained")
-        if table := diagnose(folder, figure):
-            _name(folder, figure)
-            written += save(figure, folder.path / "plots" / name)
-            folder.write_csv(f"plots/{name}.csv", *table)
-            written.append(folder.path / "plots" / f"{name}.csv")
+            if name not in _IN_FOLDER:
+                folder.write_csv(f"plots/{name}.csv", *table)
+                written.append(folder.path / "plots" / f"{name}.csv")
         plt.close(figure)
     return written
 
@@ -114,7 +113,7 @@ def _name(folder: RunFolder, figure: Any) -> None:
     figure.supxlabel(clean(f"{run_in_words(config)}; {folder.path.name}", 160), fontsize=7, color="#666666")
 
 
-def _curves(folder: RunFolder, figure: Any) -> bool:
+def curves(folder: RunFolder, figure: Any) -> Table | None:
     """Accuracy over rounds: all classes on the left, the rarest third on the right."""
     rounds = folder.rounds()
     left, right = figure.subplots(1, 2, sharex=True)
@@ -128,7 +127,9 @@ def _curves(folder: RunFolder, figure: Any) -> bool:
         for name, points in series.items():
             known = [(x, scores[column]) for x, scores in points if scores and scores.get(column) is not None]
             if known:
-                axes.plot(*zip(*known, strict=True), color=COLOURS[name], marker="o", markersize=3, label=_TITLES[name])
+                axes.plot(
+                    *zip(*known, strict=True), color=COLOURS[name], markersize=3, label=_TITLES[name], **_MARKS[name]
+                )
         if zero_shot and zero_shot[column] is not None:
             axes.axhline(zero_shot[column], color=COLOURS["zero_shot"], linestyle="--", label=_TITLES["zero_shot"])
         switch = next((line["round"] for line in rounds if line["phase"] == "personal"), None)
@@ -137,22 +138,30 @@ def _curves(folder: RunFolder, figure: Any) -> bool:
         axes.set(title=title, xlabel="round", ylabel="accuracy [%]")
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False, fontsize=8)
-    return True
+    drawn = [
+        [x, _TITLES[name], scores["all"], scores["few"]] for name in series for x, scores in series[name] if scores
+    ]
+    start = [[0, _TITLES["zero_shot"], zero_shot["all"], zero_shot["few"]]] if zero_shot else []
+    if not drawn:
+        return None
+    return ["round", "model", "all", "few"], start + sorted(drawn, key=lambda row: row[0])
 
 
-def _classes(folder: RunFolder, figure: Any) -> bool:
+def classes(folder: RunFolder, figure: Any) -> Table | None:
     """Accuracy of each class, most training images first where their numbers are known."""
     rows, counted = head_to_tail(folder.read_csv("classes.csv"))
     names = {"zero_shot": "zero_shot", "global": "global", "personalized_at_sites": "personalized"}
     if not any(row[column] for row in rows for column in names):
-        return False
+        return None
     axes = figure.subplots()
     for column, key in names.items():
         points = [(rank, float(row[column])) for rank, row in enumerate(rows) if row[column]]
         if points:
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, ".", color=COLOURS[key], alpha=0.35, markersize=5)
-            axes.plot(x, smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2)
+            axes.plot(x, y, _MARKS[key]["marker"], color=COLOURS[key], alpha=0.35, markersize=4)
+            axes.plot(
+                x, smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2, linestyle=_MARKS[key]["linestyle"]
+            )
     axes.plot([], [], ".", color="#999999", alpha=0.6, label="one class")
     if counted:
         size = axes.twinx()
@@ -170,14 +179,15 @@ def _classes(folder: RunFolder, figure: Any) -> bool:
         title="Accuracy by class (lines: means over neighbours)",
     )
     axes.legend(frameon=False, fontsize=8, loc="lower left")
-    return True
+    columns = ["name", "group", "train_images", *names]
+    return columns, [[row[column] for column in columns] for row in rows]
 
 
-def _sites(folder: RunFolder, figure: Any) -> bool:
+def sites(folder: RunFolder, figure: Any) -> Table | None:
     """Gain of each site's personalized model over the global one on the site's own test part."""
     rows = [row for row in folder.read_csv("sites.csv") if row["gain"]]
     if not any(row["has_private_branch"] == "1" for row in rows):
-        return False
+        return None
     axes = figure.subplots()
     rows.sort(key=lambda row: float(row["gain"]))
     gains = [float(row["gain"]) for row in rows]
@@ -189,7 +199,7 @@ def _sites(folder: RunFolder, figure: Any) -> bool:
         range(0, len(rows), step), [clean(row["site"], 24) for row in rows][::step], rotation=60, fontsize=7
     )
     axes.set(ylabel="personalized - global [points]", title="Gain of the private branch, by site")
-    return True
+    return ["site", "gain"], [[row["site"], gain] for row, gain in zip(rows, gains, strict=True)]
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -197,3 +207,15 @@ def smooth(values: Sequence[float]) -> list[float]:
     half = max(1, len(values) // 12)
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
+
+
+# By name, what paints a picture of a run on a figure; it returns what it drew, or None where there are no numbers.
+PAINTERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {
+    "curves": curves,
+    "classes": classes,
+    "sites": sites,
+    "balance": balance,
+    "gradients": gradients,
+    "contribution": contribution,
+}
+_IN_FOLDER = ("curves", "classes", "sites")  # whose numbers are tables of the run folder

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -142,15 +143,15 @@ class RunFolder:
         """The command that continues the run; sites with data of their own are at a SuperLink, in no simulation."""
         config: dict[str, Any] = {}
         roster: dict[str, Any] = {}
+        quoted = shlex.quote(str(self.path))
         with contextlib.suppress(StateError):  # there may be neither yet
             config = self.read_json("config.json")["config"]
             roster = self.read_json("state.json")["roster"]
         if config.get("dataset") == "sites" or any(one and not one["partitions"] for one in roster.values()):
             return (
-                f"fedpurel run --superlink CONNECTION --resume {self.path}, with the --preset and --set it was begun "
-                "with"
+                f"fedpurel run --superlink CONNECTION --resume {quoted}, with the --preset and --set it was begun with"
             )
-        return f"fedpurel run --resume {self.path}"
+        return f"fedpurel run --resume {quoted}"
 
     def drop_leftovers(self) -> None:
         """Remove what writes that were cut off left; only whoever has claimed the folder may."""

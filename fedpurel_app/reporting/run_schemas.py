@@ -214,9 +214,18 @@ class Summary(_Plain):
 
 
 class Partition(_Plain):
-    """``partition.json``."""
+    """``partition.json``; ``train_by_class`` has for each site the training images of the classes that it has."""
 
     sha256: str
+    train_counts: list[Count] = []
+    train_by_class: list[dict[Whole, Count]] = []
+
+    @model_validator(mode="after")
+    def _knows_its_classes(self) -> Partition:
+        classes = len(self.train_counts)
+        if any(int(label) >= classes for counts in self.train_by_class for label in counts):
+            raise ValueError(f"counts images of a class beyond the {classes} that there are")
+        return self
 
 
 class Launch(_Object):

@@ -9,7 +9,7 @@ from fedpurel_app.config import load_config, without_idle
 from fedpurel_app.core.names import clean, split_names
 from fedpurel_app.reporting.run_folder import RunFolder
 
-_DEFAULTS = load_config({}).model_dump(by_alias=True)
+DEFAULTS = load_config({}).model_dump(by_alias=True)
 # Keys in which runs of one setting may differ.
 FREE = frozenset({"seed", "out", "resume-from", "experiment-id", "state-dir", "device", "console", "tracker"})
 
@@ -62,7 +62,7 @@ def place_in_words(at: Mapping[str, Any]) -> str:
 
 def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
     """Return what makes runs comparable: all keys that are not free, or some of them."""
-    full = {**_DEFAULTS, **without_idle(config)}  # a run of before a key was there had what is its default now
+    full = {**DEFAULTS, **without_idle(config)}  # a run of before a key was there had what is its default now
     chosen = sorted(full if keys is None else keys)
     return tuple((key, str(full.get(key))) for key in chosen if key not in FREE)
 
@@ -70,7 +70,7 @@ def setting(config: Mapping[str, Any], keys: Iterable[str] | None = None) -> tup
 def own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the seed and what else makes a run's results and is not as it is by default."""
     used = without_idle(config)
-    return {"seed": used["seed"], **{k: v for k, v in used.items() if k not in FREE and v != _DEFAULTS.get(k)}}
+    return {"seed": used["seed"], **{k: v for k, v in used.items() if k not in FREE and v != DEFAULTS.get(k)}}
 
 
 def differing(configs: Sequence[Mapping[str, Any]], among: Iterable[str] | None = None) -> list[str]:

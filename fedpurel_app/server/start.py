@@ -5,10 +5,12 @@ from __future__ import annotations
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.progress import Event, tell
+from fedpurel_app.data.dealing.partition import Ints
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import data_in_words
@@ -81,17 +83,23 @@ def write_partition(experiment: Experiment, strategy: FedPuReL, folder: RunFolde
     parts = {one.partitions for one in strategy.roster.descriptions.values() if one is not None}
     if len(parts) != 1 or not (count := parts.pop()):
         return
-    split = experiment.federation.partition(count)
+    split, labels = experiment.federation.partition(count), experiment.federation.source.train.labels
     folder.write_json(
         "partition.json",
         {
             "sha256": split.sha256,
             "train_counts": experiment.federation.train_counts.tolist(),
+            "train_by_class": [_counts(labels[rows]) for rows in split.train],
             "train": [rows.tolist() for rows in split.train],
             "test": [rows.tolist() for rows in split.test],
             **({"validation": [rows.tolist() for rows in split.validation]} if split.validation else {}),
         },
     )
+
+
+def _counts(labels: Ints) -> dict[str, int]:
+    """Count labels, those that are there: most sites have few of many classes."""
+    return {str(label): int(count) for label, count in zip(*np.unique(labels, return_counts=True), strict=True)}
 
 
 def simulation_command(sites: int) -> str:

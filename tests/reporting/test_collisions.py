@@ -52,7 +52,7 @@ def found(monkeypatch):
 def test_pictures_of_one_run(tmp_path, found, sites):
     folder = run_tiny(tmp_path, num_sites=sites, global_rounds=12, evaluate_every=1)
     plots.draw(folder)
-    assert found == {key: [] for key in plots.PICTURES}
+    assert found == {key: [] for key in plots.PAINTERS}
 
 
 def test_pictures_of_many_runs(tmp_path, found):

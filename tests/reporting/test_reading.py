@@ -135,7 +135,7 @@ def test_pictures_name_their_run_and_have_numbers_for_labels(runs):
     from fedpurel_app.reporting import plots
 
     folder, figure = runs["fedpurel", 0], plots.pyplot().figure()
-    assert plots._classes(folder, figure)
+    assert plots.classes(folder, figure)
     plots._name(folder, figure)
     figure.canvas.draw()
     labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels() + axes.get_xticklabels()]

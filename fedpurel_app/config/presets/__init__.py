@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fedpurel_app.config.checking import without_idle
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.files import names_weights
 
+DEFAULT_PRESET = "shapes"
 PATH_KEYS = frozenset({"dataset-path", "state-dir"})
 
 
@@ -68,6 +71,11 @@ def load_preset(name: str) -> Preset:
     comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     expect = " ".join(line.removeprefix("expect:").strip() for line in comment if line.startswith("expect:"))
     return Preset(name, comment[0] if comment else "", expect, values)
+
+
+def merged(preset: Preset, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Put changes over a preset; what another method or family than its own has no use for gives way."""
+    return without_idle({**preset.values, **asked}, kept=asked)
 
 
 def anchored(key: str, value: Any, folder: Path) -> Any:
