@@ -22,7 +22,10 @@ RULES = {
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
     "data": (set(), {"datasets", "pyarrow", "PIL", "open_clip", "torchvision"}),
     "strategies": (set(), {"flwr", "scipy"}),
-    "reporting": ({"config"}, {"rich", "matplotlib", "psutil", "filelock", "pydantic", "scipy"}),
+    "reporting": (
+        {"config"},
+        {"rich", "matplotlib", "psutil", "filelock", "pydantic", "scipy", "jinja2", "markupsafe"},
+    ),
     "federation": ({"config", "data"}, set()),
     "model_kit": ({"algorithms", "config", "federation", "models", "training"}, {"torch"}),
     "images": ({"data", "federation", "model_kit", "models", "training"}, {"torch"}),

@@ -188,6 +188,12 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from fedpurel_app.cli.report import report
+
+    return report(options)
+
+
 def _draw_across(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.across import draw_across
 
@@ -205,6 +211,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _compare,
     "table": _table,
     "plot": _plot,
+    "report": _report,
     "predict": _predict,
     "export": _export,
     "doctor": _doctor,

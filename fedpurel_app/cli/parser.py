@@ -138,6 +138,7 @@ def _add_reading(commands: Any) -> None:
     compare.add_argument("run", type=Path, nargs="+")
     compare.add_argument("--out", metavar="STEM", type=Path, help="also write STEM.csv and STEM.md")
     _add_table(commands)
+    _add_report(commands)
     does = "draw a run's curves, classes and sites into its plots/, or one picture of several runs"
     plot = _command(commands, "plot", does, "~/fedpurel/runs/* --across balancedness --out picture")
     plot.add_argument("run", type=Path, nargs="+")
@@ -145,6 +146,19 @@ def _add_reading(commands: Any) -> None:
     plot.add_argument("--across", metavar="KIND", choices=ACROSS, help=f"seeds of one setting are averaged; {kinds}")
     plot.add_argument("--out", metavar="STEM", type=Path,
                       help="with --across: write STEM.png, STEM.svg and STEM.csv (default: KIND)")  # fmt: skip
+
+
+def _add_report(commands: Any) -> None:
+    does = "write the page of a run or of a sweep, one HTML file, or show a run's in a browser while it goes on"
+    report = _command(commands, "report", does, "~/fedpurel/runs/2026-11-21_... --out report.html")
+    report.add_argument("folder", metavar="RUN|SWEEP", type=Path, help="folder of a run or of a sweep, finished or not")
+    report.add_argument("--out", metavar="FILE", type=Path, help="the file (default: report.html in that folder)")
+    report.add_argument(
+        "--follow",
+        action="store_true",
+        help="serve the run's page to this machine alone, at an address that is printed, until Ctrl-C",
+    )
+    report.add_argument("--port", metavar="N", type=_port, help="with --follow: where (default: a free one)")
 
 
 def _add_table(commands: Any) -> None:
@@ -212,4 +226,10 @@ def _name_model(command: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: choose a whole number of at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: choose 1 to 65535")
     return int(text)

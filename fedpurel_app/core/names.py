@@ -10,6 +10,17 @@ SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a site or an experiment: it
 FLOWER_LOG = "flower.log"  # what Flower says of a run, as a file
 
 
+def site_name(index: int, sites: int) -> str:
+    """Return what a simulated site is called, so that names sort as numbers do.
+
+    Examples
+    --------
+    >>> site_name(7, 20), site_name(7, 5)
+    ('site-07', 'site-7')
+    """
+    return f"site-{index:0{len(str(sites - 1))}d}"
+
+
 def composed(name: str) -> str:
     """Return a name with composed letters (NFC), as most systems write them, and no white space around it.
 

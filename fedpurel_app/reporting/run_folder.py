@@ -140,18 +140,25 @@ class RunFolder:
 
     @property
     def how_to_resume(self) -> str:
-        """The command that continues the run; sites with data of their own are at a SuperLink, in no simulation."""
+        """The command that continues the run, and what it wants besides."""
+        more = ", with the --preset and --set it was begun with" if self.is_of_nodes else ""
+        return self.resume_command + more
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run."""
+        where = "--superlink CONNECTION " if self.is_of_nodes else ""
+        return f"fedpurel run {where}--resume {shlex.quote(str(self.path))}"
+
+    @property
+    def is_of_nodes(self) -> bool:
+        """Whether sites have data of their own, as far as is known: they are at a SuperLink, in no simulation."""
         config: dict[str, Any] = {}
         roster: dict[str, Any] = {}
-        quoted = shlex.quote(str(self.path))
         with contextlib.suppress(StateError):  # there may be neither yet
             config = self.read_json("config.json")["config"]
             roster = self.read_json("state.json")["roster"]
-        if config.get("dataset") == "sites" or any(one and not one["partitions"] for one in roster.values()):
-            return (
-                f"fedpurel run --superlink CONNECTION --resume {quoted}, with the --preset and --set it was begun with"
-            )
-        return f"fedpurel run --resume {quoted}"
+        return config.get("dataset") == "sites" or any(one and not one["partitions"] for one in roster.values())
 
     def drop_leftovers(self) -> None:
         """Remove what writes that were cut off left; only whoever has claimed the folder may."""

@@ -27,6 +27,7 @@ from fedpurel_app.config import (
 )
 from fedpurel_app.core import disk_memo
 from fedpurel_app.core.errors import PolicyError, RunError
+from fedpurel_app.core.names import site_name
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import (
     NUM_EXAMPLES,
@@ -98,7 +99,7 @@ class Site:
         # A site with data of its own is the only one that its data are dealt out to.
         self.index, self.sites = (0, 1) if self._own else (self.node.partition_id, self.node.num_partitions)
         self.sites = self.sites if self._own else self.config.num_sites or self.sites
-        self.name = self.node.site or f"site-{self.index:0{len(str(self.sites - 1))}d}"
+        self.name = self.node.site or site_name(self.index, self.sites)
         cache = cache_folder(self.node, self.simulated)
         disk_memo.keep_in(cache)
         self.experiment = one = _experiment(self.config, cache, self._own, self.simulated)

@@ -55,6 +55,28 @@ def write_table(
     StateError
         When the sweep cannot be read or has no completed run, or when a file cannot be written.
     """
+    sweep, boards = read_boards(path, against, models, scores)
+    stem = stem or path / "table"
+    foot = [*sweep_notes(sweep), *origin(sweep)]
+    written = _write(stem, sweep, boards, [*legend(boards), *foot])
+    room = width()
+    lines = [line for board in boards for line in board_lines(board, room)]
+    endings = ",".join(one.name.removeprefix(stem.name) for one in written)
+    return [*lines, *wrapped([*legend(boards, "*"), *foot], room), f"written: {stem}{{{endings}}}"]
+
+
+def read_boards(
+    path: Path, against: str = "", models: Sequence[str] = tuple(MODELS), scores: Sequence[str] | None = None
+) -> tuple[Sweep, list[Board]]:
+    """Read a sweep, and fill a table for each place that has a completed run; parameters as of :func:`write_table`.
+
+    Raises
+    ------
+    ConfigError
+        When a score or the method to compare with is unknown.
+    StateError
+        When the sweep cannot be read or has no completed run.
+    """
     scores = SCORES if scores is None else scores
     if unknown := [score for score in scores if score not in COLUMNS]:
         raise ConfigError(f"unknown score {', '.join(unknown)}: choose among {', '.join(COLUMNS)}.")
@@ -66,13 +88,7 @@ def write_table(
         for place in sweep.places
         if place.all_trials()
     ]
-    stem = stem or path / "table"
-    foot = [*_notes(sweep), *origin(sweep)]
-    written = _write(stem, sweep, boards, [*legend(boards), *foot])
-    room = width()
-    lines = [line for board in boards for line in board_lines(board, room)]
-    endings = ",".join(one.name.removeprefix(stem.name) for one in written)
-    return [*lines, *wrapped([*legend(boards, "*"), *foot], room), f"written: {stem}{{{endings}}}"]
+    return sweep, boards
 
 
 def _chosen(sweep: Sweep, against: str) -> str:
@@ -87,7 +103,7 @@ def _chosen(sweep: Sweep, against: str) -> str:
     return by_fold[wished.casefold()]
 
 
-def _notes(sweep: Sweep) -> list[str]:
+def sweep_notes(sweep: Sweep) -> list[str]:
     """Tell of places without any completed run, and of what the sweep left out."""
     empty = [place for place in sweep.places if not place.all_trials()]
     notes = [f"No table yet, {place.heading}: {_first_reason(place)}" for place in empty]
@@ -108,7 +124,7 @@ def _first_reason(place: Place) -> str:
 
 
 def _write(stem: Path, sweep: Sweep, boards: Sequence[Board], foot: Sequence[str]) -> list[Path]:
-    sections = [_section(board, chosen(sweep.plan, board.place)) for board in boards]
+    sections = [section(sweep, board) for board in boards]
     texts: Mapping[str, str] = {
         ".md": markdown(clean(sweep.plan.title), sections, foot),
         ".csv": csv_of(boards),
@@ -124,10 +140,10 @@ def _write(stem: Path, sweep: Sweep, boards: Sequence[Board], foot: Sequence[str
     return [*(Path(f"{stem}{ending}") for ending in texts), *drawn]
 
 
-def _section(board: Board, notes: Sequence[str]) -> Section:
+def section(sweep: Sweep, board: Board) -> Section:
     """Return one table of scores, and one of differences for each model."""
     grids = [scores_grid(board, board.columns)]
     if len(board.rows) > 1 and any(row.comparisons for row in board.rows):
         for model in dict.fromkeys(model for model, _ in board.columns):
             grids.append(differences_grid(board, [column for column in board.columns if column[0] == model]))
-    return Section(board.place.heading, tuple(grids), (*board_notes(board), *notes))
+    return Section(board.place.heading, tuple(grids), (*board_notes(board), *chosen(sweep.plan, board.place)))

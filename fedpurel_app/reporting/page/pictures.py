@@ -1,0 +1,104 @@
+"""From matplotlib's figures to SVG that stands in a page: its colours follow the page's, its ids are its own."""
+
+from __future__ import annotations
+
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
+
+from markupsafe import Markup
+
+from fedpurel_app.reporting.page.blocks import Picture, Table
+from fedpurel_app.reporting.plots import pyplot
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+# Of the painters, by what the page's style calls them: it has two schemes, and each colour is told from its paper.
+_COLOURS = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--paper)",
+    "#cccccc": "var(--rule)",
+    "#dddddd": "var(--rule)",
+    "#666666": "var(--muted)",
+    "#999999": "var(--zero)",
+    "#0072b2": "var(--blue)",
+    "#56b4e9": "var(--sky)",
+    "#d55e00": "var(--orange)",
+}
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
+_FONT = re.compile(r"(font: [^;]*?px) [^;]*")  # matplotlib names twelve families for each text
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_LONG = re.compile(r"(\.\d\d)\d+")
+
+
+def picture(name: str, size: tuple[float, float], paint: Callable[[Any], Table | None], about: str) -> Picture | None:
+    """Paint a picture.
+
+    Parameters
+    ----------
+    name : str
+        An identifier that no other picture of the page has.
+    size : (float, float)
+        Inches.
+    paint : callable
+        From a figure to the numbers that it shows, whose caption is the picture's title; None where there are none.
+    about : str
+        What is to be seen, in a sentence or two, for those who do not see it.
+    """
+    plt = pyplot()
+    figure = plt.figure(figsize=size, layout="constrained")
+    try:
+        table = paint(figure)
+        return None if table is None else Picture(svg_of(figure, name, table.caption, about), table)
+    finally:
+        plt.close(figure)
+
+
+def svg_of(figure: Any, name: str, title: str, about: str) -> Markup:
+    """Return a figure as an SVG element with a title and a description; ``name`` begins all its ids."""
+    text = io.BytesIO()
+    with pyplot().rc_context({"svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    root = ET.fromstring(text.getvalue())
+    for dropped in (f"{_SVG}metadata", f"{_SVG}defs/{_SVG}style/.."):
+        for one in root.findall(dropped):
+            root.remove(one)
+    referenced = {found for one in root.iter() for found in _references(one)}
+    for one in root.iter():
+        _adapt(one, name, referenced)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": f"{name}-title {name}-about"}
+    for place, (tag, content) in enumerate((("title", title), ("desc", about))):
+        label = ET.Element(f"{_SVG}{tag}", {"id": f"{name}-{'about' if place else 'title'}"})
+        label.text = content
+        root.insert(place, label)
+    ET.register_namespace("", _SVG.strip("{}"))
+    return Markup(ET.tostring(root, encoding="unicode"))  # of matplotlib's own, which escapes all text
+
+
+def _references(one: ET.Element) -> list[str]:
+    found = [match for value in one.attrib.values() for match in _REFERENCE.findall(value)]
+    target = one.attrib.get(_HREF, "")
+    return [*found, target[1:]] if target.startswith("#") else found
+
+
+def _adapt(one: ET.Element, name: str, referenced: set[str]) -> None:
+    """Take over an element's attributes; what nobody refers to needs no id."""
+    kept = {}
+    for key, value in one.attrib.items():
+        if key == "id":
+            if value in referenced:
+                kept["id"] = f"{name}-{value}"
+        elif key == _HREF:
+            kept["href"] = f"#{name}-{value[1:]}" if value.startswith("#") else value
+        elif key == "style":
+            coloured = _COLOUR.sub(lambda match: _COLOURS.get(match[0], match[0]), value)
+            kept["style"] = _with_own_ids(_FONT.sub(r"\1 sans-serif", coloured), name)
+        else:
+            kept[key] = _LONG.sub(r"\1", value) if key == "d" else _with_own_ids(value, name)
+    one.attrib = kept
+
+
+def _with_own_ids(value: str, name: str) -> str:
+    return _REFERENCE.sub(lambda match: f"url(#{name}-{match[1]})", value)

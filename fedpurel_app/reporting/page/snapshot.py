@@ -1,0 +1,112 @@
+"""A run folder as it is at one moment: everything that a page shows is read once, and fits together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.names import clean
+from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.summary import summarize_run
+
+_READ = (
+    *("config.json", "summary.json", "rounds.jsonl", "sites.csv", "classes.csv"),
+    *("partition.json", "state.json", "launch.json", "classes.json"),
+)
+
+
+class Snapshot(RunFolder):
+    """Reads each file of a run once.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    StateError
+        When it is no run folder, when a file of it is damaged, or when its method is unknown and it has no outcome.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(RunFolder.open(path).path)
+        self.goes_on = self.is_running  # before the rest is read: what ends meanwhile is read once more
+        self._tables: dict[str, list[dict[str, str]]] = {}
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """``config.json``."""
+        return self.read_json("config.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings, by key."""
+        return dict(self.content["config"])
+
+    @cached_property
+    def outcome(self) -> dict[str, Any] | None:
+        """``summary.json``; None where there is none yet."""
+        return self.summary()
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """What ``summary.json`` says, or would say of the rounds that there are."""
+        if self.outcome is not None:
+            return self.outcome
+        rounds, config = self.rounds(), self.config
+        if (method := METHODS.get(config["algorithm"])) is None:
+            raise StateError(
+                f'{self.path} is of algorithm = "{clean(config["algorithm"], 60)}", which this version does not know, '
+                "and has no summary.json: show it with the version that made it."
+            )
+        seconds = sum(line["seconds"]["total"] or 0.0 for line in rounds)
+        return summarize_run(rounds, config, "stopped", None, method.personalizes, seconds, self.spent())
+
+    @cached_property
+    def _rounds(self) -> list[dict[str, Any]]:
+        return super().rounds()
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the lines of ``rounds.jsonl``."""
+        return self._rounds
+
+    @cached_property
+    def played(self) -> list[dict[str, Any]]:
+        """The rounds, without the start."""
+        return [line for line in self._rounds if line["round"]]
+
+    def read_csv(self, name: str) -> list[dict[str, str]]:
+        """Return a table; empty where it is absent."""
+        if name not in self._tables:
+            self._tables[name] = super().read_csv(name)
+        return self._tables[name]
+
+    @cached_property
+    def partition(self) -> dict[str, Any]:
+        """``partition.json``; empty where there is none."""
+        return self.optional("partition.json")
+
+    @cached_property
+    def roster(self) -> list[dict[str, Any]]:
+        """What the sites said of themselves; empty before the first checkpoint."""
+        return [one for one in self.optional("state.json").get("roster", {}).values() if one]
+
+    def optional(self, name: str) -> dict[str, Any]:
+        """Read a JSON file; empty where there is none."""
+        return self.read_json(name) if (self.path / name).is_file() else {}
+
+
+def stamp(path: Path) -> tuple[object, ...]:
+    """Return what is another when a page of the run would be: the state of its files, and whether it goes on."""
+    found: list[object] = [RunFolder(path).is_running]
+    for name in _READ:
+        try:
+            status = (path / name).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
