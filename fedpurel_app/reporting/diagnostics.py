@@ -38,7 +38,13 @@ def balance(folder: RunFolder, figure: Any) -> Table | None:
         known = [row for row in rows if row[column] is not None]
         axes.plot([row[1] for row in known], [row[column] for row in known], color=_GREY, linewidth=1, zorder=0)
         points = axes.scatter(
-            [row[1] for row in known], [row[column] for row in known], c=[row[0] for row in known], cmap="viridis", s=25
+            [row[1] for row in known],
+            [row[column] for row in known],
+            c=[row[0] for row in known],
+            cmap="viridis",
+            s=25,
+            edgecolors=_GREY,
+            linewidths=0.8,  # the first and the last colour are near those of dark and light pages
         )
         axes.set(xlabel="TKL from zero-shot [nats]", ylabel=name)
     figure.colorbar(points, ax=right, label="round")
@@ -61,7 +67,7 @@ def gradients(folder: RunFolder, figure: Any) -> Table | None:
     left.set(xlabel="round", ylabel="angle of task and alignment gradient [°]")
     if any(row[2] is not None for row in rows):
         share = left.twinx()
-        _line(share, [[row[0], 100 * row[2]] for row in rows if row[2] is not None], 1, _ORANGE)
+        _line(share, [[row[0], 100 * row[2]] for row in rows if row[2] is not None], 1, _ORANGE, "-.")
         share.set(ylim=(0, 102))
         share.set_ylabel("steps in conflict [%]", color=_ORANGE)
     _line(right, rows, 3, _BLUE)
@@ -91,7 +97,7 @@ def contribution(folder: RunFolder, figure: Any) -> Table | None:
     return ["class", "group", "train_images", "gain"], rows
 
 
-def _line(axes: Any, rows: Sequence[Sequence[Any]], column: int, colour: str) -> None:
+def _line(axes: Any, rows: Sequence[Sequence[Any]], column: int, colour: str, style: str = "-") -> None:
     known = [(row[0], row[column]) for row in rows if row[column] is not None]
     if known:
-        axes.plot(*zip(*known, strict=True), color=colour, linewidth=1.5)
+        axes.plot(*zip(*known, strict=True), color=colour, linestyle=style, linewidth=1.5)

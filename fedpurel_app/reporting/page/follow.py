@@ -146,12 +146,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_meant(self) -> bool:
         """Tell whether a request has the token, and was sent to this machine by this machine's name.
 
-        A page elsewhere whose own name leads here, by its owner's name server, has that name in its requests.
+        A page elsewhere whose own name leads here, by its owner's name server, has that name in its requests. The path
+        is taken as it was sent: ``path`` has fewer slashes.
         """
         hosts = {f"{name}:{self.server.server_port}" for name in (_HOST, "localhost")}
         wanted = f"/{self.server.token}/"
         return self.headers.get_all("Host", []) in [[host] for host in hosts] and secrets.compare_digest(
-            self.path.encode("latin-1", "replace"), wanted.encode()
+            self.requestline.split()[1].encode("latin-1", "replace"), wanted.encode()
         )
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

@@ -88,8 +88,8 @@ def _what(run: Snapshot) -> str:
     data = f"{clean(config['dataset'], 60)} ({clean(data_in_words(config), 120)})"
     rounds = len(run.played)
     return (
-        f"{_method(config)} trained {clean(config['peft'], 60)} for CLIP {clean(str(config.get('backbone', '')), 60)} "
-        f"on {data}{where}, {rounds} round{'' if rounds == 1 else 's'}"
+        f"{_method(config)} fine-tuned CLIP ({clean(str(config.get('backbone', 'unknown')), 60)}) by "
+        f"{clean(config['peft'], 60)} on {data}{where} in {rounds} round{'' if rounds == 1 else 's'}"
     )
 
 

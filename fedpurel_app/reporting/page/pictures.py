@@ -30,6 +30,7 @@ _COLOURS = {
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _FONT = re.compile(r"(font: [^;]*?px) [^;]*")  # matplotlib names twelve families for each text
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_LEAST = 0.95  # of a picture's own width, below which its letters would be too small: its box then scrolls
 _LONG = re.compile(r"(\.\d\d)\d+")
 
 
@@ -68,7 +69,10 @@ def svg_of(figure: Any, name: str, title: str, about: str) -> Markup:
     referenced = {found for one in root.iter() for found in _references(one)}
     for one in root.iter():
         _adapt(one, name, referenced)
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": f"{name}-title {name}-about"}
+    view = root.attrib["viewBox"]
+    least = round(_LEAST * float(view.split()[2]))
+    labels = {"role": "img", "aria-labelledby": f"{name}-title {name}-about"}
+    root.attrib = {"viewBox": view, **labels, "style": f"min-width: {least}px"}
     for place, (tag, content) in enumerate((("title", title), ("desc", about))):
         label = ET.Element(f"{_SVG}{tag}", {"id": f"{name}-{'about' if place else 'title'}"})
         label.text = content

@@ -20,9 +20,12 @@ _WORDS = (
     ("Global", "The model that all sites train together; scored on the server's balanced test set."),
     ("At sites", "Scored on each site's own test part, which has that site's mix of classes; the mean over sites."),
     ("Personalized", "The global model with what a site has trained for itself and keeps."),
-    ("All", "Share of images that are classified right, in %, every class counting alike."),
+    ("All", "Share of images that are classified right, in %."),
     ("Many, Medium, Few", "The same, of classes with many, some and few training images: head, middle and tail."),
-    ("Balancedness", "High where the accuracy is high and alike in all classes; 100 is the most there can be."),
+    (
+        "Balancedness",
+        "How alike the accuracies of classes are; 100: equal. Read it beside All: wrong alike is balanced, too.",
+    ),
     ("Macro-F1", "Mean over the classes of F1, which counts false alarms as well as misses; in %."),
     ("ECE", "Calibration error: by how many points a confidence is off the accuracy on average. Lower is better."),
 )

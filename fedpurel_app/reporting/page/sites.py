@@ -134,12 +134,16 @@ def _course(run: Snapshot, site: str) -> list[str]:
 
 
 def _value(row: Row, name: str, sign: str = "", digits: int = 1) -> str:
-    return f"{float(row[name]):{sign}.{digits}f}" if row.get(name) else number(None)
+    return _minus(f"{float(row[name]):{sign}.{digits}f}") if row.get(name) else number(None)
 
 
 def _interval(row: Row, name: str, sign: str = "") -> str:
     low, high = (row.get(f"{name}_{end}") for end in ("low", "high"))
-    return f"[{float(low):{sign}.1f}, {float(high):{sign}.1f}]" if low and high else number(None)
+    return _minus(f"[{float(low):{sign}.1f}, {float(high):{sign}.1f}]") if low and high else number(None)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")  # as wide as a plus
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -43,7 +43,7 @@ def sweep_page(path: Path, out: Path) -> Page:
     """
     sweep, boards = read_boards(path)
     sections = [_section(sweep, board, place) for place, board in enumerate(boards)]
-    notes = (*legend(boards), *sweep_notes(sweep))
+    notes = (*legend(boards, "*"), *sweep_notes(sweep))
     planned = len(dict.fromkeys(cell.run for cell in sweep.plan.cells))
     name = clean(sweep.plan.title or path.name, 120)
     sections += [
@@ -107,7 +107,7 @@ def _picture(board: Board, place: int) -> Picture | None:
 def _table(grid: Grid) -> Table:
     """Return a grid of texts as a table; what is bold elsewhere has a star."""
     rows = [tuple(f"{one.in_one_line}{' *' if one.bold and one.text else ''}" for one in row) for row in grid.rows]
-    return Table(f"{grid.caption}; * stands for bold", grid.header, tuple(rows))
+    return Table(grid.caption, grid.header, tuple(rows))
 
 
 def _runs(sweep: Sweep, base: Path) -> Section:
