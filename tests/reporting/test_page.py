@@ -19,10 +19,10 @@ from fedpurel_app.reporting.page.again import command
 from fedpurel_app.reporting.page.run_page import run_page
 from fedpurel_app.reporting.page.snapshot import Snapshot
 from fedpurel_app.reporting.page.write import write_report
-from tests.reporting.runs import make_run, site_row, write
+from tests.reporting.runs import make_run, scores, site_row, write, write_rounds
 from tests.reporting.sweeps import cell, write_plan, write_run
 from tests.reporting.sweeps import scores as one_score
-from tests.support import run_tiny
+from tests.support import a_round, run_tiny
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 EVIL = "<script>alert(1)</script>\"'&\u202e\u0663"
@@ -199,6 +199,22 @@ def test_of_many_sites_those_that_gain_least_and_most_have_sections(tmp_path):
     sections = [attrs["id"] for attrs in page.all("h3")]
     assert sections == [f"site-{number}" for number in (*range(30), *range(170, 200))]
     assert (run / "report.html").stat().st_size < 1_500_000
+
+
+def test_pictures_of_long_runs_keep_the_evaluated_rounds_and_thin_out_the_others(tmp_path):
+    """Of 100 evaluated rounds every 2nd (1 + 100 // 100) and the last; of 901 others every 10th (1 + 901 // 100)."""
+    run = make_run(tmp_path / "run")
+    lines = [a_round(0, total_rounds=1000)]
+    lines += [
+        a_round(number, **({"global": scores(1.0, 1.0)} if number % 10 == 0 else {})) for number in range(1, 1001)
+    ]
+    write_rounds(run, lines)
+    whole = Snapshot(run)
+    kept = whole.sparse(100).rounds()
+    evaluated = [line["round"] for line in kept if line.get("global")]
+    assert evaluated == sorted({*range(10, 1001, 20), 1000}) and len(kept) == len(evaluated) + 91
+    assert [line["round"] for line in kept] == sorted(line["round"] for line in kept)
+    assert len(whole.sparse(1001).rounds()) == len(whole.rounds()) == 1001
 
 
 # --- runs that are not complete ----------------------------------------------------------------------------------

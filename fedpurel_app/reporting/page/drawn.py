@@ -14,6 +14,8 @@ from fedpurel_app.reporting.page.snapshot import Snapshot
 from fedpurel_app.reporting.plots import PAINTERS
 
 _MOST_ROUNDS = 300  # rows of the table of rounds
+_MOST_DRAWN = 200  # evaluated rounds in a picture, and others
+_MOST_ROWS = 400  # of the table below a picture
 _MOST_CELLS = 4000  # of the table of sites by classes
 _BLUE = (0.18, 0.55, 0.83)  # stands out from white and from black
 
@@ -51,15 +53,16 @@ def drawn(run: Snapshot, name: str) -> list[Block]:
     shown = _PICTURES[name]
 
     def paint(figure: Any) -> Table | None:
-        found = PAINTERS[name](run, figure)
+        found = PAINTERS[name](run.sparse(_MOST_DRAWN), figure)
         if found is None:
             return None
         header, rows = found
+        cut = f"; the first {_MOST_ROWS} of {len(rows)}" if len(rows) > _MOST_ROWS else ""
         texts = sum(isinstance(value, str) and not _is_number(value) for value in rows[0]) or 1
-        cells = [[_rounded(value) for value in row] for row in rows]
-        return table(shown.caption, [one.replace("_", " ") for one in header], cells, texts)
+        cells = [[_rounded(value) for value in row] for row in rows[:_MOST_ROWS]]
+        return table(shown.caption + cut, [one.replace("_", " ") for one in header], cells, texts)
 
-    made = picture(f"picture-{name}", shown.size, paint, shown.about)
+    made = picture(name, shown.size, paint, shown.about)
     return [] if made is None else [made]
 
 
@@ -119,7 +122,7 @@ def partition_section(run: Snapshot) -> Section:
         return Section(*heading, (Text(f"partition.json has no class counts by site. {why}"),))
     names = class_names(run)
     grid = [[site.get(str(label), 0) for label in range(len(names))] for site in counts]
-    made = picture("picture-partition", (7.5, min(9.0, 1.6 + 0.16 * len(grid))), _heat(grid, names),
+    made = picture("partition", (7.5, min(9.0, 1.6 + 0.16 * len(grid))), _heat(grid, names),
                    "A row for each site, a column for each class in the order of the labels; the fuller the "
                    "colour, the more training images. Empty: none.")  # fmt: skip
     empty = sum(not value for row in grid for value in row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -66,9 +66,12 @@ def svg_of(figure: Any, name: str, title: str, about: str) -> Markup:
     for dropped in (f"{_SVG}metadata", f"{_SVG}defs/{_SVG}style/.."):
         for one in root.findall(dropped):
             root.remove(one)
-    referenced = {found for one in root.iter() for found in _references(one)}
+    referenced = dict.fromkeys(found for one in root.iter() for found in _references(one))
+    own_ids = {found: f"{name}-{number}" for number, found in enumerate(referenced)}
     for one in root.iter():
-        _adapt(one, name, referenced)
+        _adapt(one, own_ids)
+    for one in root.iter(f"{_SVG}g"):
+        _share_style(one)
     view = root.attrib["viewBox"]
     least = round(_LEAST * float(view.split()[2]))
     labels = {"role": "img", "aria-labelledby": f"{name}-title {name}-about"}
@@ -87,22 +90,32 @@ def _references(one: ET.Element) -> list[str]:
     return [*found, target[1:]] if target.startswith("#") else found
 
 
-def _adapt(one: ET.Element, name: str, referenced: set[str]) -> None:
+def _adapt(one: ET.Element, own_ids: Mapping[str, str]) -> None:
     """Take over an element's attributes; what nobody refers to needs no id."""
     kept = {}
     for key, value in one.attrib.items():
         if key == "id":
-            if value in referenced:
-                kept["id"] = f"{name}-{value}"
+            if value in own_ids:
+                kept["id"] = own_ids[value]
         elif key == _HREF:
-            kept["href"] = f"#{name}-{value[1:]}" if value.startswith("#") else value
+            kept["href"] = f"#{own_ids[value[1:]]}" if value.startswith("#") else value
         elif key == "style":
             coloured = _COLOUR.sub(lambda match: _COLOURS.get(match[0], match[0]), value)
-            kept["style"] = _with_own_ids(_FONT.sub(r"\1 sans-serif", coloured), name)
+            kept["style"] = _with_own_ids(_FONT.sub(r"\1 sans-serif", coloured), own_ids)
         else:
-            kept[key] = _LONG.sub(r"\1", value) if key == "d" else _with_own_ids(value, name)
+            kept[key] = _LONG.sub(r"\1", value) if key in ("d", "x", "y") else _with_own_ids(value, own_ids)
     one.attrib = kept
 
 
-def _with_own_ids(value: str, name: str) -> str:
-    return _REFERENCE.sub(lambda match: f"url(#{name}-{match[1]})", value)
+def _with_own_ids(value: str, own_ids: Mapping[str, str]) -> str:
+    return _REFERENCE.sub(lambda match: f"url(#{own_ids[match[1]]})", value)
+
+
+def _share_style(group: ET.Element) -> None:
+    """Move the style that a group's marks have in common to the group: there may be thousands of marks."""
+    marks = group.findall(f"{_SVG}use")
+    styles = {one.attrib.get("style", "") for one in group}
+    if len(marks) > 1 and len(marks) == len(group) and len(styles) == 1 and "style" not in group.attrib:
+        group.attrib["style"] = styles.pop()
+        for one in marks:
+            one.attrib.pop("style", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ class Snapshot(RunFolder):
     def rounds(self) -> list[dict[str, Any]]:
         """Return the lines of ``rounds.jsonl``."""
         return self._rounds
+
+    def sparse(self, most: int) -> Snapshot:
+        """Return the run with at most about so many of the evaluated rounds, and of the others, evenly spaced."""
+        scored = [line for line in self._rounds if line.get("global") or line.get("sites")]
+        others = [line for line in self._rounds if not (line.get("global") or line.get("sites"))]
+        kept = [*scored[:: 1 + len(scored) // most], *scored[-1:], *others[:: 1 + len(others) // most]]
+        found = copy.copy(self)
+        found._rounds = sorted({line["round"]: line for line in kept}.values(), key=lambda line: int(line["round"]))
+        return found
 
     @cached_property
     def played(self) -> list[dict[str, Any]]:
