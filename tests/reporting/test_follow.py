@@ -39,9 +39,16 @@ def server(run):
         thread.join()
 
 
+class Blunt(http.client.HTTPConnection):
+    """Sends a path as it is, bytes beyond ASCII included."""
+
+    def _encode_request(self, request):
+        return request.encode("latin-1")
+
+
 def ask(server, path=None, method="GET", **headers):
     """Send a request; returns its status, headers and content."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection = Blunt("127.0.0.1", server.server_port, timeout=60)
     connection.request(method, f"/{server.token}/" if path is None else path, headers=headers)
     response = connection.getresponse()
     found = response.status, dict(response.getheaders()), response.read()
