@@ -1,5 +1,6 @@
 """What README and docs show can be typed: commands parse, settings hold, Python runs, and nothing pipes by accident."""
 
+import csv
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from fedpurel_app.cli.parser import make_parser
 from fedpurel_app.config import known_keys
 from fedpurel_app.config.presets import preset_names
+from tools.docs_home import home
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,6 +89,39 @@ def test_own_embeddings_are_written_and_train(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     by_hand, told = map(float, done.stdout.splitlines()[-1].split())
     assert by_hand > 0.5 and told > 50
+
+
+def rows_of(page):
+    """Return a page's table rows, by the name in the first cell, without marks; of equal names the first."""
+    lines = [line.strip("|").split("|") for line in page.read_text("utf-8").splitlines() if line.startswith("| ")]
+    return {cells[0].strip(): [cell.strip().replace("*", "") for cell in cells[1:]] for cells in reversed(lines)}
+
+
+def test_the_demo_s_tables_are_those_that_were_measured():
+    with (ROOT / "docs" / "leaderboard" / "readme.csv").open(encoding="utf-8") as file:
+        measured = {(row["method"], row["model"], row["score"]): row for row in csv.DictReader(file)}
+
+    def cell(method, model, score):
+        row = measured[method, model, score]
+        mean, sd = float(row["mean"]), float(row["sd"])
+        return f"{mean:.1f}" if method == "zero-shot" else f"{mean:.1f} ± {sd:.1f}"
+
+    scores = ("all", "many", "medium", "few", "balancedness", "ece")
+    page, readme = rows_of(ROOT / "docs" / "leaderboard.md"), rows_of(ROOT / "README.md")
+    names = {"zero-shot": "zero-shot CLIP", "FedAvg": "FedAvg", "ProGrad": "FedPuReL, plain KL (ProGrad)",
+             "FedPuReL": "FedPuReL"}  # fmt: skip
+    for method, name in names.items():
+        own = [cell(method, "personalized", score) for score in ("all", "few")]
+        if method != "FedAvg" and method != "ProGrad":
+            assert readme[name][3] == own[0]
+        assert page[method][:6] == [cell(method, "global", score) for score in scores], method
+        assert page[method][6:] == own, method
+        assert readme[name][:3] == [cell(method, "global", score) for score in ("all", "few", "balancedness")], method
+
+
+def test_the_home_page_is_the_readme_with_links_that_lead_on():
+    text = "[a](docs/a.md#b), [b](LICENSE), [c](https://c.org), ![d](docs/images/d.png), [e](CONTRIBUTING.md#x)"
+    assert home(text) == "[a](a.md#b), b, [c](https://c.org), ![d](images/d.png), e"
 
 
 def test_the_first_screen_is_one():

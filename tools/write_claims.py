@@ -37,7 +37,8 @@ Each line is a paired difference over the seeds that both sides have: the mean, 
 interval (BCa, {RESAMPLES:,} resamples), p of the two-sided Wilcoxon signed-rank test, corrected by Holm for the lines
 of its claim, and on how many seeds the first side is better : worse. **Seen**: the whole interval lies where the claim
 says, and p is below {SIGNIFICANT:g}. **Contrary**: the same on the other side. **Not seen**: neither, so these seeds
-decide nothing.
+decide nothing. Intervals of ten seeds are a little too narrow ([tables.md](../tables.md)), and p differs from that of
+the tables, where the correction is for all methods of a column.
 """
 
 

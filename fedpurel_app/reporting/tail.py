@@ -8,7 +8,7 @@ from typing import Any
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.diagnostics import Table, head_to_tail
 from fedpurel_app.reporting.finished import Run, mean_sd
-from fedpurel_app.reporting.lines import CYCLE, foot, seeds_of
+from fedpurel_app.reporting.lines import CYCLE, MARKERS, foot, seeds_of
 from fedpurel_app.reporting.methods import Method
 from fedpurel_app.reporting.plots import label, smooth
 
@@ -31,21 +31,26 @@ def tail(methods: Sequence[Method], figure: Any) -> Table:
         raise StateError("these runs have no accuracies by class of one model; leave out those without.")
     rows: list[list[Any]] = []
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    ends: dict[str, list[tuple[float, str, str]]] = {model: [(0.0, "zero-shot", "#666666")] for model in shown}
     for axes, model in zip(panels, shown, strict=True):
-        ends = [(0.0, "zero-shot", "#666666")]
         for index, method in enumerate(methods):
             curves = [smooth(_changes(run, model)) for run in method.runs]
             points = [mean_sd(values) for values in zip(*curves, strict=True)]
             colour = CYCLE[index % len(CYCLE)]
-            axes.plot(range(len(points)), [mean for mean, _ in points], color=colour, linewidth=2)
+            marker = MARKERS[index % len(MARKERS)]
+            means = [mean for mean, _ in points]
+            axes.plot(
+                range(len(points)), means, color=colour, linewidth=2, marker=marker, markevery=max(1, len(points) // 8)
+            )
             low, high = ([mean + sign * (sd or 0) for mean, sd in points] for sign in (-1, 1))
             axes.fill_between(range(len(points)), low, high, color=colour, alpha=0.12, linewidth=0)
-            ends.append((points[-1][0], method.name, colour))
+            ends[model].append((points[-1][0], method.name, colour))
             rows += [[method.name, model, rank, *point, seeds_of(method)] for rank, point in enumerate(points)]
         axes.axhline(0, color="#666666", linestyle="--", linewidth=1)
         axes.set(title=_MODELS[model], xlabel="classes, head to tail", ylabel="accuracy minus zero-shot's [points]")
         axes.margins(x=0)
-        label(axes, ends)
+    for axes, model in zip(panels, shown, strict=True):  # panels have one scale, which is known when all are drawn
+        label(axes, ends[model])
     foot(figure, methods, "lines: means over seeds and neighbouring classes; bands: one standard deviation over seeds")
     return ["method", "model", "rank", "change_mean", "change_sd", "seeds"], rows
 

@@ -88,7 +88,11 @@ def test_the_tail_s_line_is_the_mean_over_seeds_of_changes_from_zero_shot(runs, 
     assert float(first["change_sd"]) == pytest.approx(stdev(changes))
     both = drawn("tail", paths_of(runs, "0.9"), tmp_path)
     assert {row["model"] for row in both} == {"global", "personalized_at_sites"}
-    assert "zero-shot" in texts(painted("tail", paths_of(runs, "0.9")))
+    figure = painted("tail", paths_of(runs, "0.9"))
+    assert "zero-shot" in texts(figure)
+    low, high = figure.axes[0].get_ylim()
+    values = [value for axes in figure.axes for line in axes.lines for value in line.get_ydata()]
+    assert low <= min(values) and max(values) <= high  # of both panels, which have one scale
 
 
 def test_a_tail_needs_numbers_of_training_images(runs, tmp_path):
