@@ -25,6 +25,8 @@ class Experiment:
         Takes the place of the data set that the settings name, as where only its classes are at hand.
     together : bool
         See :class:`~fedpurel_app.images.Images`.
+    site : str
+        Whose data these are, where they are a site's own.
 
     Notes
     -----
@@ -39,8 +41,9 @@ class Experiment:
         own: bool = False,
         source: Source | None = None,
         together: bool = True,
+        site: str = "",
     ) -> None:
         self.config = config
-        self.federation = Federation(config, own, source)
+        self.federation = Federation(config, own, source, site)
         self.kit = ModelKit(config, self.federation, cache)
         self.images = Images(self.federation, self.kit, cache, together)

@@ -15,6 +15,7 @@ from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.dealing import longtail, partition
 from fedpurel_app.data.dealing.partition import Partition, SplitName
 from fedpurel_app.data.sources.catalog import DATASETS, load_source
+from fedpurel_app.data.sources.manifest import form_of
 from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.data.sources.source import FeatureSplit, Source, Split
 from fedpurel_app.data.sources.subsets import hold_out, identities
@@ -33,10 +34,12 @@ class Federation:
         ``dataset-path`` is a site's own data, and not a data set that is dealt out.
     source : Source, optional
         Takes the place of the data set that the settings name, as where only its classes are at hand.
+    site : str
+        Whose data ``dataset-path`` holds, where it is a site's own; empty = nobody's name.
     """
 
-    def __init__(self, config: RunConfig, own: bool = False, source: Source | None = None) -> None:
-        self.config, self._given = config, source
+    def __init__(self, config: RunConfig, own: bool = False, source: Source | None = None, site: str = "") -> None:
+        self.config, self._given, self._site = config, source, site
         self.own = own or config.dataset == "sites"
 
     @cached_property
@@ -50,14 +53,15 @@ class Federation:
     def _load(self) -> Source:
         config, family = self.config, FAMILIES[self.config.peft]
         if config.dataset != "sites":
-            source = load_source(config.dataset, config.dataset_path, config.max_per_class, config.evaluate_on)
+            source = load_source(config.model_dump(by_alias=True))
             if config.class_names and config.class_names != source.class_names:
                 raise DataError(
                     f"{config.dataset_path} has other classes than the run, or another order of them: in the run "
                     f"{', '.join(config.class_names[:10])}..., here {', '.join(source.class_names[:10])}..."
                 )
             return source
-        source = load_own(config.dataset_path, config.class_names, derive_seed(config.seed, "hold out"))
+        form = form_of(config.model_dump(by_alias=True))
+        source = load_own(config.dataset_path, config.class_names, form.seed, form, self._site)
         if family.needs == "image tower" and len(source.train.labels) and isinstance(source.train, FeatureSplit):
             raise DataError(f'peft = "{family.name}" works inside the image tower: bring images, not features.')
         as_features = {**config.model_dump(by_alias=True), "dataset": "features"}
@@ -99,8 +103,10 @@ class Federation:
 
     @property
     def _tail(self) -> tuple[float, int, Ints, bool, int]:
-        """Arguments of the long-tail profile."""
+        """Arguments of the long-tail profile; a table of images is used as it is."""
         config = self.config
+        if config.dataset == "manifest":
+            return 1.0, 0, self._rank, False, 0
         return config.imbalance_factor, config.max_per_class, self._rank, config.keep_empty_classes, config.shots
 
     @cached_property
@@ -127,6 +133,13 @@ class Federation:
         """Classes of "many", "medium" and "few" in all; None to a site with data of its own, which knows no others'."""
         return None if self.own else self.group(self.train_counts)
 
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """Names of the sites that the data are dealt out to, where the data set itself says it; else none."""
+        if self.own or self.config.partition != "natural" or self.source.centres is None:
+            return ()
+        return self.source.centres.names
+
     @lru_cache(maxsize=2)  # noqa: B019  # one federation lives as long as its process
     def partition(self, sites: int) -> Partition:
         """Deal the data out to a number of sites, each of which keeps some of its training images for validation."""
@@ -152,6 +165,9 @@ class Federation:
         if self.own:
             return Partition((self.train_rows,), (test[0],))
         rng, alpha = self._generator("partition"), self.config.alpha
+        if self.config.partition == "natural" and self.source.centres is not None:
+            centres = self.source.centres
+            return partition.natural(centres.train, centres.test, centres.names, sites)
         if self.config.partition == "iid":
             return partition.iid(train, test, sites, rng)
         if self.config.partition == "pachinko" and self.source.superclass is not None:

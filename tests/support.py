@@ -155,3 +155,39 @@ def own_sites(folder: Path) -> list[dict[str, Any]]:
             for index, picture in enumerate(shapes.images("train", label, 0, 6 + 2 * label)):
                 Image.fromarray(picture).save(place / f"{index}.png")
     return [{"site": name, "data": str(folder / name), "state-dir": str(folder / f"{name}-state")} for name in HELD]
+
+
+def a_table(folder: Path, labels: Mapping[str, Iterable[int]] = HELD, split: bool = True) -> Path:
+    """Render images of some classes for each of three sites, and write ``all.csv``, a table of their paths.
+
+    A class has 6 images and two more for each one before it; the first two of them are to test on.
+    """
+    import csv
+
+    from PIL import Image
+
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for site, held in labels.items():
+        for label in held:
+            for index, picture in enumerate(shapes.images("train", label, 0, 6 + 2 * label)):
+                name = f"images/{site}-{label}-{index}.png"
+                Image.fromarray(picture).save(folder / name)
+                rows.append([name, CLASS_NAMES[label], "test" if index < 2 else "train", site])
+    with (folder / "all.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", *["split"] * split, "site"])
+        writer.writerows(rows if split else [[row[0], row[1], row[3]] for row in rows])
+    return folder / "all.csv"
+
+
+def cut_by_site(table: Path, folder: Path) -> list[dict[str, Any]]:
+    """Cut a table into one for each site, beside it, without the column of sites; returns node configs."""
+    header, *rows = table.read_text("utf-8").splitlines()
+    for name in HELD:
+        own = [row.rpartition(",")[0] for row in (header, *rows) if row == header or row.endswith(f",{name}")]
+        (table.parent / f"{name}.csv").write_text("\n".join(own), "utf-8")
+    return [
+        {"site": name, "data": str(table.parent / f"{name}.csv"), "state-dir": str(folder / f"{name}-state")}
+        for name in HELD
+    ]

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from fedpurel_app import __version__
+from fedpurel_app.config import RunConfig
 from fedpurel_app.core.errors import FedPurelError, StateError
 from fedpurel_app.core.files import home, make_folders, write_atomically
 from fedpurel_app.launch import choose, simulate
@@ -106,6 +107,15 @@ def _play(options: argparse.Namespace, runs: dict[str, Cell], folder: Path) -> t
     return (choose.FAILED if failed else 0), True
 
 
+def _needs(config: RunConfig) -> tuple[str, ...]:
+    """Return what of settings decides which data and which backbone a run needs."""
+    names = ["dataset", "dataset_path", "max_per_class", "evaluate_on", "backbone", "pretrained"]
+    if config.dataset == "manifest":
+        names += ["classes", "image_root", "path_column", "label_column", "split_column", "site_column"]
+        names += ["partition", "seed"]
+    return tuple(str(getattr(config, name)) for name in names)
+
+
 def _looked_at(runs: dict[str, Cell]) -> tuple[dict[str, str], dict[str, str]]:
     """Look at all data and backbones.
 
@@ -119,11 +129,11 @@ def _looked_at(runs: dict[str, Cell]) -> tuple[dict[str, str], dict[str, str]]:
     FedPurelError
         When none can.
     """
-    met: dict[tuple[str | int, ...], str | FedPurelError] = {}
+    met: dict[tuple[str, ...], str | FedPurelError] = {}
     data, barred = dict[str, str](), dict[str, str]()
     for name, cell in runs.items():
         one = cell.config
-        needs = (one.dataset, one.dataset_path, one.max_per_class, one.evaluate_on, one.backbone, one.pretrained)
+        needs = _needs(one)
         if needs not in met:
             try:
                 met[needs] = simulate.preflight(one).fingerprint

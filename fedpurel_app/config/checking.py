@@ -18,7 +18,7 @@ from fedpurel_app.config.text import known_keys, to_toml
 from fedpurel_app.core.errors import ConfigError, StateError
 
 # Keys that say where and on what a run runs, not what it computes: they may differ between a run and its resumption.
-PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker", "dataset-path"})
+PLACE_KEYS = frozenset({"out", "resume-from", "device", "console", "tracker", "dataset-path", "image-root"})
 
 
 def load_config(values: Mapping[str, Any]) -> RunConfig:

@@ -51,6 +51,7 @@ class CommonConfig(BaseModel):
         "shapes",
         "features",
         "imagefolder",
+        "manifest",
         "cifar10",
         "cifar100",
         "imagenet-lt",
@@ -63,14 +64,21 @@ class CommonConfig(BaseModel):
         "sites",
     ] = _field(
         "shapes",
-        "shapes | features | imagefolder | cifar10 | cifar100 | imagenet-lt | places-lt | food101 | dtd | aircraft | "
-        "stanford-dogs | oxford-pets | sites (each brings its own)",
+        "shapes | features | imagefolder | manifest | cifar10 | cifar100 | imagenet-lt | places-lt | food101 | dtd | "
+        "aircraft | stanford-dogs | oxford-pets | sites (each brings its own)",
         "Data",
     )
     classes: str = _field(
         "", "sites: the federation's class names in order, after commas (after semicolons, where a name has a comma)"
     )
-    dataset_path: str = _field("", "its folder, or .npz file (features); empty = from the hub, where it is there")
+    dataset_path: str = _field(
+        "", "its folder, .npz file (features) or table (manifest); empty = from the hub, where it is there"
+    )
+    path_column: str = _field("path", "manifest: column of the images' paths")
+    label_column: str = _field("label", "manifest: column of class names, or of numbers with classes")
+    split_column: str = _field("split", "manifest: column of train | validation | test; none: a fifth is held out")
+    site_column: str = _field("site", 'manifest: column of sites, for partition = "natural"')
+    image_root: str = _field("", "manifest: folder that relative paths begin at; empty = that of the table")
     template: str = _field("auto", 'zero-shot prompt with "{}" for the class name; auto = the data set\'s own')
     image_statistics: Literal["clip", "cifar"] = _field(
         "clip", "mean and deviation of the image transform: CLIP's own | CIFAR's (reference code)"
@@ -91,7 +99,9 @@ class CommonConfig(BaseModel):
     group_by: Literal["auto", "counts", "terciles"] = _field(
         "auto", "Many/Medium/Few by counts (> 100, > 20 images) or terciles; auto = as the data set has it"
     )
-    partition: Literal["dirichlet", "pachinko", "iid"] = _field("dirichlet", "dirichlet | pachinko | iid")
+    partition: Literal["dirichlet", "pachinko", "iid", "natural"] = _field(
+        "dirichlet", "dirichlet | pachinko | iid | natural (manifest: by its column of sites)"
+    )
     alpha: Positive = _field(1.0, "Dirichlet concentration, > 0; small = each class lives at few sites")
     local_test: Literal["matched", "uniform"] = _field(
         "matched", "a site's test part: matched to its class proportions | uniform over classes (dirichlet only)"

@@ -36,6 +36,7 @@ def _names_of(key: str) -> AfterValidator:
 
 NodePath = Annotated[str, AfterValidator(_absolute)]
 NODE_EXAMPLE = '--node-config \'site="hospital-a" data="/data/a" state-dir="/var/lib/fedpurel"\''
+Column = Annotated[str, Field(min_length=1, max_length=200)]
 Limit = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -50,6 +51,10 @@ class NodeConfig(BaseModel):
     data : str
         Its data, an absolute path as all others: with ``partition-id`` its copy of the run's data set, otherwise its
         own.
+    image_root : str
+    path_column, label_column, split_column, site_column : str
+        Where its own data are a table of images: the folder that relative paths begin at, empty = that of the table,
+        and the names of columns.
     state_dir : str
         Folder of its private branch and of its feature cache.
     pretrained : str
@@ -98,6 +103,11 @@ class NodeConfig(BaseModel):
 
     site: Annotated[str, Field(pattern=f"^{SAFE_NAME}$")] | None = None
     data: NodePath = ""
+    image_root: NodePath = ""
+    path_column: Column = "path"
+    label_column: Column = "label"
+    split_column: Column = "split"
+    site_column: Column = "site"
     state_dir: NodePath = ""
     pretrained: NodePath = ""
     key_file: NodePath = ""
@@ -176,6 +186,11 @@ def load_node_config(values: Mapping[str, Any]) -> NodeConfig:
         problems.append(
             f"partition-id = {node.partition_id}, num-partitions = {node.num_partitions}: a node is given both, the "
             "first from 0 to the second minus 1."
+        )
+    columns = sorted(key for key in map(key_of, node.model_fields_set) if key.endswith("-column"))
+    if node.has_part and columns:
+        problems.append(
+            f"{', '.join(columns)}: a node that takes a part of the run's data set reads it as the run says; drop it."
         )
     if node.min_learning_rate > node.max_learning_rate:
         problems.append(

@@ -9,6 +9,7 @@ from typing import Any
 from fedpurel_app.config import RunConfig, load_config, read_value, require_same, stored_config, to_run_config
 from fedpurel_app.config.presets import anchored, load_preset, merged
 from fedpurel_app.core.errors import ConfigError, StateError
+from fedpurel_app.core.names import listed
 from fedpurel_app.reporting.run_folder import LAUNCH, RunFolder, new_run_path
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
@@ -42,6 +43,8 @@ def begun(preset: str, asked: Mapping[str, Any], out: Path | None) -> tuple[RunC
         Naming all that is wrong with them.
     """
     values = merged(load_preset(preset), asked)
+    if values.get("partition") == "natural" and "num-sites" not in asked:
+        values.pop("num-sites", None)  # of the preset; the data have their own
     config = simulated(values)
     path = out or new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
     return simulated({**values, "out": str(path)}), path
@@ -54,10 +57,28 @@ def simulated(values: Mapping[str, Any]) -> RunConfig:
     ------
     ConfigError
         Naming all that is wrong with them.
+    DataError
+        When the data say how many there are, and cannot be read.
     """
     config = load_config(values)
     _refuse_own_sites(config, "")
-    return load_config({**values, "num-sites": config.num_sites or config.suggested_sites})
+    return load_config({**values, "num-sites": _natural_sites(config) or config.num_sites or config.suggested_sites})
+
+
+def _natural_sites(config: RunConfig) -> int:
+    """Count the sites that the data themselves name; 0 where they are dealt out to any number."""
+    if config.partition != "natural":
+        return 0
+    from fedpurel_app.data.sources.catalog import load_source
+
+    source = load_source(config.model_dump(by_alias=True))
+    names = source.centres.names if source.centres else ()
+    if config.num_sites not in (0, len(names)):
+        raise ConfigError(
+            f'num-sites = {config.num_sites}: with partition = "natural" there are the sites that '
+            f"{config.dataset_path} names, {len(names)} ({listed(names, 6)}). Drop num-sites, or set it to 0."
+        )
+    return len(names)
 
 
 def resumed(path: Path, asked: Mapping[str, Any]) -> RunConfig:

@@ -130,7 +130,7 @@ def preflight(config: RunConfig) -> Source:
         raise ConfigError(
             f'state-dir = "{config.state_dir}" is a file: give a folder, or a path where one can be made.'
         )
-    source = load_source(config.dataset, config.dataset_path, config.max_per_class, config.evaluate_on)
+    source = load_source(config.model_dump(by_alias=True))
     for note in source.notes:
         complain(f"data: {note}")
     with counting("Looking at images") as report:

@@ -36,7 +36,9 @@ def data_in_words(config: Mapping[str, Any]) -> str:
     """
     if config["dataset"] == "sites":
         return f"{len(split_names(config['classes']))} classes"
-    alpha = f" alpha {config['alpha']:g}" if config["partition"] != "iid" else ""
+    alpha = f" alpha {config['alpha']:g}" if config["partition"] in ("dirichlet", "pachinko") else ""
+    if config["dataset"] == "manifest":
+        return f"as it is, {config['partition']}{alpha}"
     size = f"{shots} shots" if (shots := config.get("shots")) else f"IF {config['imbalance-factor']:g}"
     return f"{size}, {config['partition']}{alpha}"
 

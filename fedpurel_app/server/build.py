@@ -58,7 +58,7 @@ def build_strategy(
         part=load_part(kit.method.part, kit.options, kit.sgd(Phase.GLOBAL)),
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,
-        num_sites=config.num_sites,
+        num_sites=len(experiment.federation.site_names) or config.num_sites,
         num_classes=len(experiment.federation.source.class_names),
         experiment_id=config.experiment_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
         simulation_dir=str(private_dir),

@@ -60,7 +60,7 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
     if config.validation_share and not any(one.validation_examples for one in described):
         logger.log(WARNING, "no site tells of a validation part (a class is cut where a site has five images of it, "
                    "and a site may keep its scores): no best model will be chosen")  # fmt: skip
-    few = len(sites) < config.suggested_sites and not config.num_sites
+    few = len(sites) < config.suggested_sites and not (config.num_sites or experiment.federation.site_names)
     hint = federation_hint(config, strategy, config.suggested_sites if few else len(sites))
     idle_gpu = torch.cuda.is_available() and config.device != "cpu" and all(d.device == "cpu" for d in described)
     if hint and few:

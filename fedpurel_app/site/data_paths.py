@@ -45,7 +45,10 @@ def with_own_paths(config: RunConfig, node: NodeConfig, simulated: bool) -> RunC
         raise ConfigError(problems)
     if simulated and not own:
         return config
-    return config.model_copy(update={"dataset_path": node.data, "pretrained": node.pretrained or config.pretrained})
+    names = ("path_column", "label_column", "split_column", "site_column") if own else ()
+    columns = {name: getattr(node, name) for name in names}  # of a table of its own; of a copy the run says them
+    paths = {"dataset_path": node.data, "image_root": node.image_root}
+    return config.model_copy(update={**columns, **paths, "pretrained": node.pretrained or config.pretrained})
 
 
 def cache_folder(node: NodeConfig, simulated: bool) -> Path:

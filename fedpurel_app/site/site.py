@@ -57,9 +57,9 @@ Metrics = dict[str, Any]
 
 
 @lru_cache(maxsize=1)
-def _experiment(config: RunConfig, cache: Path, own: bool, together: bool) -> Experiment:
+def _experiment(config: RunConfig, cache: Path, own: bool, together: bool, site: str) -> Experiment:
     """Keep frozen and shared things for the life of the process; sites that share a process share them."""
-    return Experiment(config, cache, own, together=together)
+    return Experiment(config, cache, own, together=together, site=site)
 
 
 class Site:
@@ -99,11 +99,15 @@ class Site:
         # A site with data of its own is the only one that its data are dealt out to.
         self.index, self.sites = (0, 1) if self._own else (self.node.partition_id, self.node.num_partitions)
         self.sites = self.sites if self._own else self.config.num_sites or self.sites
-        self.name = self.node.site or site_name(self.index, self.sites)
         cache = cache_folder(self.node, self.simulated)
         disk_memo.keep_in(cache)
-        self.experiment = one = _experiment(self.config, cache, self._own, self.simulated)
+        own_name = (self.node.site or "") if self._own else ""
+        self.experiment = one = _experiment(self.config, cache, self._own, self.simulated, own_name)
         self.federation, self.kit, self.images = one.federation, one.kit, one.images
+        names = self.federation.site_names
+        self.sites = len(names) or self.sites
+        numbered = site_name(self.index, self.sites)
+        self.name = self.node.site or (names[self.index] if self.index < len(names) else numbered)
         if self._own and (why := self.kit.unfit_for_own_data()):
             raise PolicyError(why)
         keeps = self.kit.method.personal_rounds or self.kit.algorithm.keeps_state

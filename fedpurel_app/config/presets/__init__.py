@@ -15,7 +15,7 @@ from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.files import names_weights
 
 DEFAULT_PRESET = "shapes"
-PATH_KEYS = frozenset({"dataset-path", "state-dir"})
+PATH_KEYS = frozenset({"dataset-path", "image-root", "state-dir"})
 
 
 @dataclass(frozen=True)

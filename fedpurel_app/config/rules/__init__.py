@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.rules.base import Rule
 from fedpurel_app.config.rules.data import data_rules, shot_rules, site_rules
+from fedpurel_app.config.rules.manifest import manifest_rules
 from fedpurel_app.config.rules.model import model_rules
 from fedpurel_app.config.rules.paths import path_rules
 from fedpurel_app.config.rules.privacy import privacy_rules
@@ -15,5 +16,5 @@ __all__ = ["Rule", "broken_rules"]
 
 def broken_rules(config: RunConfig) -> list[Rule]:
     """List the rules that settings break, each valid by itself."""
-    parts = (model_rules, data_rules, shot_rules, site_rules, round_rules, privacy_rules, path_rules)
+    parts = (model_rules, data_rules, shot_rules, site_rules, manifest_rules, round_rules, privacy_rules, path_rules)
     return [rule for part in parts for rule in part(config) if rule.is_broken]

@@ -26,7 +26,7 @@ def site_rules(config: RunConfig) -> list[Rule]:
         ),
         rule(
             "dataset classes",
-            bool(names) and config.dataset not in ("sites", "features"),
+            bool(names) and config.dataset not in ("sites", "features", "manifest"),
             f'classes has no use with dataset = "{config.dataset}", which has names of its own: drop it.',
         ),
         rule(
@@ -61,7 +61,9 @@ def shot_rules(config: RunConfig) -> list[Rule]:
     return [
         rule(
             f"shots {key}",
-            config.shots > 0 and values[key] not in (defaults[key], *([1] if key == "imbalance-factor" else [])),
+            config.shots > 0
+            and config.dataset != "manifest"  # which refuses both
+            and values[key] not in (defaults[key], *([1] if key == "imbalance-factor" else [])),
             f"{key} = {to_toml(values[key])} has no use with shots = {config.shots}, which takes the place of the "
             "long-tail profile: drop one of them.",
         )
@@ -124,7 +126,9 @@ def data_rules(config: RunConfig) -> list[Rule]:
         ),
         rule(
             "dataset imbalance-factor max-per-class shots",
-            config.max_per_class > 0 and config.imbalance_factor == 1 and not (config.shots or rendered),
+            config.max_per_class > 0
+            and config.imbalance_factor == 1
+            and not (config.shots or rendered or config.dataset == "manifest"),
             f"max-per-class = {config.max_per_class} has no use with imbalance-factor = 1, which keeps the split as it "
             "is: drop one of them.",
         ),

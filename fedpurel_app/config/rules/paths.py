@@ -16,6 +16,7 @@ def path_rules(config: RunConfig) -> list[Rule]:
         "resume-from": config.resume_from,
         "state-dir": config.state_dir,
         "dataset-path": config.dataset_path,
+        "image-root": config.image_root,
         "pretrained": config.pretrained if names_weights(config.pretrained) else "",
     }
     return [

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpurel_app.core.errors import DataError
+from fedpurel_app.core.names import listed
 
 Ints = npt.NDArray[np.int64]
 SplitName = Literal["train", "test"]  # of a data set,
@@ -174,6 +175,34 @@ def iid(train: tuple[Ints, Ints], test: tuple[Ints, Ints], sites: int, rng: np.r
             raise DataError(f"{len(rows)} images cannot be dealt out to {sites} sites: lower num-sites.")
         parts.append(tuple(np.sort(part) for part in np.array_split(rng.permutation(rows), sites)))
     return Partition(parts[0], parts[1])
+
+
+def natural(train: Ints, test: Ints, names: Sequence[str], sites: int) -> Partition:
+    """Give every site the images that are its own.
+
+    Parameters
+    ----------
+    train, test : ndarray of int64, shape (N,)
+        For each row of a split the place of its site among the names.
+    names : sequence of str
+    sites : int
+
+    Returns
+    -------
+    Partition
+
+    Raises
+    ------
+    DataError
+        When there is another number of sites than the data are from.
+    """
+    if sites != len(names):
+        raise DataError(
+            f"the data are from {len(names)} sites ({listed(names, 6)}), and are asked for at {sites}: a natural "
+            "partition has the sites of the data, no more and no fewer."
+        )
+    parts = (tuple(np.flatnonzero(split == site) for site in range(sites)) for split in (train, test))
+    return Partition(*parts)
 
 
 def pachinko(

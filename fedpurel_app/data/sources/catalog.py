@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fedpurel_app.data.shapes.rendered import load_shapes
 from fedpurel_app.data.sources.feature_file import load_features
 from fedpurel_app.data.sources.folders import load_imagefolder
 from fedpurel_app.data.sources.hub import HubData, without_wordnet_id
+from fedpurel_app.data.sources.manifest import form_of, load_manifest
 from fedpurel_app.data.sources.published import ListedData, load_aircraft
 from fedpurel_app.data.sources.source import Source
 from fedpurel_app.data.sources.subsets import on_validation
@@ -44,6 +45,7 @@ DATASETS: Mapping[str, Entry] = {
     "shapes": Entry(load_shapes, "terciles"),
     "features": Entry(load_features, "terciles"),
     "imagefolder": Entry(load_imagefolder),
+    "manifest": Entry(load_manifest),
     "cifar10": Entry(CIFAR10.load),
     "cifar100": Entry(CIFAR100.load),
     "imagenet-lt": Entry(IMAGENET_LT.load),
@@ -56,21 +58,24 @@ DATASETS: Mapping[str, Entry] = {
 }
 
 
-def load_source(name: str, path: str, max_per_class: int, evaluate_on: str = "test") -> Source:
+def load_source(settings: Mapping[str, Any]) -> Source:
     """Load a data set as settings ask for it.
 
     Parameters
     ----------
-    name, path : str
-        Of ``DATASETS``, and where it lies.
-    max_per_class : int
-    evaluate_on : {"test", "validation"}
-        Which data are where the test data are; see :func:`~fedpurel_app.data.sources.subsets.on_validation`.
+    settings : mapping
+        Of a run, by key: ``dataset``, a name of ``DATASETS``; where it lies and how it is read; and with
+        ``evaluate-on`` which data are where the test data are, see
+        :func:`~fedpurel_app.data.sources.subsets.on_validation`.
 
     Raises
     ------
     DataError
         When it is not there, or cannot be used.
     """
-    source = DATASETS[name].load(path, max_per_class)
-    return on_validation(source) if evaluate_on == "validation" else source
+    name, path = settings["dataset"], settings["dataset-path"]
+    if name == "manifest":
+        source = load_manifest(path, form=form_of(settings))
+    else:
+        source = DATASETS[name].load(path, settings["max-per-class"])
+    return on_validation(source) if settings["evaluate-on"] == "validation" else source

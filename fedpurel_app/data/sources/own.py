@@ -1,11 +1,13 @@
 """Data that a site brings of its own, under the class names of the federation.
 
-A folder of images, a folder or file of parquet, or an ``.npz`` of image features; any subset of the classes.
+A folder of images, a table of their paths and labels, a folder or file of parquet, or an ``.npz`` of image features;
+any subset of the classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +18,19 @@ from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.feature_file import read_features
 from fedpurel_app.data.sources.folders import labelled_files
 from fedpurel_app.data.sources.listing import Listing, find_parts, folders_in, is_part_name, list_images
+from fedpurel_app.data.sources.manifest import own_manifest
+from fedpurel_app.data.sources.manifest_rows import Form, is_table
 from fedpurel_app.data.sources.parquet import read_parquet
 from fedpurel_app.data.sources.source import NO_ROWS, PLAIN_TEMPLATE, FeatureSplit, Ints, Source, Split, require_there
 from fedpurel_app.data.sources.subsets import Rows, content_of, hold_out, identities, some_rows
 
 _FORMS = (
-    "a folder with one folder of images per class (or train/CLASS and test/CLASS), parquet files with a column of "
-    "images and one of labels, or an .npz of features"
+    "a folder with one folder of images per class (or train/CLASS and test/CLASS), a table of paths and labels (.csv), "
+    "parquet files with a column of images and one of labels, or an .npz of features"
 )
 
 
-def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
+def load_own(path: str, class_names: Sequence[str], seed: int, form: Form | None = None, site: str = "") -> Source:
     """Load a site's own data.
 
     Parameters
@@ -34,14 +38,19 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     path : str
         A folder with ``CLASS/*.jpg``, or with ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg``; parquet (one file, or a
         folder of ``train*.parquet`` and ``test*.parquet``) with a column of images and a column of labels that have
-        names; or an ``.npz`` as :func:`~fedpurel_app.data.sources.feature_file.read_features` reads it. Empty: no data
-        at all, as a server may have it.
+        names; a table of paths and labels (``.csv``, or ``.parquet`` without images); or an ``.npz`` as
+        :func:`~fedpurel_app.data.sources.feature_file.read_features` reads it. Empty: no data at all, as a server may
+        have it.
     class_names : sequence of str
         Those of the federation, in its order. The data may have any of them, and no other; case, and underscores for
         spaces, do not matter. Empty: the data's own, for a node that looks at itself.
     seed : int
         Deals every class out to training and test, four to one, where there is no test part; by names of files, or
         numbers of rows.
+    form : Form, optional
+        How a table is to be read.
+    site : str
+        Whose rows of a table are taken, where it has a column of sites; empty = all.
 
     Returns
     -------
@@ -55,7 +64,11 @@ def load_own(path: str, class_names: Sequence[str], seed: int) -> Source:
     names = tuple(class_names)
     if not path:
         return Source("sites", names, PLAIN_TEMPLATE, NO_ROWS, NO_ROWS)
-    parts, own_names, notes = _read(Path(path))
+    if is_table(Path(path)):
+        wanted = replace(form or Form(), classes=names, seed=seed, natural=False)
+        parts, own_names, notes = own_manifest(Path(path), wanted, site)
+    else:
+        parts, own_names, notes = _read(Path(path))
     names = names or tuple(own_names)
     label_of = _labels_of(path, own_names, names)
     train = _renamed(parts["train"], label_of)

@@ -77,6 +77,23 @@ class TextClassifier:
 
 
 @dataclass(frozen=True)
+class Centres:
+    """Which site every image of a data set is from, where the data set knows.
+
+    Attributes
+    ----------
+    names : tuple of str
+    train, validation, test : ndarray of int64, shape (N,)
+        For each row of a split the place of its site among the names.
+    """
+
+    names: tuple[str, ...]
+    train: Ints
+    validation: Ints
+    test: Ints
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set.
 
@@ -93,6 +110,8 @@ class Source:
         Set where features are precomputed: both splits are then of :class:`FeatureSplit`.
     validation : Split or None
         Where the data set has one of its own, in the form of ``test``.
+    centres : Centres or None
+        Set where the data set says which site its images are from.
     notes : tuple of str
         What people should know of it, as what was left out: said once, when a run starts.
     """
@@ -105,6 +124,7 @@ class Source:
     superclass: tuple[int, ...] | None = None
     classifier: TextClassifier | None = None
     validation: Split | None = None
+    centres: Centres | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -119,9 +119,12 @@ def on_validation(source: Source) -> Source:
         With its own validation split, where it has one; else with a quarter of the training images of every class, the
         same whatever the seed of a run, which are then not trained on.
     """
+    centres = source.centres
     if source.validation is not None:
-        return replace(source, test=source.validation)
+        moved = centres and replace(centres, test=centres.validation)
+        return replace(source, test=source.validation, centres=moved)
     kept, held = hold_out(
         source.train.labels, identities(source.train), 0, lambda count: int(_VALIDATION_SHARE * count)
     )
-    return replace(source, train=some_rows(source.train, kept), test=some_rows(source.train, held))
+    parted = centres and replace(centres, train=centres.train[kept], test=centres.train[held])
+    return replace(source, train=some_rows(source.train, kept), test=some_rows(source.train, held), centres=parted)
