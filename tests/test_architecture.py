@@ -20,7 +20,7 @@ RULES = {
     "models": ({"functional"}, {"torch", "torchvision", "open_clip", "peft", "safetensors", "PIL", "pydantic"}),
     "algorithms": ({"functional", "models"}, {"torch"}),
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
-    "data": (set(), {"datasets", "pyarrow", "PIL", "open_clip", "torchvision"}),
+    "data": (set(), {"datasets", "pyarrow", "PIL", "open_clip", "pydicom", "torchvision"}),
     "strategies": (set(), {"flwr", "scipy"}),
     "reporting": (
         {"config"},

@@ -13,10 +13,10 @@ from typing import Literal
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.core.names import listed, printable
 from fedpurel_app.data.sources.class_names import is_system
+from fedpurel_app.data.sources.dicom import DICOM_ENDINGS
 
-ENDINGS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
-)
+_PILLOW = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
+ENDINGS = frozenset((*_PILLOW, *DICOM_ENDINGS))
 Kind = Literal["folder", "file", "other"]
 _ROLES = {
     "train": {"train", "training"},

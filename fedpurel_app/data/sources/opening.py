@@ -7,6 +7,7 @@ What is in a file becomes 8-bit RGB as a viewer would show it; what is that alre
 - 16 bits a channel become their upper 8. Of 32-bit whole numbers the smallest of an image becomes 0 and the largest
   255. Floats from 0 to 1 are shares of 255; other floats are stretched as 32-bit whole numbers are.
 - Of animations and files of several pages the first is taken.
+- DICOM is read by :mod:`fedpurel_app.data.sources.dicom`, which says how.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.core.names import printable
+from fedpurel_app.data.sources.dicom import check_header, is_dicom, read_dicom, require_pydicom
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
@@ -44,11 +46,15 @@ def open_image(source: Path | bytes, where: str = "") -> Image:
     Raises
     ------
     DataError
-        Naming the image, and why it cannot be read.
+        Naming the image, and why it cannot be read; or what to install for DICOM.
     """
     from PIL import Image
 
+    if dicom := is_dicom(source):
+        require_pydicom()
     try:
+        if dicom:
+            return read_dicom(_readable(source))
         with Image.open(_readable(source)) as image:
             image.load()
             return _upright(image, _rgb(_opaque(_eight_bits(image))))
@@ -59,11 +65,17 @@ def open_image(source: Path | bytes, where: str = "") -> Image:
 def fault_of(source: Path | bytes, where: str = "") -> str:
     """Tell what is wrong with an image by its header alone; empty when nothing is.
 
-    What is damaged behind the header is found only when the image is opened.
+    What is damaged behind the header is found only when the image is opened. Raises DataError where DICOM cannot be
+    read at all.
     """
     from PIL import Image
 
+    if dicom := is_dicom(source):
+        require_pydicom()
     try:
+        if dicom:
+            check_header(_readable(source))
+            return ""
         with Image.open(_readable(source)):
             return ""
     except Exception as error:  # as above
