@@ -106,3 +106,16 @@ def test_text_that_flower_cannot_read_is_said_so(capsys):
 def test_a_part_of_a_data_set_needs_the_run_s_settings(capsys, tmp_path):
     code = cli.main(["doctor", "--node-config", "partition-id=0 num-partitions=2"])
     assert code == 0 and "name the run's settings" in capsys.readouterr().out
+
+
+def test_of_a_table_a_node_has_the_rows_of_its_name(capsys, tmp_path, data):
+    """Ten cats are of site a, five dogs of site b; a fifth of them is held out."""
+    rows = [f"{path.relative_to(data)},{path.parent.name},{'a' if path.parent.name == 'cat' else 'b'}"
+            for path in sorted(data.rglob("*.png"))]  # fmt: skip
+    (tmp_path / "t.csv").write_text("\n".join(["path,dx,centre", *rows]))
+    node = {"site": "a", "data": tmp_path / "t.csv", "image_root": data, "label_column": "dx", "site_column": "centre"}
+    for run in ([], ["--set", "dataset=sites", "--set", "classes=cat, dog"]):
+        code, out = examine(capsys, *run, state_dir=tmp_path / "state", **node)
+        assert code == 0 and "8 training images of 1 classes" in out and "2 test images of 1 classes" in out
+    code, out = examine(capsys, state_dir=tmp_path / "state", **{**node, "site": "c"})
+    assert code == 1 and 'no row of site "c" in column "centre", but of a, b' in out

@@ -99,6 +99,12 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if lacking else 0
 
 
+def _data(options: argparse.Namespace) -> int:
+    from fedpurel_app.cli.data_check import data_check
+
+    return data_check(options)
+
+
 # --- using models -----------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +220,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "predict": _predict,
     "export": _export,
+    "data": _data,
     "doctor": _doctor,
     "keygen": _keygen,
 }

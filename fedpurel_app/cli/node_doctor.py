@@ -16,6 +16,7 @@ from fedpurel_app.cli.doctor import Finding
 from fedpurel_app.config import NodeConfig, RunConfig, load_node_config, refusals
 from fedpurel_app.core.errors import ConfigError, FedPurelError
 from fedpurel_app.data.sources.inspection import look_at
+from fedpurel_app.data.sources.manifest_rows import Form
 from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.reporting.console import size_in_words
@@ -83,13 +84,15 @@ def _data(node: NodeConfig, config: RunConfig | None) -> Iterator[Finding]:
     try:
         if config is not None:
             own = with_own_paths(config, node, simulated=False)
-            experiment = Experiment(own, cache_folder(node, simulated=False), own=not node.has_part)
+            whose = "" if node.has_part else node.site or ""
+            experiment = Experiment(own, cache_folder(node, simulated=False), own=not node.has_part, site=whose)
             source, classes = experiment.federation.source, experiment.federation.source.class_names
         elif node.has_part:
             yield Finding("  data      a part of the run's data set: name the run's settings with --preset and --set")
             return
         else:
-            source = load_own(node.data, (), 0)
+            columns = (node.path_column, node.label_column, node.split_column, node.site_column)
+            source = load_own(node.data, (), 0, Form(*columns, node.image_root), node.site or "")
             classes = source.class_names
         look_at(source)
     except FedPurelError as error:

@@ -70,6 +70,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="look at a node instead, started with this text: its settings, data and folders, and with --preset or "
         "--set whether it serves such a run",
     )
+    _add_data(_command(commands, "data", "say of data what is there, and what is wrong with it, before any run",
+                       "check all.csv --set label-column=diagnosis"))  # fmt: skip
     keygen = _command(
         commands,
         "keygen",
@@ -78,6 +80,27 @@ def make_parser() -> argparse.ArgumentParser:
     )
     keygen.add_argument("file", metavar="FILE", type=Path)
     return parser
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    """Add what is done with data; ``action`` of what is read is its name."""
+    check = _command(
+        data.add_subparsers(required=True, metavar="ACTION", dest="action"),
+        "check",
+        "count images class by class and site by site, and name all that is wrong; exit code 1 where something is",
+        "all.csv --set label-column=diagnosis",
+    )
+    check.set_defaults(command="data")
+    check.epilog = "example:\n  fedpurel data check all.csv --set label-column=diagnosis"
+    check.add_argument(
+        "path",
+        metavar="PATH",
+        type=Path,
+        help="a table of images, a folder of classes, of parts or of sites, parquet, or an .npz of features",
+    )
+    check.add_argument("--set", metavar="KEY=VALUE", action="append", default=[],
+                       help="columns of a table, image-root, classes, group-by, seed; repeatable")  # fmt: skip
+    check.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:

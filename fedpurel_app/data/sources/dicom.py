@@ -69,6 +69,15 @@ def check_header(source: Path | io.BytesIO) -> None:
         _check(header)
 
 
+def dicom_form(source: Path | io.BytesIO) -> tuple[str, int, int]:
+    """Return the kind of an image with its bits, its width and its height, by its header."""
+    from pydicom import dcmread
+
+    with dcmread(source, stop_before_pixels=True) as header:
+        kind = f"DICOM {header.PhotometricInterpretation} {header.BitsStored} bit"
+        return kind, int(header.Columns), int(header.Rows)
+
+
 def _check(header: Dataset) -> None:
     from PIL import Image
     from pydicom.pixels.decoders.base import get_decoder

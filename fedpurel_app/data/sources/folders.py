@@ -64,6 +64,10 @@ class FileSplit:
         """Yield, for every file, what is wrong with it by its header; empty where nothing is."""
         return faults_of_files(self.root, self.files)
 
+    def encoded(self, rows: Ints) -> list[Path | bytes]:
+        """Return the files of some rows."""
+        return [self.root / self.files[int(row)] for row in rows]
+
     def images(self, rows: Ints) -> list[Image]:
         """Load images by row number, as RGB."""
         return [open_image(self.root / self.files[int(row)]) for row in rows]

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from fedpurel_app.core.disk_memo import remembered
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.data.sources.opening import RULES, fault_of
-from fedpurel_app.data.sources.source import Source
+from fedpurel_app.data.sources.source import Ints, Source
 
 logger = logging.getLogger("flwr.fedpurel")
 
@@ -37,6 +37,10 @@ class Lookable(Protocol):
 
     def faults(self) -> Iterator[str]:
         """Yield, for every image, what is wrong with it by its header; empty where nothing is."""
+        ...
+
+    def encoded(self, rows: Ints) -> list[Path | bytes]:
+        """Return the files of some rows, or what is in them."""
         ...
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.core.names import printable
-from fedpurel_app.data.sources.dicom import check_header, is_dicom, read_dicom, require_pydicom
+from fedpurel_app.data.sources.dicom import check_header, dicom_form, is_dicom, read_dicom, require_pydicom
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
@@ -80,6 +80,19 @@ def fault_of(source: Path | bytes, where: str = "") -> str:
             return ""
     except Exception as error:  # as above
         return f"{_called(source, where)} {_fault(error)}"
+
+
+def form_of(source: Path | bytes) -> tuple[str, int, int] | None:
+    """Return what an image is by its header, its mode or for DICOM its kind and bits, width and height; else None."""
+    from PIL import Image
+
+    try:
+        if is_dicom(source):
+            return dicom_form(_readable(source))
+        with Image.open(_readable(source)) as image:
+            return image.mode, *image.size
+    except Exception:  # :func:`fault_of` says why
+        return None
 
 
 def _called(source: Path | bytes, where: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,10 @@ class Rows:
     def faults(self) -> Iterator[str]:
         """Yield, for every image of the whole split, what is wrong with it by its header."""
         return self.whole.faults() if isinstance(self.whole, Lookable) else iter(())
+
+    def encoded(self, rows: Ints) -> list[Path | bytes]:
+        """Return the files, or their bytes, of some rows; none where there are no images."""
+        return self.whole.encoded(self.rows[rows]) if isinstance(self.whole, Lookable) else []
 
     def images(self, rows: Ints) -> list[Image]:
         """Load images by row number, as RGB."""

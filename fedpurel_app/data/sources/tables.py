@@ -58,6 +58,10 @@ class TableSplit:
         cells = self._raw[rows][self.image_column]
         return [open_image(_content(cell), self._name(row)) for row, cell in zip(rows, cells, strict=True)]
 
+    def encoded(self, rows: Ints) -> list[Path | bytes]:
+        """Return the bytes, or the files, that the images of some rows are in."""
+        return [_content(cell) for cell in self._raw[rows][self.image_column]]
+
     def contents(self) -> Iterator[tuple[str, bytes | Path]]:
         """Yield the name of every row, and the bytes or the file that its image is in."""
         for row, cell in enumerate(self._raw[self.image_column]):
@@ -119,6 +123,10 @@ class KnownSplit:
     def images(self, rows: Ints) -> list[Image]:
         """Load images by row number, as RGB."""
         return self._whole.images(rows)
+
+    def encoded(self, rows: Ints) -> list[Path | bytes]:
+        """Return the bytes, or the files, that the images of some rows are in."""
+        return self._whole.encoded(rows)
 
     def faults(self) -> Iterator[str]:
         """Yield, for every row, what is wrong with its image by its header; empty where nothing is."""
