@@ -28,7 +28,9 @@ ELSEWHERE = {
     "benchmarks/synthetic.py",
     "benchmarks/message.py",
     "tools/write_cards.py",
-}  # imported by step.py; the test below; tests/test_cards.py
+    "tools/write_claims.py",
+    "tools/docs_home.py",
+}  # imported by step.py; the test below; tests/test_cards.py, test_claims.py, test_docs.py
 
 
 @pytest.mark.slow
