@@ -29,6 +29,14 @@ def parts(path):
     return path
 
 
+def own_table(path):
+    """A CSV beside the folder that its paths lie in."""
+    images = sorted(folder(path).rglob("*.png"))
+    lines = [f"{image},{image.parent.name}" for image in images]
+    (path / "all.csv").write_text("\n".join(["path,label", *lines]))
+    return path / "all.csv"
+
+
 def parquet(path):
     path.mkdir()
     images = [Image.new("RGB", (4, 4), (10 * number, 0, 0)) for number in range(12)]
@@ -68,6 +76,7 @@ PART = {"partition-id": 1}
 OWN = {"dataset": "sites", "classes": NAMES}
 CASES: dict[str, tuple[Callable[[Path], Path] | None, dict[str, Any], dict[str, Any]]] = {
     "a folder of its own": (folder, OWN, {}),
+    "a table of its own": (own_table, OWN, {}),
     "parquet of its own": (parquet, OWN, {}),
     "features of its own": (features, {**OWN, "peft": "adapter"}, {}),
     "a part of rendered images": (None, {"dataset": "shapes", **DEALT}, {"partition-id": 0}),

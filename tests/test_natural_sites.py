@@ -8,12 +8,13 @@ import pytest
 from fedpurel_app.cli import main as cli
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.config import load_config
-from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.core.errors import ConfigError, DataError, RunError
 from fedpurel_app.federation import Federation
 from fedpurel_app.launch.choose import begun
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.site.site import Site
+from fedpurel_app.strategies import FedPuReL
 from tests.support import CLASS_NAMES, HELD, a_table, cut_by_site, run_app, tiny_config
 
 # A class has 6 + 2 * label images at a site that has it, two of which are to test on.
@@ -78,6 +79,13 @@ def test_a_run_has_the_sites_of_the_table_under_their_names(tmp_path):
     assert parts["train_counts"] == in_order(np.sum(list(TRAIN.values()), 0).tolist()), "all of the table, no profile"
     counted = [int(row["train_images"]) for row in folder.read_csv("classes.csv")]
     assert counted == parts["train_counts"]
+
+
+def test_all_sites_of_the_table_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(FedPuReL.__init__.__kwdefaults__, "connect_timeout", 0.1)
+    config = settings(a_table(tmp_path / "data"), out=str(tmp_path / "run"))
+    with pytest.raises(RunError, match="2 of 3 sites can take part"):
+        run_app(server_app, client_app, 2, config)
 
 
 def test_a_number_of_sites_that_is_not_the_tables_is_refused(tmp_path):

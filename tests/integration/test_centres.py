@@ -50,7 +50,7 @@ def test_nodes_with_their_rows_have_what_the_sites_of_a_simulation_have(tmp_path
         process = federation.fedpurel(
             "run", "--superlink", CONNECTION, *pairs(*ROUNDS, *real), "--out", str(tmp_path / "real")
         )
-        output, _ = process.communicate(timeout=3000)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
     found = told(tmp_path / "real")
     assert sorted(found) == sorted(simulated) == sorted(HELD)
