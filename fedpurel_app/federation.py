@@ -11,8 +11,10 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.metrics import group_by_counts, group_by_terciles
+from fedpurel_app.core.names import site_name
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.dealing import longtail, partition
+from fedpurel_app.data.dealing.pachinko import pachinko
 from fedpurel_app.data.dealing.partition import Partition, SplitName
 from fedpurel_app.data.sources.catalog import DATASETS, load_source
 from fedpurel_app.data.sources.manifest import form_of
@@ -140,6 +142,10 @@ class Federation:
             return ()
         return self.source.centres.names
 
+    def name_of(self, index: int, sites: int) -> str:
+        """Return what one of some sites is called: as the data name it, else by its number."""
+        return self.site_names[index] if index < len(self.site_names) else site_name(index, sites)
+
     @lru_cache(maxsize=2)  # noqa: B019  # one federation lives as long as its process
     def partition(self, sites: int) -> Partition:
         """Deal the data out to a number of sites, each of which keeps some of its training images for validation."""
@@ -171,7 +177,7 @@ class Federation:
         if self.config.partition == "iid":
             return partition.iid(train, test, sites, rng)
         if self.config.partition == "pachinko" and self.source.superclass is not None:
-            return partition.pachinko(train, test, sites, alpha, self.source.superclass, rng)
+            return pachinko(train, test, sites, alpha, self.source.superclass, rng)
         return partition.dirichlet(train, test, sites, alpha, rng, self.config.local_test == "uniform")
 
     def _generator(self, purpose: str) -> np.random.Generator:

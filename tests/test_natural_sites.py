@@ -11,6 +11,10 @@ from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import ConfigError, DataError, RunError
 from fedpurel_app.federation import Federation
 from fedpurel_app.launch.choose import begun
+from fedpurel_app.reporting.page.blocks import Items, Part
+from fedpurel_app.reporting.page.drawn import site_names
+from fedpurel_app.reporting.page.sites import sites_section
+from fedpurel_app.reporting.page.snapshot import Snapshot
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.server_app import app as server_app
 from fedpurel_app.site.site import Site
@@ -79,6 +83,20 @@ def test_a_run_has_the_sites_of_the_table_under_their_names(tmp_path):
     assert parts["train_counts"] == in_order(np.sum(list(TRAIN.values()), 0).tolist()), "all of the table, no profile"
     counted = [int(row["train_images"]) for row in folder.read_csv("classes.csv")]
     assert counted == parts["train_counts"]
+
+
+def test_the_page_of_a_run_knows_the_classes_of_the_table_s_sites(tmp_path):
+    table = a_table(tmp_path / "data")
+    run_app(server_app, client_app, 3, {**settings(table), "num-sites": 3, "out": str(tmp_path / "run")})
+    run = Snapshot(tmp_path / "run")
+    assert site_names(run) == sorted(HELD) == run.partition["site_names"]
+    counts = dict(zip(site_names(run), run.partition["train_by_class"], strict=True))
+    for name in HELD:
+        named = {label: count for label, count in enumerate(in_order(TRAIN[name])) if count}
+        assert {int(label): count for label, count in counts[name].items()} == named
+        part = next(one for one in sites_section(run).blocks if isinstance(one, Part) and one.heading == name)
+        said = " ".join(text for one in part.blocks if isinstance(one, Items) for text in one.items)
+        assert f"Training images of {len(named)} of 5 classes" in said
 
 
 def test_all_sites_of_the_table_are_waited_for(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from fedpurel_app.config import load_config
+from fedpurel_app.config.rules.manifest import TABLE_KEYS
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.names import listed
 from fedpurel_app.data.sources.manifest import form_of
@@ -14,8 +15,7 @@ from fedpurel_app.launch import choose
 from fedpurel_app.reporting.console import counting
 from fedpurel_app.reporting.data_report import data_lines
 
-_TABLE = ("path-column", "label-column", "split-column", "site-column", "image-root")
-_KEYS = (*_TABLE, "classes", "group-by", "seed")
+_KEYS = (*TABLE_KEYS, "classes", "group-by", "seed")
 
 
 def data_check(options: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def data_check(options: argparse.Namespace) -> int:
     config = load_config({**asked, "dataset": "manifest", "dataset-path": str(path)})
     with counting("Looking at images") as report:
         found = survey(path, form_of(config.model_dump(by_alias=True)), report)
-    if found.kind != "manifest" and (odd := [key for key in asked if key in _TABLE]):
+    if found.kind != "manifest" and (odd := [key for key in asked if key in TABLE_KEYS]):
         raise ConfigError(f"{', '.join(odd)} tell how a table of images is read, and {path} is none: drop them.")
     facts = {"path": str(path), **summary(found, config.group_by)}
     print(json.dumps(facts, indent=2) if options.json else "\n".join(data_lines(facts)))

@@ -25,6 +25,11 @@ def keep_in(cache: Path) -> None:
     _cache = cache
 
 
+def cache_folder() -> Path:
+    """Return the cache folder of this process."""
+    return _cache or home() / "cache"
+
+
 def remembered(key: str, find: Callable[[], Any]) -> Any:
     """Return a fact from the memory on disk, or find it out and keep it.
 
@@ -40,7 +45,7 @@ def remembered(key: str, find: Callable[[], Any]) -> Any:
     The memory lies in ``facts`` of the cache (see :func:`keep_in`), readable by its owner alone. What is damaged is
     found out anew; a full disk costs time, nothing else.
     """
-    folder = (_cache or home() / "cache") / "facts"
+    folder = cache_folder() / "facts"
     path = folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         kept = json.loads(path.read_text("utf-8"))

@@ -47,7 +47,7 @@ def begun(preset: str, asked: Mapping[str, Any], out: Path | None) -> tuple[RunC
         values.pop("num-sites", None)  # of the preset; the data have their own
     config = simulated(values)
     path = out or new_run_path(config.algorithm, config.peft, config.dataset, config.seed)
-    return simulated({**values, "out": str(path)}), path
+    return load_config({**values, "num-sites": config.num_sites, "out": str(path)}), path
 
 
 def simulated(values: Mapping[str, Any]) -> RunConfig:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedpurel_app.core.disk_memo import cache_folder, sha256_of
 from fedpurel_app.core.errors import StateError
-from fedpurel_app.core.files import home, write_atomically
+from fedpurel_app.core.files import write_atomically
 
 _PIECE = 700_000  # bytes of weights in a piece: as text still below the Hub's 1 MB a file
 
@@ -57,11 +58,11 @@ def unpacked(folder: Path, packed: Mapping[str, Any]) -> Path:
         When the pieces are not those that were packed, or when the cache cannot be written.
     """
     digest = str(packed["sha256"])
-    path = home() / "cache" / "demo" / f"clip-{digest[:12]}.safetensors"
-    if path.is_file() and _digest(path.read_bytes()) == digest:
+    path = cache_folder() / "demo" / f"clip-{digest[:12]}.safetensors"
+    if path.is_file() and sha256_of(path) == digest:
         return path
     weights = _joined(folder, packed["pieces"])
-    if _digest(weights) != digest:
+    if hashlib.sha256(weights).hexdigest() != digest:
         raise StateError(f"{folder}: the demo CLIP's weights are damaged. Install this package again.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,3 @@ def _joined(folder: Path, names: Sequence[str]) -> bytes:
         return b"".join(base64.b64decode(json.loads((folder / name).read_bytes())["base64"]) for name in names)
     except (ValueError, KeyError, TypeError, binascii.Error):
         return b""
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

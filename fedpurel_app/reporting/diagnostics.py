@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.site_table import any_branch
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"  # of Okabe and Ito's palette
 Table = tuple[list[str], list[list[Any]]]  # column names and rows of what is drawn
@@ -77,7 +78,7 @@ def gradients(folder: RunFolder, figure: Any) -> Table | None:
 
 def contribution(folder: RunFolder, figure: Any) -> Table | None:
     """Draw what the private branches add to each class, head to tail (paper, Fig. 5)."""
-    if not any(row["has_private_branch"] == "1" for row in folder.read_csv("sites.csv")):
+    if not any_branch(folder.read_csv("sites.csv")):
         return None
     classes, counted = head_to_tail(
         row for row in folder.read_csv("classes.csv") if row["global"] and row["personalized_at_sites"]

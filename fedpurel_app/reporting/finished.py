@@ -11,6 +11,7 @@ from typing import Any
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import setting, settings
+from fedpurel_app.reporting.site_table import any_branch
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Run:
 
         None where no site has trained a private branch, or where the score is not known.
         """
-        if not any(row["has_private_branch"] == "1" for row in self.folder.read_csv("sites.csv")):
+        if not any_branch(self.folder.read_csv("sites.csv")):
             return None
         return (self.summary.get(model) or {}).get(column)
 

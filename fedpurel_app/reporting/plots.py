@@ -14,6 +14,7 @@ from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.diagnostics import Table, balance, contribution, gradients, head_to_tail
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import run_in_words
+from fedpurel_app.reporting.site_table import any_branch
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
@@ -186,7 +187,7 @@ def classes(folder: RunFolder, figure: Any) -> Table | None:
 def sites(folder: RunFolder, figure: Any) -> Table | None:
     """Gain of each site's personalized model over the global one on the site's own test part."""
     rows = [row for row in folder.read_csv("sites.csv") if row["gain"]]
-    if not any(row["has_private_branch"] == "1" for row in rows):
+    if not any_branch(rows):
         return None
     axes = figure.subplots()
     rows.sort(key=lambda row: float(row["gain"]))

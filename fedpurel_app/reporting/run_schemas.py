@@ -219,6 +219,7 @@ class Partition(_Plain):
     sha256: str
     train_counts: list[Count] = []
     train_by_class: list[dict[Whole, Count]] = []
+    site_names: list[str] = []
 
     @model_validator(mode="after")
     def _knows_its_classes(self) -> Partition:

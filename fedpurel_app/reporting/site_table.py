@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.columns import number
@@ -12,6 +12,11 @@ _SHOWN = ("global", "personalized", "global_gain", "gain")
 _ENDS = {f"{one}_{end}" for one in _SHOWN for end in ("low", "high")}
 _NEEDED = {"site", "test_images", "has_private_branch", *_SHOWN, *_ENDS}
 _LEGEND = "GM: global, PM: personalized model; accuracies in % with 95 % intervals (docs/metrics.md)"
+
+
+def any_branch(rows: Iterable[Mapping[str, str]]) -> bool:
+    """Tell whether a site of ``sites.csv`` has trained a private branch."""
+    return any(row["has_private_branch"] == "1" for row in rows)
 
 
 def site_lines(rows: Sequence[Mapping[str, str]]) -> list[str]:

@@ -89,6 +89,7 @@ def write_partition(experiment: Experiment, strategy: FedPuReL, folder: RunFolde
         {
             "sha256": split.sha256,
             "train_counts": experiment.federation.train_counts.tolist(),
+            "site_names": [experiment.federation.name_of(index, count) for index in range(count)],
             "train_by_class": [_counts(labels[rows]) for rows in split.train],
             "train": [rows.tolist() for rows in split.train],
             "test": [rows.tolist() for rows in split.test],

@@ -27,7 +27,6 @@ from fedpurel_app.config import (
 )
 from fedpurel_app.core import disk_memo
 from fedpurel_app.core.errors import PolicyError, RunError
-from fedpurel_app.core.names import site_name
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import (
     NUM_EXAMPLES,
@@ -104,10 +103,8 @@ class Site:
         own_name = (self.node.site or "") if self._own else ""
         self.experiment = one = _experiment(self.config, cache, self._own, self.simulated, own_name)
         self.federation, self.kit, self.images = one.federation, one.kit, one.images
-        names = self.federation.site_names
-        self.sites = len(names) or self.sites
-        numbered = site_name(self.index, self.sites)
-        self.name = self.node.site or (names[self.index] if self.index < len(names) else numbered)
+        self.sites = len(self.federation.site_names) or self.sites
+        self.name = self.node.site or self.federation.name_of(self.index, self.sites)
         if self._own and (why := self.kit.unfit_for_own_data()):
             raise PolicyError(why)
         keeps = self.kit.method.personal_rounds or self.kit.algorithm.keeps_state

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fedpurel_app.core.errors import DataError
-from fedpurel_app.data.dealing.partition import _deal, dirichlet, expected_empty, iid, pachinko
+from fedpurel_app.data.dealing.pachinko import pachinko
+from fedpurel_app.data.dealing.partition import _deal, dirichlet, expected_empty, iid
 
 CLASSES, SITES = 10, 8
 PAIRS = [label // 2 for label in range(CLASSES)]

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from fedpurel_app.core import disk_memo
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.models.demo_weights import pack, unpacked
 
@@ -13,7 +14,7 @@ WEIGHTS = bytes(range(256)) * 6000  # 1.5 MB: three pieces
 
 @pytest.fixture
 def packed(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDPUREL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(disk_memo, "_cache", tmp_path / "cache")
     return tmp_path, pack(WEIGHTS, tmp_path)
 
 
@@ -44,6 +45,6 @@ def test_damaged_pieces_are_refused(packed, content):
 
 def test_a_cache_that_cannot_be_written_is_named(packed):
     folder, facts = packed
-    (folder / "home").write_text(json.dumps(facts))  # a file in the place of the folder
+    (folder / "cache").write_text(json.dumps(facts))  # a file in the place of the folder
     with pytest.raises(StateError, match="cannot be written"):
         unpacked(folder, facts)

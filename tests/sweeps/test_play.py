@@ -214,10 +214,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     assert _workers(path)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while _workers(path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _workers(path)
+    assert_workers_end(path)
     left = rounds_played(tmp_path / "out")
     again = started(path, tmp_path / "out")
     assert again.wait(300) == 0, said(path)
@@ -251,14 +248,18 @@ def test_a_second_ctrl_c_ends_all_at_once_and_the_sweep_goes_on_from_what_is_sav
     time.sleep(0.2)  # two signals that come together are one
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    deadline = time.monotonic() + 30
-    while _workers(path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _workers(path)
+    assert_workers_end(path)
     left = rounds_played(tmp_path / "out")
     again = started(path, tmp_path / "out")
     assert again.wait(300) == 0, said(path)
     assert left < rounds_played(tmp_path / "out")
+
+
+def assert_workers_end(path):
+    deadline = time.monotonic() + 30
+    while _workers(path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _workers(path)
 
 
 def _workers(path):

@@ -6,7 +6,8 @@ from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.rules.base import Rule, rule
 from fedpurel_app.config.text import to_toml
 
-_COLUMNS = ("path-column", "label-column", "split-column", "site-column")
+COLUMNS = ("path-column", "label-column", "split-column", "site-column")
+TABLE_KEYS = (*COLUMNS, "image-root")  # what says how a table is read
 _DRAWING = ("imbalance-factor", "max-per-class", "shots", "class-order", "keep-empty-classes")
 
 
@@ -15,7 +16,7 @@ def manifest_rules(config: RunConfig) -> list[Rule]:
     values, table = config.model_dump(by_alias=True), config.dataset == "manifest"
     defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
     natural = config.partition == "natural"
-    columns = [values[key].casefold() for key in _COLUMNS]
+    columns = [values[key].casefold() for key in COLUMNS]
     return [
         rule(
             "dataset dataset-path",
@@ -29,12 +30,12 @@ def manifest_rules(config: RunConfig) -> list[Rule]:
                 f'{key} = {to_toml(values[key])} has no use with dataset = "{config.dataset}", which is no table: drop '
                 'it, or set dataset = "manifest".',
             )
-            for key in (*_COLUMNS, "image-root")
+            for key in TABLE_KEYS
         ),
         rule(
-            " ".join(_COLUMNS),
+            " ".join(COLUMNS),
             table and (len(set(columns)) < len(columns) or not all(columns)),
-            f"{', '.join(f'{key} = {to_toml(values[key])}' for key in _COLUMNS)}: name four different columns.",
+            f"{', '.join(f'{key} = {to_toml(values[key])}' for key in COLUMNS)}: name four different columns.",
         ),
         *(
             rule(

@@ -82,9 +82,7 @@ def _check(header: Dataset) -> None:
     from PIL import Image
     from pydicom.pixels.decoders.base import get_decoder
 
-    if lacking := [
-        name for name in ("Rows", "Columns", "PhotometricInterpretation", "BitsStored") if name not in header
-    ]:
+    if lacking := [name for name in _NEEDED if name not in header]:
         raise ValueError(f"it is DICOM without an image: no {', '.join(lacking)}")
     if header.PhotometricInterpretation not in (*_GREY, *_COLOUR, _PALETTE):
         raise ValueError(

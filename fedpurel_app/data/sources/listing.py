@@ -18,10 +18,10 @@ from fedpurel_app.data.sources.dicom import DICOM_ENDINGS
 _PILLOW = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
 ENDINGS = frozenset((*_PILLOW, *DICOM_ENDINGS))
 Kind = Literal["folder", "file", "other"]
-_ROLES = {
-    "train": {"train", "training"},
-    "test": {"test", "testing"},
-    "validation": {"val", "valid", "validation"},
+ROLES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("validation", "valid", "val"),
 }
 
 
@@ -118,7 +118,7 @@ def find_parts(names: Sequence[str], where: str) -> tuple[dict[str, str], list[s
     DataError
         When two folders could be the same part.
     """
-    found: dict[str, list[str]] = {role: [n for n in names if n.casefold() in known] for role, known in _ROLES.items()}
+    found: dict[str, list[str]] = {role: [n for n in names if n.casefold() in known] for role, known in ROLES.items()}
     if found["test"]:
         del found["validation"]
     elif found["validation"]:
@@ -132,7 +132,7 @@ def find_parts(names: Sequence[str], where: str) -> tuple[dict[str, str], list[s
 
 def is_part_name(name: str) -> bool:
     """Tell whether a folder's name is that of a part, and so hardly that of a class."""
-    return any(name.casefold() in known for known in _ROLES.values())
+    return any(name.casefold() in known for known in ROLES.values())
 
 
 def file_role(path: Path) -> str:

@@ -15,6 +15,7 @@ from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.sources.folders import FileSplit
 from fedpurel_app.data.sources.manifest_rows import Form, Row, Rows, read_rows
 from fedpurel_app.data.sources.manifest_rules import (
+    SPLITS,
     cell_problems,
     path_problems,
     repeat_problems,
@@ -24,8 +25,6 @@ from fedpurel_app.data.sources.manifest_rules import (
 )
 from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, Centres, Ints, Source, Split
 from fedpurel_app.data.sources.subsets import TEST_SHARE, hold_out
-
-_SPLITS = ("train", "validation", "test")
 
 
 def form_of(settings: Mapping[str, Any]) -> Form:
@@ -206,7 +205,7 @@ def load_manifest(path: str, max_per_class: int = 0, form: Form | None = None) -
     _refuse(found, path)
     train, test = found.files("train"), found.files("test")
     validation = found.files("validation") if len(found.of("validation")) else None
-    centres = Centres(found.sites, *(found.site_rows(split) for split in _SPLITS)) if found.sites else None
+    centres = Centres(found.sites, *(found.site_rows(split) for split in SPLITS)) if found.sites else None
     notes = [*found.notes, *_notes(found, form)]
     return Source("manifest", found.names, PLAIN_TEMPLATE, train, test, validation=validation, centres=centres,
                   notes=tuple(notes))  # fmt: skip

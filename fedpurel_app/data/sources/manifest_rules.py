@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedpurel_app.core.errors import DataError
 from fedpurel_app.core.names import clean, composed, is_safe_name, listed, plain_name
 from fedpurel_app.data.sources.class_names import equal_names, usable_names
+from fedpurel_app.data.sources.listing import ROLES
 from fedpurel_app.data.sources.manifest_rows import Row, Rows, is_number
 
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "development"),
-    "test": ("test", "testing"),
-}
+_WORDS = {**ROLES, "validation": (*ROLES["validation"], "dev", "development")}  # which as a folder may be a class
+SPLITS = ("train", "validation", "test")
 _REPEATS = {  # what is wrong with an image of several rows, worst first, and what to do
     "have more than one label": "decide on one",
     "are in more than one split": "what is tested on must not be trained on: leave each in one",
@@ -32,7 +30,7 @@ def split_of(text: str) -> str:
     >>> [split_of(text) for text in ("Train", "dev", "TEST", "fold 1")]
     ['train', 'validation', 'test', '']
     """
-    return next((split for split, names in SPLITS.items() if text.casefold() in names), "")
+    return next((split for split in SPLITS if text.casefold() in _WORDS[split]), "")
 
 
 def cell_problems(table: Rows) -> list[str]:
@@ -46,7 +44,7 @@ def cell_problems(table: Rows) -> list[str]:
             problems.append(f"{said}: fill it in, or take the rows out")
     if odd := [row for row in table.rows if "split" in table.columns and row.split and not split_of(row.split)]:
         words = listed(sorted({f'"{clean(row.split, 40)}"' for row in odd}), 5)
-        known = ", ".join(name for names in SPLITS.values() for name in names)
+        known = ", ".join(name for split in SPLITS for name in _WORDS[split])
         problems.append(
             f"{len(odd):,} rows are of split {words} ({table.where(odd)}): write one of {known}, in any case"
         )

@@ -20,13 +20,13 @@ from fedpurel_app.data.sources.folders import FileSplit, load_imagefolder
 from fedpurel_app.data.sources.inspection import Lookable, Report, refuse_faults
 from fedpurel_app.data.sources.listing import find_parts, folders_in, list_images
 from fedpurel_app.data.sources.manifest import read_manifest
-from fedpurel_app.data.sources.manifest_rows import Form
+from fedpurel_app.data.sources.manifest_rows import Form, read_rows
+from fedpurel_app.data.sources.manifest_rules import SPLITS
 from fedpurel_app.data.sources.opening import form_of
 from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.data.sources.repeats import repeated
 from fedpurel_app.data.sources.source import Ints, Source, Split
 
-SPLITS = ("train", "validation", "test")
 _SAMPLE = 200  # images whose mode and size are looked at
 
 
@@ -102,9 +102,8 @@ def survey(path: Path, form: Form, report: Report | None = None) -> Survey:
 
 
 def _read_table(found: Survey, path: Path, form: Form) -> None:
-    table = read_manifest(path, replace(form, natural=False))
-    if table.sites:
-        table = read_manifest(path, replace(form, natural=True))
+    has_sites = "site" in read_rows(path, replace(form, natural=False), "PATH").columns
+    table = read_manifest(path, replace(form, natural=has_sites))
     found.names, found.notes, found.problems = list(table.names), list(table.notes), list(table.problems)
     sites = [row.site for row in table.rows]
     for site in sorted(set(sites)) or [""]:

@@ -15,6 +15,7 @@ from fedpurel_app.reporting.finished import Run
 from fedpurel_app.reporting.run_files import read_object
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import data_in_words, place_in_words, settings
+from fedpurel_app.reporting.site_table import any_branch
 from fedpurel_app.reporting.sweep_schemas import Plan
 
 Scores = Mapping[str, float | None]
@@ -45,8 +46,7 @@ class Trial:
         if method is None or not method.personalizes:
             return False
         rows = self.run.folder.read_csv("sites.csv")
-        told = any(row["has_private_branch"] == "1" for row in rows)
-        return told if rows else bool(self.run.summary.get("personalized"))
+        return any_branch(rows) if rows else bool(self.run.summary.get("personalized"))
 
     def scored(self, model: str) -> str:
         """Return the key in ``summary.json`` of what stands for "global" or for "personalized"."""

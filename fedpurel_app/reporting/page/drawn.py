@@ -122,7 +122,7 @@ def partition_section(run: Snapshot) -> Section:
         return Section(*heading, (Text(f"partition.json has no class counts by site. {why}"),))
     names = class_names(run)
     grid = [[site.get(str(label), 0) for label in range(len(names))] for site in counts]
-    made = picture("partition", (7.5, min(9.0, 1.6 + 0.16 * len(grid))), _heat(grid, names),
+    made = picture("partition", (7.5, min(9.0, 1.6 + 0.16 * len(grid))), _heat(grid, site_names(run), names),
                    "A row for each site, a column for each class in the order of the labels; the fuller the "
                    "colour, the more training images. Empty: none.")  # fmt: skip
     empty = sum(not value for row in grid for value in row)
@@ -142,7 +142,14 @@ def class_names(run: Snapshot) -> list[str]:
     return [f"class {label}" for label in range(count)]
 
 
-def _heat(grid: Sequence[Sequence[int]], names: Sequence[str]) -> Callable[[Any], Table]:
+def site_names(run: Snapshot) -> list[str]:
+    """Return the names of the sites in the partition's order."""
+    count = len(run.partition.get("train_by_class") or [])
+    names = run.partition.get("site_names") or []
+    return list(names) if len(names) == count else [site_name(index, count) for index in range(count)]
+
+
+def _heat(grid: Sequence[Sequence[int]], sites: Sequence[str], names: Sequence[str]) -> Callable[[Any], Table]:
     """Return what paints counts, shape (sites, classes); the table holds rows for as many sites as a page bears."""
 
     def paint(figure: Any) -> Table:
@@ -162,7 +169,7 @@ def _heat(grid: Sequence[Sequence[int]], names: Sequence[str]) -> Callable[[Any]
         rows = max(1, _MOST_CELLS // len(names))
         caption = "Training images by site and class"
         cut = f"; the first {rows} of {len(grid)} sites, all are in partition.json" if rows < len(grid) else ""
-        shown = [[site_name(index, len(grid)), *row] for index, row in enumerate(grid[:rows])]
+        shown = [[site, *row] for site, row in zip(sites[:rows], grid[:rows], strict=True)]
         return table(caption + cut, ["site", *names], shown)
 
     return paint

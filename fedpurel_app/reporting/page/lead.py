@@ -14,6 +14,7 @@ from fedpurel_app.reporting.console import duration
 from fedpurel_app.reporting.outcome import can_go_on, how_to_go_on
 from fedpurel_app.reporting.page.snapshot import Snapshot
 from fedpurel_app.reporting.settings import data_in_words
+from fedpurel_app.reporting.site_table import any_branch
 
 Scores = Mapping[str, Any]
 
@@ -124,7 +125,7 @@ def _tail(run: Snapshot) -> str:
 
 def _has_own_models(run: Snapshot) -> bool:
     rows = run.read_csv("sites.csv")
-    return any(row["has_private_branch"] == "1" for row in rows) if rows else bool(run.scores.get("personalized"))
+    return any_branch(rows) if rows else bool(run.scores.get("personalized"))
 
 
 def _score(scores: Scores | None, name: str) -> float | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedpurel_app.core.names import clean, listed, site_name
+from fedpurel_app.core.names import clean, listed
 from fedpurel_app.reporting.columns import number
 from fedpurel_app.reporting.page.blocks import Block, Items, Link, Part, Section, Table, Text, table
-from fedpurel_app.reporting.page.drawn import class_names, drawn
+from fedpurel_app.reporting.page.drawn import class_names, drawn, site_names
 from fedpurel_app.reporting.page.snapshot import Snapshot
 
 _MOST_ROWS, _MOST_PARTS = 500, 60
@@ -110,8 +110,7 @@ def _part(run: Snapshot, row: Row, index: int) -> Part:
 
 def _classes(run: Snapshot, site: str) -> list[str]:
     """Say which classes a site has most images of, where that is known."""
-    counts = run.partition.get("train_by_class") or []
-    by_name = {site_name(index, len(counts)): one for index, one in enumerate(counts)}
+    by_name = dict(zip(site_names(run), run.partition.get("train_by_class") or [], strict=True))
     if not (own := by_name.get(site)):
         return []
     names = class_names(run)
