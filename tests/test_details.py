@@ -14,6 +14,7 @@ from fedpurel_app.core.details import Details, detail_scores, macro_f1
 from fedpurel_app.core.intervals import paired_difference, wilson
 from fedpurel_app.core.metrics import ClassCounts
 from fedpurel_app.core.site_scores import SiteScores, pool_sites
+from fedpurel_app.reporting.tables import calibration_rows
 from fedpurel_app.training import evaluation
 from fedpurel_app.training.evaluation import evaluate
 from fedpurel_app.training.inputs import LocalData
@@ -155,6 +156,22 @@ def test_pooled_sites_have_the_scores_of_the_pooled_logits(monkeypatch, seed, le
         assert told is not None
         for name, value in expected.items():
             assert told[name] == pytest.approx(value, abs=0.1 if name != "nll" else 1e-3), (model, name)  # 1e-3 of one
+
+
+def test_the_table_of_bins_pools_sites_and_leaves_out_who_keeps_them():
+    """Two images that are 79 % sure, in bin 11 of 15, of the head (right) and of the tail (wrong), and a third at b."""
+    first = Details(Bins.of(np.array([0.79, 0.79]), np.array([True, False]), np.array([0, 2]), 3))
+    second = Details(Bins.of(np.array([0.75]), np.array([True]), np.array([2]), 3))
+    counts = ClassCounts(np.array([1]), np.array([1]))
+    told = [(counts, first), (counts, second), (counts, None)]
+    rows = calibration_rows({"global": told, "personalized": [(counts, None), (counts, None), (counts, second)]})
+    edges = ["73.3333", "80.0000"]
+    whole, tail = 100 * (51773 + 51773 + 49152) / 65536 / 3, 100 * (51773 + 49152) / 65536 / 2
+    assert rows == [
+        ["global", "all", *edges, 3, 2, f"{whole:.4f}"],
+        ["global", "many", *edges, 1, 1, f"{100 * 51773 / 65536:.4f}"],
+        ["global", "few", *edges, 2, 1, f"{tail:.4f}"],
+    ]
 
 
 def test_integers_pool_exactly():

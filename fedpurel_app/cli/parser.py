@@ -172,7 +172,7 @@ def _add_reading(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    does = "write the page of a run or of a sweep, one HTML file, or show a run's in a browser while it goes on"
+    does = "write the page of a run or of a sweep, one HTML file, or show it in a browser while it goes on"
     report = _command(commands, "report", does, "~/fedpurel/runs/2026-11-21_... --out report.html")
     report.add_argument("folder", metavar="RUN|SWEEP", type=Path, help="folder of a run or of a sweep, finished or not")
     report.add_argument("--out", metavar="FILE", type=Path, help="the file (default: report.html in that folder)")

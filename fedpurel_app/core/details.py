@@ -122,11 +122,10 @@ def detail_scores(scored: Sequence[tuple[ClassCounts, Details | None]], classes:
         ``nll`` in nats per image. Each is of the sets that know it, and None where those are fewer than half.
     """
     scores: dict[str, float | None] = dict.fromkeys(NAMES)
-    bins = [one.bins for _, one in scored if one is not None and one.bins is not None]
-    if _are_most(bins, scored):
-        scores["ece"] = _percent(_ece([one.over_groups() for one in bins]))
-    if _are_most(bins := [one for one in bins if len(one.total) == len(GROUPS)], scored):
-        scores |= {f"ece_{name}": _percent(_ece([one.rows(GROUPS.index(name)) for one in bins])) for name in _ENDS}
+    if (bins := pooled_bins(scored)) is not None:
+        scores["ece"] = _percent(bins.ece)
+    if (bins := pooled_bins(scored, by_group=True)) is not None:
+        scores |= {f"ece_{name}": _percent(bins.rows(GROUPS.index(name)).ece) for name in _ENDS}
     losses = [(counts, one.nll) for counts, one in scored if one is not None and one.nll is not None]
     if _are_most(losses, scored) and (number := sum(int(counts.total.sum()) for counts, _ in losses)):
         scores["nll"] = sum(loss for _, loss in losses) / UNIT / number
@@ -148,8 +147,20 @@ def _are_most(known: Sequence[object], scored: Sequence[object]) -> bool:
     return bool(known) and 2 * len(known) >= len(scored)
 
 
-def _ece(bins: Sequence[Bins]) -> float | None:
-    return sum(bins[1:], bins[0]).ece
+def pooled_bins(scored: Sequence[tuple[ClassCounts, Details | None]], by_group: bool = False) -> Bins | None:
+    """Add the bins of several sets of images up; None where fewer than half of the sets have them.
+
+    Parameters
+    ----------
+    scored : sequence of (ClassCounts, Details or None)
+    by_group : bool
+        Whether to keep the groups of :data:`GROUPS` apart, G = 3, of the sets that know them; else G = 1.
+    """
+    known = [one.bins for _, one in scored if one is not None and one.bins is not None]
+    known = (
+        [one for one in known if len(one.total) == len(GROUPS)] if by_group else [one.over_groups() for one in known]
+    )
+    return sum(known[1:], known[0]) if _are_most(known, scored) else None
 
 
 def macro_f1(counts: ClassCounts, predicted: Ints) -> float | None:

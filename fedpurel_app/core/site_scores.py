@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,9 +106,7 @@ def pool_sites(
     names = {"zero_shot": "zero-shot", "global": "global", "personalized": "personalized"}
     result: dict[str, dict[str, float | None] | None] = {}
     for key, model in names.items():
-        scored = [pair for site in scores.values() if (pair := site.scored(model)) is not None]
-        if model == "personalized" and not _most_tell(scores.values()):
-            scored = [(counts, None) for counts, _ in scored]
+        scored = scored_by(scores.values(), model)
         known = [counts for counts, _ in scored]
         if not known or 2 * len(known) < len(scores):
             result[key] = None
@@ -133,6 +131,14 @@ def pool_sites(
             summary["sites_calibrated"] = calibrated
         result[key] = summary
     return result
+
+
+def scored_by(sites: Collection[SiteScores], model: str) -> list[tuple[ClassCounts, Details | None]]:
+    """Return counts and details of a model from the sites that scored it; no details where most keep them."""
+    scored = [pair for site in sites if (pair := site.scored(model)) is not None]
+    if model == "personalized" and not _most_tell(sites):
+        return [(counts, None) for counts, _ in scored]
+    return scored
 
 
 def _most_tell(sites: Iterable[SiteScores]) -> bool:

@@ -12,8 +12,9 @@ from fedpurel_app.core.files import write_csv
 from fedpurel_app.reporting.diagnostics import Table
 from fedpurel_app.reporting.finished import Run, mean_sd
 from fedpurel_app.reporting.lines import CYCLE, MARKERS, foot, line, seeds_of
+from fedpurel_app.reporting.marks import COLOURS
 from fedpurel_app.reporting.methods import Method, read_methods
-from fedpurel_app.reporting.plots import COLOURS, label, pyplot, save
+from fedpurel_app.reporting.plots import label, pyplot, save
 from fedpurel_app.reporting.settings import differing
 from fedpurel_app.reporting.tail import tail
 

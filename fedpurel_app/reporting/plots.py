@@ -12,24 +12,11 @@ from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.diagnostics import Table, balance, contribution, gradients, head_to_tail
+from fedpurel_app.reporting.marks import COLOURS, MARKS, TITLES
+from fedpurel_app.reporting.reliability import calibration
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import run_in_words
 from fedpurel_app.reporting.site_table import any_branch
-
-# Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = {"zero_shot": "#999999", "global": "#0072B2", "global_at_sites": "#56B4E9", "personalized": "#D55E00"}
-_MARKS = {  # lines are told apart without their colours, too
-    "zero_shot": {"linestyle": "--", "marker": "."},
-    "global": {"linestyle": "-", "marker": "o"},
-    "global_at_sites": {"linestyle": ":", "marker": "s"},
-    "personalized": {"linestyle": "-.", "marker": "^"},
-}
-_TITLES = {
-    "zero_shot": "zero-shot",
-    "global": "global model",
-    "global_at_sites": "global, at sites",
-    "personalized": "personalized, at sites",
-}
 
 
 def pyplot() -> Any:
@@ -129,20 +116,18 @@ def curves(folder: RunFolder, figure: Any) -> Table | None:
             known = [(x, scores[column]) for x, scores in points if scores and scores.get(column) is not None]
             if known:
                 axes.plot(
-                    *zip(*known, strict=True), color=COLOURS[name], markersize=3, label=_TITLES[name], **_MARKS[name]
+                    *zip(*known, strict=True), color=COLOURS[name], markersize=3, label=TITLES[name], **MARKS[name]
                 )
         if zero_shot and zero_shot[column] is not None:
-            axes.axhline(zero_shot[column], color=COLOURS["zero_shot"], linestyle="--", label=_TITLES["zero_shot"])
+            axes.axhline(zero_shot[column], color=COLOURS["zero_shot"], linestyle="--", label=TITLES["zero_shot"])
         switch = next((line["round"] for line in rounds if line["phase"] == "personal"), None)
         if switch and switch > 2:
             axes.axvline(switch - 0.5, color="#cccccc", linewidth=1, zorder=0)
         axes.set(title=title, xlabel="round", ylabel="accuracy [%]")
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False, fontsize=8)
-    drawn = [
-        [x, _TITLES[name], scores["all"], scores["few"]] for name in series for x, scores in series[name] if scores
-    ]
-    start = [[0, _TITLES["zero_shot"], zero_shot["all"], zero_shot["few"]]] if zero_shot else []
+    drawn = [[x, TITLES[name], scores["all"], scores["few"]] for name in series for x, scores in series[name] if scores]
+    start = [[0, TITLES["zero_shot"], zero_shot["all"], zero_shot["few"]]] if zero_shot else []
     if not drawn:
         return None
     return ["round", "model", "all", "few"], start + sorted(drawn, key=lambda row: row[0])
@@ -159,9 +144,9 @@ def classes(folder: RunFolder, figure: Any) -> Table | None:
         points = [(rank, float(row[column])) for rank, row in enumerate(rows) if row[column]]
         if points:
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, _MARKS[key]["marker"], color=COLOURS[key], alpha=0.35, markersize=4)
+            axes.plot(x, y, MARKS[key]["marker"], color=COLOURS[key], alpha=0.35, markersize=4)
             axes.plot(
-                x, smooth(y), color=COLOURS[key], label=_TITLES[key], linewidth=2, linestyle=_MARKS[key]["linestyle"]
+                x, smooth(y), color=COLOURS[key], label=TITLES[key], linewidth=2, linestyle=MARKS[key]["linestyle"]
             )
     axes.plot([], [], ".", color="#999999", alpha=0.6, label="one class")
     if counted:
@@ -218,5 +203,6 @@ PAINTERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {
     "balance": balance,
     "gradients": gradients,
     "contribution": contribution,
+    "calibration": calibration,
 }
-_IN_FOLDER = ("curves", "classes", "sites")  # whose numbers are tables of the run folder
+_IN_FOLDER = ("curves", "classes", "sites", "calibration")  # whose numbers are tables of the run folder

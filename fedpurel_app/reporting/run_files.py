@@ -15,17 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import unquoted, write_atomically
 from fedpurel_app.core.names import clean
-from fedpurel_app.reporting.run_schemas import (
-    ClassRow,
-    Config,
-    Launch,
-    Partition,
-    Round,
-    SiteRow,
-    State,
-    Summary,
-)
+from fedpurel_app.reporting.run_schemas import Config, Launch, Partition, Round, State, Summary
 from fedpurel_app.reporting.sweep_schemas import Plan
+from fedpurel_app.reporting.table_schemas import CalibrationRow, ClassRow, SiteRow
 
 SCHEMA = 1
 
@@ -37,7 +29,11 @@ _JSON: dict[str, TypeAdapter[Any]] = {
     "launch.json": TypeAdapter(Launch),
     "plan.json": TypeAdapter(Plan),
 }
-_ROWS: dict[str, TypeAdapter[Any]] = {"sites.csv": TypeAdapter(SiteRow), "classes.csv": TypeAdapter(ClassRow)}
+_ROWS: dict[str, TypeAdapter[Any]] = {
+    "sites.csv": TypeAdapter(SiteRow),
+    "classes.csv": TypeAdapter(ClassRow),
+    "calibration.csv": TypeAdapter(CalibrationRow),
+}
 _ROUND: TypeAdapter[Any] = TypeAdapter(Round)
 _ANY: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
 

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpurel_app.reporting.table_schemas import Whole
+
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Mean = Annotated[float, Field(ge=-1e39, le=1e39, allow_inf_nan=False)] | None  # of training: a run that diverges, too
 Score = Number | None  # what is NaN where it is computed is null in a file
 Count = Annotated[int, Field(ge=0, le=2**53)]
-Cell = Annotated[str, Field(pattern=r"^(-?[0-9]{1,12}(\.[0-9]{1,12})?)?$")]
-Whole = Annotated[str, Field(pattern=r"^[0-9]{1,12}$")]
 
 
 class _Object(BaseModel):
@@ -234,35 +234,3 @@ class Launch(_Object):
 
     cpus_per_site: Annotated[int, Field(ge=1, le=10_000)] = 1
     gpus_per_site: Annotated[float, Field(ge=0, le=1000)] | None = None
-
-
-class SiteRow(_Plain):
-    """A line of ``sites.csv``."""
-
-    site: str
-    gain: Cell
-    has_private_branch: str
-    test_images: Whole = "0"
-    global_: Cell = Field("", alias="global")
-    personalized: Cell = ""
-    global_gain: Cell = ""
-    global_low: Cell = ""
-    global_high: Cell = ""
-    personalized_low: Cell = ""
-    personalized_high: Cell = ""
-    gain_low: Cell = ""
-    gain_high: Cell = ""
-    global_gain_low: Cell = ""
-    global_gain_high: Cell = ""
-
-
-class ClassRow(_Plain):
-    """A line of ``classes.csv``."""
-
-    label: Whole
-    name: str
-    group: str
-    train_images: Whole | Literal[""]
-    zero_shot: Cell
-    global_: Cell = Field(alias="global")
-    personalized_at_sites: Cell

@@ -1,4 +1,4 @@
-"""The tables of the last evaluation: ``sites.csv`` and ``classes.csv``; accuracies in percent."""
+"""The tables of the last evaluation: ``sites.csv``, ``classes.csv`` and ``calibration.csv``; numbers in percent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedpurel_app.core.details import detail_scores
+from fedpurel_app.core.calibration import BINS, UNIT, Bins
+from fedpurel_app.core.details import Details, detail_scores, pooled_bins
 from fedpurel_app.core.intervals import paired_difference, wilson
-from fedpurel_app.core.metrics import ClassCounts, pool
+from fedpurel_app.core.metrics import GROUPS, ClassCounts, pool
 from fedpurel_app.core.site_scores import SiteScores, class_counts
 
 _OURS = ("global", "personalized")
@@ -23,6 +24,7 @@ SITE_COLUMNS = [
 ]
 VALIDATION_COLUMNS = ["site", "validation_images", *SITE_COLUMNS[2:]]
 CLASS_COLUMNS = ["label", "name", "group", "train_images", "zero_shot", "global", "personalized_at_sites"]
+CALIBRATION_COLUMNS = ["model", "group", "confidence_from", "confidence_to", "images", "correct", "mean_confidence"]
 
 
 def site_rows(scores: Mapping[str, SiteScores]) -> list[list[Any]]:
@@ -76,6 +78,31 @@ def class_rows(
         [label, name, group.get(label, ""), counts[label], *(_percent(column[label]) for column in columns)]
         for label, name in enumerate(names)
     ]
+
+
+def calibration_rows(scored: Mapping[str, Sequence[tuple[ClassCounts, Details | None]]]) -> list[list[Any]]:
+    """Make one row for each bin of confidence that holds images, of all of a model's and of those of each group.
+
+    Parameters
+    ----------
+    scored : mapping of str to sequence of (ClassCounts, Details or None)
+        By model: what it scored on each set of images. A model of whose sets most keep confidences has no row.
+    """
+    rows: list[list[Any]] = []
+    for model, sets in scored.items():
+        for group, bins in _by_group(sets).items():
+            for place in np.flatnonzero(bins.total[0]):
+                images, correct, sums = (int(one[0, place]) for one in (bins.total, bins.correct, bins.confidence))
+                edges = (f"{100 * edge / BINS:.4f}" for edge in (place, place + 1))
+                rows.append([model, group, *edges, images, correct, f"{100 * sums / UNIT / images:.4f}"])
+    return rows
+
+
+def _by_group(sets: Sequence[tuple[ClassCounts, Details | None]]) -> dict[str, Bins]:
+    """Return the bins of all images of a model, and of each group of classes, as far as they are known."""
+    whole, apart = pooled_bins(sets), pooled_bins(sets, by_group=True)
+    found = {} if whole is None else {"all": whole}
+    return found if apart is None else found | {name: apart.rows(place) for place, name in enumerate(GROUPS)}
 
 
 def _plain(value: float | None) -> str:

@@ -27,7 +27,13 @@ from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.selection import Selection
 from fedpurel_app.reporting.summary import without_effect
-from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, VALIDATION_COLUMNS, site_rows
+from fedpurel_app.reporting.tables import (
+    CALIBRATION_COLUMNS,
+    CLASS_COLUMNS,
+    SITE_COLUMNS,
+    VALIDATION_COLUMNS,
+    site_rows,
+)
 from fedpurel_app.reporting.trackers import open_trackers
 from fedpurel_app.server.build import build_strategy
 from fedpurel_app.server.scoring import Scoring
@@ -184,6 +190,7 @@ class Server:
             line["sites"] = scoring.pooled(report.scores)
             self.folder.write_csv("sites.csv", SITE_COLUMNS, site_rows(report.scores))
             self.folder.write_csv("classes.csv", CLASS_COLUMNS, scoring.class_rows(report.scores))
+            self.folder.write_csv("calibration.csv", CALIBRATION_COLUMNS, scoring.calibration_rows(report.scores))
             self._select(line, report)
         now = time.monotonic()
         line["seconds"] = {**seconds, "total": now - self._clock}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedpurel_app.core.details import detail_scores
+from fedpurel_app.core.details import Details, detail_scores
 from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
-from fedpurel_app.core.site_scores import SiteScores, pool_sites
+from fedpurel_app.core.site_scores import SiteScores, pool_sites, scored_by
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.reporting.tables import class_rows
+from fedpurel_app.reporting.tables import calibration_rows, class_rows
 from fedpurel_app.training.evaluation import Scores, evaluate
 
 
@@ -89,15 +89,24 @@ class Scoring:
             self._experiment.federation.source.class_names, self._train_counts, self._groups, here, scores
         )
 
+    def calibration_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
+        """Make the table of bins of confidence, of the models here and of those at the sites."""
+        here, known = self._here, ("zero_shot", *(("global",) if self._is_known else ()))
+        at_server = {} if here is None else {name: [_scored(here, name.replace("_", "-"))] for name in known}
+        at_sites = {"global_at_sites": "global", "personalized": "personalized"}
+        return calibration_rows(
+            at_server | {name: scored_by(scores.values(), model) for name, model in at_sites.items()}
+        )
+
     @property
     def _global_counts(self) -> ClassCounts | None:
         # Where sites keep parts, what is here is no model of anybody: its parts are as they were at first.
         return self._here.counts["global"] if self._here is not None and self._is_known else None
 
     def _summarize(self, here: Scores, model: str) -> dict[str, float | None]:
-        config, counts = self._experiment.config, here.counts[model]
+        config, (counts, details) = self._experiment.config, _scored(here, model)
         summary = summarize(counts, self._groups, config.balancedness_power, config.balancedness_sigma)
-        return summary | detail_scores([(counts, here.details[model])], len(counts.total))
+        return summary | detail_scores([(counts, details)], len(counts.total))
 
     @property
     def _train_counts(self) -> npt.NDArray[np.int64] | None:
@@ -112,3 +121,7 @@ class Scoring:
     def _groups(self) -> dict[str, npt.NDArray[np.int64]] | None:
         counts = self._train_counts
         return None if counts is None else self._experiment.federation.group(counts)
+
+
+def _scored(here: Scores, model: str) -> tuple[ClassCounts, Details]:
+    return here.counts[model], here.details[model]

@@ -60,6 +60,9 @@ def make_run(
     table = [f'{label},"{name}",many,{counts[label]},70.0,75.0,77.5' for label, name in enumerate(CLASSES)]
     head = "label,name,group,train_images,zero_shot,global,personalized_at_sites"
     (folder / "classes.csv").write_text("\n".join([head, *table]) + "\n")
+    bins = ("zero_shot,all,60.0000,66.6667,40,25,62.5000", "global,all,86.6667,93.3333,40,36,90.0000")
+    head = "model,group,confidence_from,confidence_to,images,correct,mean_confidence"
+    (folder / "calibration.csv").write_text("\n".join([head, *bins]) + "\n")
     write(folder / "classes.json", {"class_names": CLASSES})
     by_class = [{"0": 30}, {"1": 20, "2": 10}][: len(sites)]
     write(folder / "partition.json", {"sha256": "0", "train_counts": counts, "train_by_class": by_class})

@@ -17,7 +17,8 @@ from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.page.follow import Server
 from fedpurel_app.reporting.page.snapshot import Snapshot
 from tests.reporting.runs import make_run, scores, write
-from tests.reporting.sweeps import cell, write_plan
+from tests.reporting.sweeps import cell, write_plan, write_run
+from tests.reporting.sweeps import scores as one_score
 from tests.support import a_round
 
 
@@ -131,6 +132,23 @@ def test_a_page_is_made_anew_only_when_a_file_is_another(tmp_path):
         assert pages.made == 3 and b'http-equiv="refresh"' not in last and b">completed<" in last
 
 
+def test_a_sweep_is_followed_from_before_its_first_run_to_its_last(tmp_path):
+    sweep = write_plan(tmp_path / "sweep", ["A"], [cell("A", seed) for seed in (0, 1)])
+    settings = {"algorithm": "fedavg"}
+    with Server(sweep, 0) as server:
+        first = server.pages.current()
+        assert b"0 of 2 runs are completed" in first and b'http-equiv="refresh"' in first
+        assert server.pages.current() is first and server.pages.made == 1
+        for seed in (0, 1):
+            models = {"global": one_score(60.0 + seed), "global_at_sites": one_score(50.0)}
+            write_run(sweep / "runs" / f"a-s{seed}", {**settings, "seed": seed}, models)
+            (sweep / "runs" / f"a-s{seed}" / "report.html").write_text("")
+            page = server.pages.current()
+            assert f"{seed + 1} of 2 runs are completed".encode() in page and server.pages.made == seed + 2
+        assert b'http-equiv="refresh"' not in page and "60.5 ± 0.7".encode() in page
+        assert b"report.html" not in page  # which is not served
+
+
 def test_a_damaged_file_is_an_error_until_it_is_whole(tmp_path):
     run = make_run(tmp_path / "run")
     whole = (run / "summary.json").read_text()
@@ -151,8 +169,6 @@ def test_a_damaged_file_is_an_error_until_it_is_whole(tmp_path):
 def test_what_cannot_be_followed_is_refused(tmp_path, server, run, capsys):
     with pytest.raises(StateError, match="neither a run nor a sweep"):
         Server(tmp_path, 0)
-    with pytest.raises(StateError, match="--follow shows a run"):
-        Server(write_plan(tmp_path, ["A"], [cell("A", 0)]), 0)
     assert main(["report", str(run), "--follow", "--port", str(server.server_port)]) == 2
     assert "choose another" in capsys.readouterr().err
     assert main(["report", str(run), "--follow", "--out", "x.html"]) == 2

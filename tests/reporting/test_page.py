@@ -155,20 +155,35 @@ def test_a_name_that_looks_like_a_colour_stays_a_name(tmp_path):
     assert "#000000" in page.words and 'id="x"' in page.words and "currentColor" not in page.words
 
 
-@pytest.mark.parametrize("missing", ["sites.csv", "classes.csv", "partition.json", "all"])
+@pytest.mark.parametrize("missing", ["sites.csv", "classes.csv", "calibration.csv", "partition.json", "all"])
 def test_what_a_folder_lacks_is_said(tmp_path, missing):
     run = make_run(tmp_path / "run")
-    names = ("sites.csv", "classes.csv", "partition.json", "state.json", "classes.json", "rounds.jsonl")
+    names = (
+        "sites.csv",
+        "classes.csv",
+        "calibration.csv",
+        "partition.json",
+        "state.json",
+        "classes.json",
+        "rounds.jsonl",
+    )
     for name in names if missing == "all" else [missing]:
         (run / name).unlink()
     words = read(run).words
     said = {
         "sites.csv": "No scores by site",
         "classes.csv": "No class has been scored yet",
+        "calibration.csv": "The folder has no calibration.csv",
         "partition.json": "partition.json has no class counts by site. The server of this run cannot know it",
         "all": "No round is over yet",
     }
     assert said[missing] in words
+
+
+def test_the_reliability_diagram_has_its_numbers_below_it(page):
+    """Of 40 images that it is 90 % sure of the global model has 36 right: 90 %."""
+    assert '<title id="calibration-title">Accuracy by confidence, in %<' in page.source
+    assert "global model all 86.7 93.3 40 90.0 90.0" in page.words
 
 
 def test_a_partition_of_an_older_version_is_named_as_the_reason(tmp_path):

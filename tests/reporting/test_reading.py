@@ -234,7 +234,7 @@ def test_compare_counts_a_seed_once_and_a_long_tail_by_itself(runs, tmp_path):
 def test_all_pictures_are_drawn(drawn):
     paths = drawn["fedpurel"]
     diagnostics = ("balance", "contribution", "gradients")
-    expected = {f"{n}.{e}" for n in ("classes", "curves", "sites", *diagnostics) for e in ("png", "svg")}
+    expected = {f"{n}.{e}" for n in ("calibration", "classes", "curves", "sites", *diagnostics) for e in ("png", "svg")}
     assert {path.name for path in paths} == expected | {f"{name}.csv" for name in diagnostics}
     for path in paths:
         assert path.stat().st_size > (5000 if path.suffix != ".csv" else 20)
@@ -243,7 +243,7 @@ def test_all_pictures_are_drawn(drawn):
 
 
 def test_a_method_without_a_private_part_has_no_picture_of_gains(drawn):
-    assert {path.stem for path in drawn["fedavg"]} == {"classes", "curves", "balance", "gradients"}
+    assert {path.stem for path in drawn["fedavg"]} == {"calibration", "classes", "curves", "balance", "gradients"}
 
 
 def test_tables_of_diagnostics_hold_what_the_rounds_say(runs, drawn):

@@ -158,6 +158,21 @@ def read_sweep(path: Path) -> Sweep:
     StateError
         When there is no sweep, when its plan is damaged, or when none of its runs is completed.
     """
+    sweep, problems = look_at_sweep(path)
+    if not sweep.runs:
+        first = "".join(f" {why}" for why in list(problems.values())[:1])
+        raise StateError(f"{path} has no completed run among {len(problems)}; the first:{first}. Let the sweep go on.")
+    return sweep
+
+
+def look_at_sweep(path: Path) -> tuple[Sweep, dict[str, str]]:
+    """Read a sweep of which no run need be completed, and tell why each run that is missing is; as :func:`read_sweep`.
+
+    Raises
+    ------
+    StateError
+        When there is no sweep, or when its plan is damaged.
+    """
     if not path.is_dir():
         raise StateError(f"{path} is no folder: name the one that fedpurel sweep made.")
     if not (path / "plan.json").is_file():
@@ -174,10 +189,7 @@ def read_sweep(path: Path) -> Sweep:
             runs[name] = found
         else:
             problems[name] = found
-    if not runs:
-        first = "".join(f" {why}" for why in list(problems.values())[:1])
-        raise StateError(f"{path} has no completed run among {len(problems)}; the first:{first}. Let the sweep go on.")
-    return Sweep(path, plan, tuple(_places(plan, runs, problems)), runs)
+    return Sweep(path, plan, tuple(_places(plan, runs, problems)), runs), problems
 
 
 def _read(path: Path) -> Trial | str:

@@ -77,18 +77,24 @@ def read_boards(
     StateError
         When the sweep cannot be read or has no completed run.
     """
+    sweep = read_sweep(path)
+    return sweep, boards_of(sweep, against, models, scores)
+
+
+def boards_of(
+    sweep: Sweep, against: str = "", models: Sequence[str] = tuple(MODELS), scores: Sequence[str] | None = None
+) -> list[Board]:
+    """Fill a table for each place of a sweep that has a completed run; as :func:`read_boards`."""
     scores = SCORES if scores is None else scores
     if unknown := [score for score in scores if score not in COLUMNS]:
         raise ConfigError(f"unknown score {', '.join(unknown)}: choose among {', '.join(COLUMNS)}.")
-    sweep = read_sweep(path)
     chosen = _chosen(sweep, against)
     columns = all_columns(models, scores)
-    boards = [
+    return [
         make_board(place, zero_shot_name(place) if chosen == "zero-shot" else chosen, columns)
         for place in sweep.places
         if place.all_trials()
     ]
-    return sweep, boards
 
 
 def _chosen(sweep: Sweep, against: str) -> str:

@@ -45,6 +45,10 @@ _PICTURES = {
                         "parameters moved in a visit."),
     "sites": _Shown((7.5, 3.8), "Gain of personalized models by site, in points",
                     "A bar for each site, from the smallest gain to the largest."),
+    "calibration": _Shown((7.5, 4.0), "Accuracy by confidence, in %",
+                          "Each mark is a bin of confidence: on the diagonal a model has as much right as it is "
+                          "sure of, above it is too modest, below too sure. Bins with less than half a percent of a "
+                          "model's images are left out."),
 }  # fmt: skip
 
 

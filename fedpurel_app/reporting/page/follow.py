@@ -1,4 +1,4 @@
-"""Serve the page of a run to this machine alone, while the run goes on and after."""
+"""Serve the page of a run or of a sweep to this machine alone, while it goes on and after."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from fedpurel_app.core.errors import ConfigError, FedPurelError, StateError
+from fedpurel_app.core.errors import ConfigError, FedPurelError
 from fedpurel_app.core.names import clean
+from fedpurel_app.reporting.page.blocks import Page
 from fedpurel_app.reporting.page.render import POLICY, render
 from fedpurel_app.reporting.page.run_page import run_page
-from fedpurel_app.reporting.page.snapshot import Snapshot, stamp
+from fedpurel_app.reporting.page.snapshot import Snapshot, stamp, stamp_of_sweep
+from fedpurel_app.reporting.page.sweep_page import sweep_page
 from fedpurel_app.reporting.page.write import is_sweep
 
 _HOST = "127.0.0.1"
@@ -29,12 +31,12 @@ _HEADERS = {
 
 
 def follow(path: Path, port: int, tell: Callable[[str], None]) -> None:
-    """Serve a run's page until an interrupt.
+    """Serve the page of a run or of a sweep until an interrupt.
 
     Parameters
     ----------
     path : Path
-        The run's folder.
+        Its folder.
     port : int
         Of this machine; 0 takes a free one.
     tell : callable
@@ -43,7 +45,7 @@ def follow(path: Path, port: int, tell: Callable[[str], None]) -> None:
     Raises
     ------
     StateError
-        When the folder holds no run, or a sweep.
+        When the folder holds neither a run nor a sweep.
     ConfigError
         When the port is taken.
     """
@@ -53,7 +55,7 @@ def follow(path: Path, port: int, tell: Callable[[str], None]) -> None:
 
 
 class Pages:
-    """The page of a run as it is now, made anew only when a file of its folder is another.
+    """The page of a run or of a sweep as it is now, made anew only when a file of its folder is another.
 
     Parameters
     ----------
@@ -62,26 +64,30 @@ class Pages:
     Raises
     ------
     StateError
-        When the folder holds no run, or a sweep.
+        When the folder holds neither a run nor a sweep.
     """
 
     def __init__(self, path: Path) -> None:
-        if is_sweep(path):
-            raise StateError(f"{path} is a sweep: --follow shows a run. Name one of the folders in {path / 'runs'}.")
-        self._path, self._lock = path, threading.Lock()
+        self._path, self._is_sweep, self._lock = path, is_sweep(path), threading.Lock()
         self._stamp: tuple[object, ...] | None = None
         self._text = b""
         self.made = 0
 
     def current(self) -> bytes:
-        """Return the page; raises FedPurelError when a file of the run is damaged."""
+        """Return the page; raises FedPurelError when a file of the folder is damaged."""
         with self._lock:
-            now = stamp(self._path)  # before the files are read: what changes meanwhile is read at the next call
+            # before the files are read: what changes meanwhile is read at the next call
+            now = stamp_of_sweep(self._path) if self._is_sweep else stamp(self._path)
             if now != self._stamp:
-                self._text = render(run_page(Snapshot(self._path), _REFRESH)).encode()
+                self._text = render(self._page()).encode()
                 self._stamp = now
                 self.made += 1
             return self._text
+
+    def _page(self) -> Page:
+        if self._is_sweep:
+            return sweep_page(self._path, refresh=_REFRESH)
+        return run_page(Snapshot(self._path), _REFRESH)
 
 
 class Server(ThreadingHTTPServer):

@@ -9,6 +9,7 @@ from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.columns import MODELS, digits_of, number
 from fedpurel_app.reporting.leaderboard.document import score_title
 from fedpurel_app.reporting.page.blocks import Block, Items, Section, Table, Terms, Text
+from fedpurel_app.reporting.page.drawn import drawn
 from fedpurel_app.reporting.page.lead import zero_shot_at_sites
 from fedpurel_app.reporting.page.snapshot import Snapshot
 from fedpurel_app.reporting.selection import chosen
@@ -53,13 +54,13 @@ def calibration_section(run: Snapshot) -> Section:
     about = Text(
         "A model is well calibrated where, of the images that it is 80 % sure of, it has 80 % right. ECE is the mean "
         "distance from that over 15 bins of confidence, in points, of all images and of those of the head and the tail "
-        "apart; NLL is the mean surprise at the right class, in nats. Lower is better for both. The run folder holds "
-        "these numbers and no bins."
+        "apart; NLL is the mean surprise at the right class, in nats. Lower is better for both."
     )
     if not found:
         return Section("calibration", "Calibration", (Text("This run has no calibration scores."), about))
     rows = [[title, *_texts(scores, _CALIBRATION)] for title, scores in found]
-    return Section("calibration", "Calibration", (_table("Calibration by model", _CALIBRATION, rows), about))
+    picture = drawn(run, "calibration") or [Text("The folder has no calibration.csv, so no bins are drawn.")]
+    return Section("calibration", "Calibration", (*picture, _table("Calibration by model", _CALIBRATION, rows), about))
 
 
 def _by_model(run: Snapshot) -> list[tuple[str, Mapping[str, Any]]]:

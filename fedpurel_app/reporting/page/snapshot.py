@@ -14,7 +14,7 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.summary import summarize_run
 
 _READ = (
-    *("config.json", "summary.json", "rounds.jsonl", "sites.csv", "classes.csv"),
+    *("config.json", "summary.json", "rounds.jsonl", "sites.csv", "classes.csv", "calibration.csv"),
     *("partition.json", "state.json", "launch.json", "classes.json"),
 )
 
@@ -111,12 +111,18 @@ class Snapshot(RunFolder):
 
 def stamp(path: Path) -> tuple[object, ...]:
     """Return what is another when a page of the run would be: the state of its files, and whether it goes on."""
-    found: list[object] = [RunFolder(path).is_running]
-    for name in _READ:
-        try:
-            status = (path / name).stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)
+    return RunFolder(path).is_running, *(_state_of(path / name) for name in _READ)
+
+
+def stamp_of_sweep(path: Path) -> tuple[object, ...]:
+    """Return what is another when a page of the sweep would be: its plan, and which of its runs have an outcome."""
+    outcomes = sorted(path.glob("runs/*/summary.json"))
+    return _state_of(path / "plan.json"), *((one, _state_of(one)) for one in outcomes)
+
+
+def _state_of(file: Path) -> object:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

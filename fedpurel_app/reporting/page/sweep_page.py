@@ -15,8 +15,8 @@ from fedpurel_app.reporting.leaderboard.board import Board
 from fedpurel_app.reporting.leaderboard.document import Grid, difference_text, legend, p_text
 from fedpurel_app.reporting.leaderboard.origin import origin
 from fedpurel_app.reporting.leaderboard.picture import painted
-from fedpurel_app.reporting.leaderboard.sweep import Sweep
-from fedpurel_app.reporting.leaderboard.table import read_boards, section, sweep_notes
+from fedpurel_app.reporting.leaderboard.sweep import Sweep, look_at_sweep, read_sweep
+from fedpurel_app.reporting.leaderboard.table import boards_of, section, sweep_notes
 from fedpurel_app.reporting.page.blocks import Block, Items, Link, Page, Picture, Section, Table, Text, table
 from fedpurel_app.reporting.page.pictures import svg_of
 from fedpurel_app.reporting.plots import pyplot
@@ -26,40 +26,41 @@ _MOST_PICTURES = 8  # a page is to be sent: more places than that have tables al
 _MOST_RUNS = 600
 
 
-def sweep_page(path: Path, out: Path) -> Page:
+def sweep_page(path: Path, out: Path | None = None, refresh: int = 0) -> Page:
     """Return the page of a sweep as it is now, finished or not.
 
     Parameters
     ----------
     path : Path
         Its folder.
-    out : Path
-        The file that the page is for: links to the runs' pages are relative to it.
+    out : Path, optional
+        The file that the page is for: links to the runs' pages are relative to it. There are none without it.
+    refresh : int
+        Seconds after which a page of a sweep that is not complete loads itself anew; 0 = never, and then one run at
+        least must be completed.
 
     Raises
     ------
     StateError
-        When the sweep cannot be read or has no completed run.
+        When the sweep cannot be read, or has no completed run.
     """
-    sweep, boards = read_boards(path)
+    sweep = look_at_sweep(path)[0] if refresh else read_sweep(path)
+    boards = boards_of(sweep) if sweep.runs else []
     sections = [_section(sweep, board, place) for place, board in enumerate(boards)]
-    notes = (*legend(boards, "*"), *sweep_notes(sweep))
     planned = len(dict.fromkeys(cell.run for cell in sweep.plan.cells))
     name = clean(sweep.plan.title or path.name, 120)
-    sections += [
-        Section("notes", "How to read it", (Items(notes),)),
-        _runs(sweep, out.parent),
-        Section("origin", "Where the numbers come from", (Items(tuple(origin(sweep))),)),
-    ]
-    lead = (
-        f"{len(sweep.runs)} of {planned} runs are completed: {len(sweep.plan.methods)} methods, compared seed by seed "
-        f"with {clean(boards[0].against, 60)}.",
-    )
+    if boards:
+        sections.append(Section("notes", "How to read it", (Items((*legend(boards, "*"), *sweep_notes(sweep))),)))
+    sections.append(_runs(sweep, out.parent if out else None))
+    if boards:
+        sections.append(Section("origin", "Where the numbers come from", (Items(tuple(origin(sweep))),)))
+    compared = f", compared seed by seed with {clean(boards[0].against, 60)}" if boards else ""
+    lead = (f"{len(sweep.runs)} of {planned} runs are completed: {len(sweep.plan.methods)} methods{compared}.",)
     done = len(sweep.runs) == planned
     state = "complete" if done else "incomplete"
     made = f"Sweep {clean(path.name, 200)}; made by fedpurel {__version__}."
     foot = f"{made} Scores: docs/metrics.md; tests: docs/tables.md."
-    return Page(name, state, lead, _todo(sweep, done), tuple(sections), foot)
+    return Page(name, state, lead, _todo(sweep, done), tuple(sections), foot, 0 if done else refresh)
 
 
 def _todo(sweep: Sweep, done: bool) -> tuple[tuple[str, str], ...]:
@@ -110,7 +111,7 @@ def _table(grid: Grid) -> Table:
     return Table(grid.caption, grid.header, tuple(rows))
 
 
-def _runs(sweep: Sweep, base: Path) -> Section:
+def _runs(sweep: Sweep, base: Path | None) -> Section:
     """Return the list of runs; those that have a page of their own are links to it."""
     cells = list({cell.run: cell for cell in sweep.plan.cells}.values())
     missing = {(at, one.method, one.seed): one.why for at, place in enumerate(sweep.places) for one in place.missing}
@@ -121,10 +122,11 @@ def _runs(sweep: Sweep, base: Path) -> Section:
         why = "completed" if cell.run in sweep.runs else missing.get((at, cell.method, cell.seed), "not run yet")
         rows.append([_way(sweep.path / "runs" / cell.run, base), cell.method, cell.seed, sweep.places[at].heading, why])
     left = f" The first {len(rows)} of {len(cells)}." if len(rows) < len(cells) else ""
-    about = Text(f"A run that has a page is a link to it; fedpurel report RUN writes one.{left}")
+    linked = "A run that has a page is a link to it; fedpurel report RUN writes one." if base else ""
+    about = Text(f"{linked}{left}".strip() or "Each has a folder of its own, below runs/ in the sweep's.")
     return Section("runs", "Runs", (about, table("Runs", ("run", "method", "seed", "place", "state"), rows, 5)))
 
 
-def _way(run: Path, base: Path) -> str | Link:
+def _way(run: Path, base: Path | None) -> str | Link:
     page = run / REPORT
-    return Link(run.name, quote(os.path.relpath(page, base))) if page.is_file() else run.name
+    return Link(run.name, quote(os.path.relpath(page, base))) if base and page.is_file() else run.name
