@@ -11,12 +11,12 @@ from fedpurel_app.sweeps.file import load_sweep
 from fedpurel_app.sweeps.plan import make_plan
 
 SWEEP = Path(__file__).parent.parent / "sweeps" / "readme.toml"
-SEEDS = "200-202"
+SEEDS = "300-302"
 
 
 @pytest.mark.slow
 def test_the_tail_is_lost_by_fedavg_and_kept_by_fedpurel(tmp_path):
-    text = SWEEP.read_text().replace('seeds = "200-219"', f'seeds = "{SEEDS}"').replace("ProGrad =", "# ProGrad =")
+    text = SWEEP.read_text().replace('seeds = "300-319"', f'seeds = "{SEEDS}"').replace("ProGrad =", "# ProGrad =")
     path = tmp_path / "sweep.toml"
     path.write_text(text)
     assert f'seeds = "{SEEDS}"' in text
@@ -30,11 +30,11 @@ def test_the_tail_is_lost_by_fedavg_and_kept_by_fedpurel(tmp_path):
     gain = {
         score: fmean(
             summaries["FedPuReL", seed]["global"][score] - summaries["FedAvg", seed]["global"][score]
-            for seed in (200, 201, 202)
+            for seed in (300, 301, 302)
         )
         for score in ("all", "few")
     }
-    # Over these seeds it was +9.0 and +2.3; other machines and versions round otherwise.
+    # Over these seeds it was +5.4 and +2.6; other machines and versions round otherwise.
     assert gain["few"] >= 3 and gain["all"] >= 0.5
     few = {method: fmean(one["global"]["few"] for (name, _), one in summaries.items() if name == method) for method in
            ("FedAvg", "FedPuReL")}  # fmt: skip

@@ -59,6 +59,19 @@ def test_a_run_without_data_at_the_server(tmp_path, nodes, home):
     assert {len(np.load(path)) for path in new} <= {len(NAMES)}, "the server's text features, and no site's images"
 
 
+def test_the_run_folder_has_the_log_of_the_site_that_shares_it(tmp_path, nodes):
+    """One site shares all, one warnings, of which it has none, and one nothing."""
+    for node, share in zip(nodes, ("all", "warnings", "none"), strict=True):
+        node["share-log"] = share
+    folder = run(tmp_path, nodes, **{"global-rounds": 1})
+    told = [json.loads(line) for line in (folder.path / "site-logs.jsonl").read_text().splitlines()]
+    site = nodes[0]["site"]
+    assert {one["site"] for one in told} == {site} and [one["round"] for one in told] == [0, 1]
+    first, second = (one["lines"] for one in told)
+    assert first == [f"INFO: {site} is asked: query.describe"]
+    assert second == [f"INFO: {site} is asked: train"]  # and none of the personal round or of evaluations
+
+
 @pytest.mark.slow
 def test_a_run_whose_sites_share_totals_alone_can_be_read(tmp_path, nodes, capsys):
     folder = run(tmp_path, nodes)

@@ -145,6 +145,11 @@ def _files(node: NodeConfig) -> Iterator[Finding]:
         yield Finding(f"  weights   {node.pretrained}" + ("" if there else ": no such file"), not there)
 
 
+_LOG = {
+    "none": "nothing, and of an error its kind",
+    "warnings": "warnings and errors of first contacts and global rounds",
+    "all": "all lines of first contacts and global rounds",
+}
 _CALIBRATION = {
     "full": "of all models whose scores leave",
     "global": "of zero-shot and the global model",
@@ -167,6 +172,7 @@ def _rules(node: NodeConfig) -> Iterator[str]:
         yield f"            confidences and losses: {_CALIBRATION[node.calibration]}"
     means = "means over the steps of global rounds" if node.metrics == "full" else "the number of images alone"
     yield f"            metrics: {means}; of personal rounds the number of images alone"
+    yield f"            log: {_LOG[node.share_log]}"
     demands = [f"algorithms {node.algorithms}"] * bool(node.algorithms)
     demands += [f"privacy {node.require_privacy}"] * bool(node.require_privacy)
     yield f"  demands   {', '.join(demands) or 'nothing of a run, but that it keeps within its bounds'}"

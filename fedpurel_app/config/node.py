@@ -82,6 +82,9 @@ class NodeConfig(BaseModel):
     calibration : {"full", "global", "none"}
         Of which models confidences and losses leave: of all that scores leave of, not of those with parts that the site
         keeps, or of none.
+    share_log : {"none", "warnings", "all"}
+        Which lines of its own log leave with its answers, and whether the text of an error does: of first contacts and
+        of global rounds, never of what runs on a private part.
     algorithms, backbones : str
         Those that it serves, separated by commas; empty = all. A backbone that is named by a tag is downloaded.
     require_privacy : str
@@ -122,6 +125,7 @@ class NodeConfig(BaseModel):
     min_test_images: Annotated[int, Field(ge=0)] = 0
     round_scores: Limit = 1
     calibration: Literal["full", "global", "none"] = "global"
+    share_log: Literal["none", "warnings", "all"] = "none"
 
     algorithms: Annotated[str, _names_of("algorithm")] = ""
     backbones: str = ""

@@ -211,7 +211,14 @@ class RunFolder:
 
     def append_round(self, line: Mapping[str, Any]) -> None:
         """Append one round to ``rounds.jsonl``."""
-        path, text = self.path / "rounds.jsonl", json.dumps(finite(line), allow_nan=False) + "\n"
+        self._append("rounds.jsonl", line)
+
+    def append_site_log(self, number: int, site: str, lines: Sequence[str]) -> None:
+        """Append what a site shared of its log, up to the end of a round, to ``site-logs.jsonl``."""
+        self._append("site-logs.jsonl", {"round": number, "site": site, "lines": lines})
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        path, text = self.path / name, json.dumps(finite(line), allow_nan=False) + "\n"
         with full_disk_named(path, len(text)), path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()

@@ -167,6 +167,7 @@ class Server:
         size = sum(value.nbytes for value in self._arrays.values())
         announce(self.experiment, strategy, self.folder.path, size, self._resumed)
         write_partition(self.experiment, strategy, self.folder)
+        self._write_site_logs(strategy, strategy.round_offset)
         self._clock = time.monotonic()
 
     # --- between ----------------------------------------------------------------------------------------------------
@@ -192,6 +193,7 @@ class Server:
             self.folder.write_csv("classes.csv", CLASS_COLUMNS, scoring.class_rows(report.scores))
             self.folder.write_csv("calibration.csv", CALIBRATION_COLUMNS, scoring.calibration_rows(report.scores))
             self._select(line, report)
+        self._write_site_logs(strategy, line["round"])
         now = time.monotonic()
         line["seconds"] = {**seconds, "total": now - self._clock}
         self._clock = now
@@ -200,6 +202,10 @@ class Server:
         if line["round"] < strategy.schedule.total:
             self._heed_stop()
         return MetricRecord({"accuracy": line["global"]["all"]}) if line.get("global") else None
+
+    def _write_site_logs(self, strategy: FedPuReL, number: int) -> None:
+        for site, lines in strategy.roster.take_heard():
+            self.folder.append_site_log(number, site, lines)
 
     def _select(self, line: dict[str, Any], report: RoundReport) -> None:
         """Score the sites' validation parts, and see whether a model is the best so far."""

@@ -120,6 +120,7 @@ def screen(
         try:
             received += size_of(message)
             check_size(message.content)
+            roster.hear(site, message.content)
             good[site] = (message, check(message, site))
         except BadReplyError as error:
             reasons[site] = str(error)

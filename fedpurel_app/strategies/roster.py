@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from fedpurel_app.core.names import listed
 from fedpurel_app.core.records import CONFIG, DESCRIBE, Description, Instruction, Refusal
 from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.core.shared_log import take_lines
 from fedpurel_app.strategies.identity import Identities
 from fedpurel_app.strategies.screening import BadReplyError, check_size, last_line
 
@@ -28,6 +29,8 @@ class Roster:
         By site name; None for a client that cannot describe itself.
     refusals : dict of int to Refusal
         By node that will not serve this run: its answer.
+    heard : list of (str, list of str)
+        Sites, and what of their logs they shared, since :meth:`take_heard` was last called.
     """
 
     def __init__(self) -> None:
@@ -39,6 +42,17 @@ class Roster:
         self.connected: set[int] = set()
         self.refusals: dict[int, Refusal] = {}
         self._identities = Identities()
+        self.heard: list[tuple[str, list[str]]] = []
+
+    def hear(self, site: str, content: RecordDict) -> None:
+        """Take what a site shares of its log out of a reply."""
+        if lines := take_lines(content):
+            self.heard.append((site, lines))
+
+    def take_heard(self) -> list[tuple[str, list[str]]]:
+        """Return what sites shared since the last call."""
+        heard, self.heard = self.heard, []
+        return heard
 
     def refresh(
         self, grid: Grid, timeout: float, patient: bool = True, instruction: Instruction | None = None
@@ -118,6 +132,7 @@ class Roster:
         except BadReplyError as error:
             return self._leave_out(node, str(error))
         self._admit(node, answer.site, answer)
+        self.hear(answer.site, reply.content)
         return notes
 
     def _admit(self, node: int, name: str, description: Description | None) -> None:
