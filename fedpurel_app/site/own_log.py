@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from logging import INFO, WARNING, Handler, LogRecord, getLogger
 
 from fedpurel_app.config import NodeConfig
+from fedpurel_app.core.progress import read
 
 _OURS = "flwr.fedpurel"
 _LEAST = {"warnings": WARNING, "all": INFO}
@@ -33,7 +34,13 @@ class OwnLog(Handler):
         if node.share_log == "none":
             return []
         least = _LEAST[node.share_log]
-        return [f"{one.levelname}: {one.getMessage()}" for one in self.records if one.levelno >= least]
+        return [f"{one.levelname}: {_words(one)}" for one in self.records if one.levelno >= least]
+
+
+def _words(record: LogRecord) -> str:
+    """Return a line's text; some lines are objects that programs read."""
+    message = record.getMessage()
+    return message if (note := read(message)) is None else note.text
 
 
 @contextmanager
