@@ -136,6 +136,21 @@ def _export(options: argparse.Namespace) -> int:
 # --- reading runs -----------------------------------------------------------------------------------------------------
 
 
+def _status(options: argparse.Namespace) -> int:
+    import json
+    import time
+
+    from fedpurel_app.reporting.status import as_json, as_lines, find
+
+    runs, sweeps = find(options.folder.absolute() if options.folder else None)
+    if options.json:
+        print(json.dumps(as_json(runs, sweeps), indent=2))
+        return 0
+    for line in as_lines(runs, sweeps, options.all, time.time()):
+        print(line)
+    return 0
+
+
 def _show(options: argparse.Namespace) -> int:
     show(RunFolder.open(options.run.absolute()))
     return 0
@@ -212,6 +227,7 @@ def _draw_across(options: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "sweep": _sweep,
+    "status": _status,
     "show": _show,
     "watch": _watch,
     "compare": _compare,

@@ -149,6 +149,11 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(commands: Any) -> None:
+    status = _command(commands, "status", "list the runs and sweeps on this machine, and what they do", "--json")
+    status.add_argument("folder", metavar="DIR", type=Path, nargs="?",
+                        help="with runs and sweeps in it (default: ~/fedpurel, or FEDPUREL_HOME)")  # fmt: skip
+    status.add_argument("--all", action="store_true", help="also what ended long ago")
+    status.add_argument("--json", action="store_true", help="print JSON, all there is")
     show = _command(commands, "show", "print the outcome of a run", "~/fedpurel/runs/2026-11-21_...")
     show.add_argument("run", type=Path)
     watch = _command(

@@ -53,6 +53,13 @@ def write_outcome(
     return summary
 
 
+def state_of(outcome: Mapping[str, Any] | None, goes_on: bool) -> str:
+    """Return "completed", "failed" or "stopped" as a run's outcome has it; without one "running" or "cut off"."""
+    if outcome is not None:
+        return str(outcome["outcome"])
+    return "running" if goes_on else "cut off"
+
+
 def can_go_on(folder: RunFolder) -> bool:
     """Tell whether a run that did not complete has a round to continue from, and one that is left to play."""
     rounds = folder.rounds()

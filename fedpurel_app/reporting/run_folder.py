@@ -132,6 +132,11 @@ class RunFolder:
         """Whether a server works in the folder."""
         return Claim(self.path, "run").holder() is not None
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a command or a server works in the folder: a run that begins has no server yet."""
+        return self.is_running or Claim(self.path, "command").holder() is not None
+
     def wait_for_server(self, patience: float) -> None:
         """Wait until no server works in the folder, or ``patience`` seconds: one that was stopped takes a moment."""
         deadline = time.monotonic() + patience

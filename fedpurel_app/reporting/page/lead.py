@@ -19,16 +19,9 @@ from fedpurel_app.reporting.site_table import any_branch
 Scores = Mapping[str, Any]
 
 
-def state_of(run: Snapshot) -> str:
-    """Return "completed", "failed", "stopped", "running" or "cut off"."""
-    if run.outcome is not None:
-        return str(run.outcome["outcome"])
-    return "running" if run.goes_on else "cut off"
-
-
 def lead(run: Snapshot) -> tuple[str, ...]:
     """Say what was trained and what came of it, where the tail stands, and how far a run came that is not complete."""
-    state = state_of(run)
+    state = run.state
     scores = [text for text in (_overall(run), _tail(run)) if text]
     if state == "completed":
         return (f"{_what(run)}: {scores[0]}" if scores else f"{_what(run)}.", *scores[1:])
@@ -38,7 +31,7 @@ def lead(run: Snapshot) -> tuple[str, ...]:
 
 def todo(run: Snapshot) -> tuple[tuple[str, str], ...]:
     """Return the commands that continue or follow a run, each behind what it is for; none for a completed one."""
-    state = state_of(run)
+    state = run.state
     if state == "completed":
         return ()
     if state == "running":

@@ -7,7 +7,7 @@ from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.console import text_lines
 from fedpurel_app.reporting.page.blocks import Code, Page, Section
 from fedpurel_app.reporting.page.drawn import classes_section, partition_section, rounds_section
-from fedpurel_app.reporting.page.lead import lead, state_of, title, todo
+from fedpurel_app.reporting.page.lead import lead, title, todo
 from fedpurel_app.reporting.page.scores import calibration_section, scores_section
 from fedpurel_app.reporting.page.setup import again_section, configuration_section, costs_section
 from fedpurel_app.reporting.page.sites import dropped_section, sites_section
@@ -42,8 +42,8 @@ def run_page(run: Snapshot, refresh: int = 0) -> Page:
         again_section(run),
     )
     foot = f"Run folder {clean(run.path.name, 200)}; made by fedpurel {__version__}. Scores: docs/metrics.md."
-    wait = refresh if state_of(run) == "running" else 0
-    return Page(title(run), state_of(run), lead(run), todo(run), sections, foot, wait)
+    wait = refresh if run.state == "running" else 0
+    return Page(title(run), run.state, lead(run), todo(run), sections, foot, wait)
 
 
 def _error(run: Snapshot) -> list[Section]:

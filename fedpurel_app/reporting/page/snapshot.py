@@ -10,6 +10,7 @@ from typing import Any
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.names import clean
+from fedpurel_app.reporting.outcome import state_of
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.summary import summarize_run
 
@@ -36,6 +37,11 @@ class Snapshot(RunFolder):
         super().__init__(RunFolder.open(path).path)
         self.goes_on = self.is_running  # before the rest is read: what ends meanwhile is read once more
         self._tables: dict[str, list[dict[str, str]]] = {}
+
+    @property
+    def state(self) -> str:
+        """Whether it is "completed", "failed", "stopped", "running" or "cut off"."""
+        return state_of(self.outcome, self.goes_on)
 
     @cached_property
     def content(self) -> dict[str, Any]:
