@@ -7,13 +7,18 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from flwr.app import ArrayRecord
 
 from fedpurel_app.cli.parser import make_parser
 from fedpurel_app.config import known_keys, load_config
 from fedpurel_app.config.presets import DEFAULT_PRESET, load_preset, merged
 from fedpurel_app.launch.choose import assignments
+from tests.strategies.test_plain_clients import SITES, START, array_dict, plain_client
+from tests.support import LocalGrid
 from tools.docs_home import home
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +74,36 @@ def test_toml_is_toml(page, block):
 @pytest.mark.parametrize(("page", "block"), blocks("python"))
 def test_python_compiles(page, block):
     compile(block, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ways.md"])
+def test_the_strategy_of_a_page_runs_all_its_rounds(page):
+    """Over sites that know nothing of this package; each trains by adding its number."""
+    (block,) = (
+        content for kind, content in BLOCK.findall((ROOT / page).read_text("utf-8")) if "strategy.start(" in content
+    )
+    grid = LocalGrid(plain_client(), SITES, {})
+    names: dict[str, Any] = {"grid": grid, "initial_arrays": ArrayRecord(array_dict(START))}
+    exec(compile(block, page, "exec"), names)
+    assert names["strategy"].report.round == 100
+    assert (names["robust"].inner.__class__.__name__ == "FedMedian") if "robust" in names else page == "README.md"
+
+
+def test_the_step_of_a_page_trains():
+    (block,) = (content for _, content in BLOCK.findall((ROOT / "docs/ways.md").read_text("utf-8"))
+                if "in batches:" in content)  # fmt: skip
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    before = model.weight.detach().clone()
+    names: dict[str, Any] = {
+        "model": model,
+        "batches": [(torch.randn(6, 4), torch.arange(6) % 3)] * 2,
+        "zero_shot": lambda inputs: torch.zeros(len(inputs), 3),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "metrics": {},
+    }
+    exec(compile(block, "docs/ways.md", "exec"), names)
+    assert 0 <= names["metrics"]["conflict"] <= 1 and not torch.equal(model.weight, before)
 
 
 def test_own_embeddings_are_written_and_train(tmp_path):

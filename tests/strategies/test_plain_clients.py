@@ -37,7 +37,7 @@ def plain_client(evaluates=True, personalizes=lambda site: False, describes=lamb
         site, config = site_of(context), message.content["config"]
         arrays = message.content["arrays"].to_numpy_ndarrays()
         trained = {"w": arrays[0] + np.float32(site), "seen": np.asarray(arrays[1] + 7)}
-        metrics = MetricRecord({"train_loss": config["lr"] * site, "num-examples": site + 1})
+        metrics = MetricRecord({"train_loss": config.get("lr", 0.1) * site, "num-examples": site + 1})
         content = RecordDict({"arrays": ArrayRecord(array_dict(trained)), "metrics": metrics})
         return Message(content, reply_to=message)
 
@@ -47,7 +47,7 @@ def plain_client(evaluates=True, personalizes=lambda site: False, describes=lamb
         def evaluate(message, context):
             site, config = site_of(context), message.content["config"]
             metrics = {
-                "eval_acc": site / 10 + config["shift"],
+                "eval_acc": site / 10 + config.get("shift", 0.0),
                 "round": config["server-round"],
                 "num-examples": site + 1,
             }
