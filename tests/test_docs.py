@@ -1,6 +1,7 @@
 """What README and docs show can be typed: commands parse, settings hold, Python runs, and nothing pipes by accident."""
 
 import csv
+import json
 import re
 import shlex
 import subprocess
@@ -9,10 +10,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord
+from PIL import Image
 
+from fedpurel_app.cli.main import main
 from fedpurel_app.cli.parser import make_parser
 from fedpurel_app.config import known_keys, load_config
 from fedpurel_app.config.presets import DEFAULT_PRESET, load_preset, merged
@@ -109,7 +113,7 @@ def test_the_step_of_a_page_trains():
 def test_own_embeddings_are_written_and_train(tmp_path):
     """The page from its first block to its last."""
     page = ROOT / "docs" / "own-embeddings.md"
-    write, read = (content for kind, content in BLOCK.findall(page.read_text("utf-8")) if kind == "python")
+    write, read, _ = (content for kind, content in BLOCK.findall(page.read_text("utf-8")) if kind == "python")
     check = (
         "import fedpurel_app, os, subprocess, sys\n"
         "settings = {'dataset-path': os.path.abspath('features.npz'), 'num-sites': 10}\n"
@@ -127,6 +131,23 @@ def test_own_embeddings_are_written_and_train(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     by_hand, told = map(float, done.stdout.splitlines()[-1].split())
     assert by_hand > 0.5 and told > 50
+
+
+@pytest.mark.slow
+def test_the_recipe_for_features_writes_what_a_run_reads(tmp_path, monkeypatch, capsys):
+    """With weights drawn at random in the place of OpenAI's."""
+    page = ROOT / "docs" / "own-embeddings.md"
+    *_, recipe = (content for kind, content in BLOCK.findall(page.read_text("utf-8")) if kind == "python")
+    assert 'pretrained="openai"' in recipe
+    for name in ("sea_horse", "ant"):
+        (tmp_path / "caltech" / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (40, 30), (60 * index, 0, 0)).save(tmp_path / "caltech" / name / f"{index}.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(recipe.replace('pretrained="openai"', "pretrained=None"), str(page), "exec"), {})
+    assert main(["data", "check", "features.npz", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "sea_horse" in str(told) and np.load("features.npz")["train_features"].shape == (4, 512)
 
 
 def rows_of(page):
