@@ -21,6 +21,7 @@ from fedpurel_app.reporting.provenance import start_now
 from fedpurel_app.reporting.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from fedpurel_app.inference.personalize import Personalized
     from fedpurel_app.inference.trained import TrainedModel
 
 
@@ -58,6 +59,37 @@ class Run:
         from fedpurel_app.inference.trained import load_trained
 
         return load_trained(self.path, site or "", **options)
+
+    def personalize(
+        self,
+        data: str | Path,
+        out: str | Path,
+        site: str = "new-site",
+        settings: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+        **options: Any,
+    ) -> Personalized:
+        """Train a private branch for a site that the run has not met, on its own data, in this process.
+
+        Parameters
+        ----------
+        data : path
+            The site's, in any form that a node's ``data`` has.
+        out : path
+            A new folder, a run of this one site.
+        site : str
+        settings : mapping, optional
+            Keys of personal rounds and their values: what differs from the run.
+        threads : int, optional
+            Of its computations, which decide the last bits; else those that a site of the run had.
+        **options
+            Of :func:`fedpurel_app.inference.personalize.personalize`.
+        """
+        from fedpurel_app.inference.personalize import personalize
+
+        number = threads or int(RunFolder.open(self.path).launch().get("cpus-per-site", 1))
+        with _site_threads(number):
+            return personalize(self.path, Path(data).absolute(), Path(out).absolute(), site, settings, **options)
 
     def plot(self) -> dict[str, Path]:
         """Draw what there are numbers for; returns the PNG files by name, as ``curves`` and ``classes``."""

@@ -27,10 +27,11 @@ ELSEWHERE = {
     "benchmarks/plain.py",
     "benchmarks/synthetic.py",
     "benchmarks/message.py",
+    "benchmarks/new_site.py",
     "tools/write_cards.py",
     "tools/write_claims.py",
     "tools/docs_home.py",
-}  # imported by step.py; the test below; tests/test_cards.py, test_claims.py, test_docs.py
+}  # imported by step.py; the test below; tests/test_personalize.py, test_cards.py, test_claims.py, test_docs.py
 
 
 @pytest.mark.slow

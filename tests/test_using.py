@@ -405,3 +405,124 @@ def test_a_private_branch_is_exported_for_its_owner_alone(features_run, capsys, 
     exported(capsys, features_run, tmp_path / "out", "--site", site)
     for path in (tmp_path / "out").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+# --- ONNX ---------------------------------------------------------------------------------------------------------
+
+
+def run_onnx(path, name, values):
+    """Run a file by ONNX Runtime, with nothing of this package or of torch."""
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [one.name for one in session.get_inputs()] == [name]
+    (found,) = session.run(["logits"], {name: values})
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter's own packages
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name != "adapter")) for name in FAMILIES]
+)
+def test_an_onnx_file_gives_the_logits_from_images_of_any_number(run, capsys, tmp_path, family):
+    folder = run(family)
+    for site in ("", "site-1"):
+        out = tmp_path / (site or "whole")
+        arguments = ("export", "--run", folder.path, "--out", out, "--format", "onnx")
+        code, printed, err = call(capsys, *arguments, *(["--site", site] if site else []))
+        assert code == 0, err
+        assert set(printed.splitlines()) == {str(path) for path in out.rglob("*.*")}
+        model, backbone = load_trained(folder.path, site), load_backbone("demo", CPU)
+        for count in (1, 6):
+            shown = pixels()[:count]
+            expected = model.logits(backbone.seen(shown, model.branches["global"].takes))
+            found = run_onnx(out / "model.onnx", "images", shown.numpy())
+            assert found.shape == (count, 48)
+            assert float(np.abs(found - expected.detach().numpy()).max()) <= 1e-4
+        facts = json.loads((out / "export.json").read_text())
+        assert facts["class_names"] == list(model.class_names) and facts["site"] == (site or None)
+        assert facts["input"]["shape"] == ["B", 3, 32, 32] and facts["opset"] == 18
+        assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o600 if site else 0o644}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_onnx_file_of_a_run_on_features_takes_features_and_names_its_classes(features_run, capsys, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    for out in ("a", "b"):
+        code, _, err = call(capsys, "export", "--run", features_run.path, "--out", tmp_path / out, "--format", "onnx")
+        assert code == 0, err
+    features = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    found = run_onnx(tmp_path / "a" / "model.onnx", "features", features.numpy())
+    model = load_trained(features_run.path)
+    assert float(np.abs(found - model.logits(features).numpy()).max()) <= 1e-4
+    content = (tmp_path / "a" / "model.onnx").read_bytes()
+    assert content == (tmp_path / "b" / "model.onnx").read_bytes()
+    (names,) = (one.value for one in onnx.load_from_string(content).metadata_props if one.key == "class_names")
+    assert json.loads(names) == list(model.class_names)
+    assert b".py" not in content and str(features_run.path).encode() not in content  # no lines of this machine's files
+    assert onnx.load_from_string(content).opset_import[0].version == 18
+
+
+def test_without_the_extra_an_onnx_export_says_what_to_install(features_run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedpurel_app.inference.onnx_file.find_spec", lambda name: None)
+    arguments = ("export", "--run", features_run.path, "--out", tmp_path / "out", "--format", "onnx")
+    code, out, err = call(capsys, *arguments)
+    assert code == 2 and not out and 'pip install "fedpurel-app[onnx]"' in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# --- other classes ------------------------------------------------------------------------------------------------
+
+
+OTHERS = ("grey hexagon", "blue star", "red circle")  # the first is no class of the shapes
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name in INSIDE)) for name in FAMILIES]
+)
+def test_a_model_tells_classes_apart_that_the_run_did_not_know(run, family):
+    """Names of the run have the logits that they had, whatever stands beside them; a new one has zero-shot's text."""
+    for site in ("", "site-1"):
+        before = load_trained(run(family).path, site)
+        after = load_trained(run(family).path, site, classes=OTHERS)
+        backbone = load_backbone("demo", CPU)
+        shown = backbone.seen(pixels(), before.branches["global"].takes)
+        known = [before.class_names.index(name) for name in OTHERS[1:]]
+        assert after.class_names == OTHERS
+        assert torch.allclose(after.logits(shown)[:, 1:], before.logits(shown)[:, known], atol=2e-4)
+        frozen = backbone.encode_prompts(["a photo of a grey hexagon."])[0]
+        for branch in after.branches.values():
+            is_frozen = torch.allclose(branch.class_features()[0], frozen, atol=1e-5)
+            assert is_frozen == (family in ("adapter", "text-residual", "visual-prompt"))
+        assert "1 of 3 classes are not of the run: grey hexagon" in after.note
+        assert ("zero-shot CLIP's text features" in after.note) == (family == "text-residual")
+
+
+def test_other_classes_are_named_on_the_command_line_or_in_a_file(run, images, capsys, tmp_path):
+    (tmp_path / "names.txt").write_text("grey hexagon\nblue star\n\nred circle\n", "utf-8")
+    paths, _ = images
+    answers = []
+    for given in ("grey hexagon, blue star, red circle", tmp_path / "names.txt"):
+        code, out, err = call(capsys, "predict", "--run", run("prompt").path, "--classes", given, "--json", paths[0])
+        assert code == 0 and "grey hexagon" in err
+        (one,) = json.loads(out)["predictions"]
+        assert {entry["class"] for entry in one["classes"]} == set(OTHERS)
+        answers.append(out)
+    assert answers[0] == answers[1]
+    for given, said in (("cat", "this names 1"), ("", "this names 0"), ("cat, Cat", "cat = Cat")):
+        code, out, err = call(capsys, "predict", "--run", run("prompt").path, "--classes", given, paths[0])
+        assert code == 2 and not out and said in err and "Traceback" not in err
+
+
+def test_what_is_learnt_for_each_class_says_nothing_of_others(tmp_path, images, capsys, features_run):
+    """Even where there are as many of them, so that all shapes fit."""
+    paths, _ = images
+    settings = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "num_sites": 2, "global_rounds": 1}
+    settings |= {"imbalance_factor": 4, "evaluate_every": 9, "algorithm": "fedavg"}
+    own = run_tiny(tmp_path / "own", peft="prompt", class_specific_context=True, **settings)
+    names = ", ".join(f"thing {number}" for number in range(48))
+    code, out, err = call(capsys, "predict", "--run", own.path, "--classes", names, paths[0])
+    assert code == 2 and not out and "learnt context for each of its 48 classes" in err
+    balanced = run_tiny(tmp_path / "balanced", peft="adapter", balancer="logit-adjustment-post-hoc", **settings)
+    code, _, err = call(capsys, "predict", "--run", balanced.path, "--classes", "cat, dog", paths[0])
+    assert code == 2 and "how frequent its own classes are" in err
+    code, _, err = call(capsys, "predict", "--run", features_run.path, "--classes", "cat, dog", paths[0])
+    assert code == 2 and "no text tower" in err

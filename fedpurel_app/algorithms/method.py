@@ -98,3 +98,8 @@ class Method(Listed):
     def keys(self) -> tuple[str, ...]:
         """The keys that it reads, and other methods may not."""
         return tuple(option.key for option in self.options) + (OF_PERSONAL_ROUNDS if self.personal_rounds else ())
+
+    @cached_property
+    def personal_keys(self) -> frozenset[str]:
+        """The keys that are read in personal rounds alone."""
+        return frozenset((*OF_PERSONAL_ROUNDS, *(option.key for option in self.options if option.personal)))

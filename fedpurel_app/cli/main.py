@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fedpurel_app.cli.parser import ACROSS, make_parser
 from fedpurel_app.config.presets import DEFAULT_PRESET
 from fedpurel_app.core.errors import ConfigError, DiskFullError, FedPurelError, RunError
+from fedpurel_app.core.names import as_printed
 from fedpurel_app.launch import choose, simulate
 from fedpurel_app.reporting.console import show, spare_streams
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -108,18 +109,22 @@ def _data(options: argparse.Namespace) -> int:
 # --- using models -----------------------------------------------------------------------------------------------------
 
 
-def _load(options: argparse.Namespace) -> TrainedModel:
+def _load(options: argparse.Namespace, classes: Sequence[str] = ()) -> TrainedModel:
     from fedpurel_app.inference.trained import load_trained  # loads torch
 
     given = (options.state_dir, options.key_file, options.pretrained)
     state_dir, key_file, pretrained = (path.expanduser().absolute() if path else None for path in given)
-    return load_trained(options.run.absolute(), options.site, state_dir, key_file, pretrained, options.checkpoint)
+    where = (options.run.absolute(), options.site, state_dir, key_file, pretrained, options.checkpoint)
+    return load_trained(*where, classes)
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from fedpurel_app.inference.other_classes import read_names
     from fedpurel_app.inference.predict import as_json, as_text, predict
 
-    model = _load(options)
+    model = _load(options, read_names(options.classes) if options.classes is not None else ())
+    if model.note:
+        print(as_printed(model.note), file=sys.stderr)
     predictions = predict(model, options.image, options.top)
     print(as_json(model, predictions) if options.json else as_text(predictions))
     return 0
@@ -128,9 +133,15 @@ def _predict(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from fedpurel_app.inference.export import export
 
-    for path in export(_load(options), options.out.absolute()):
+    for path in export(_load(options), options.out.absolute(), options.format):
         print(path)
     return 0
+
+
+def _personalize(options: argparse.Namespace) -> int:
+    from fedpurel_app.cli.personalize import personalize
+
+    return personalize(options)
 
 
 # --- reading runs -----------------------------------------------------------------------------------------------------
@@ -215,6 +226,14 @@ def _report(options: argparse.Namespace) -> int:
     return report(options)
 
 
+def _card(options: argparse.Namespace) -> int:
+    from fedpurel_app.reporting.card.card import card
+    from fedpurel_app.reporting.page.snapshot import Snapshot
+
+    print(card(Snapshot(options.run.absolute())), end="")
+    return 0
+
+
 def _draw_across(options: argparse.Namespace) -> int:
     from fedpurel_app.reporting.across import draw_across
 
@@ -234,8 +253,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "table": _table,
     "plot": _plot,
     "report": _report,
+    "card": _card,
     "predict": _predict,
     "export": _export,
+    "personalize": _personalize,
     "data": _data,
     "doctor": _doctor,
     "keygen": _keygen,

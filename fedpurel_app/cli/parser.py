@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fedpurel_app import __version__
+from fedpurel_app.cli.parser_parts import Parser, add_command, port, positive
+from fedpurel_app.cli.parser_using import add_using
 from fedpurel_app.config.presets import DEFAULT_PRESET
 from fedpurel_app.launch import simulate
 
@@ -19,44 +21,18 @@ ACROSS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what to write instead where an option is a key of the settings."""
-
-    def error(self, message: str) -> NoReturn:
-        from fedpurel_app.config import known_keys
-
-        for word in message.split():
-            key = word.removeprefix("--").partition("=")[0]
-            if word.startswith("--") and key in known_keys():
-                message += f'\n"{key}" is a setting, not an option. Did you mean --set {key}=VALUE?'
-        super().error(message)
-
-
-def _command(commands: Any, name: str, does: str, example: str) -> _Parser:
-    """Add a sub-command, whose help is a sentence and an example."""
-    parser: _Parser = commands.add_parser(
-        name,
-        help=does,
-        description=f"{does[0].upper()}{does[1:]}.",
-        epilog=f"example:\n  fedpurel {name} {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=name)
-    return parser
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser; ``command`` of what it reads is the name of the sub-command."""
-    parser = _Parser(prog="fedpurel", description="Balanced federated fine-tuning of CLIP, under Flower.")
+    parser = Parser(prog="fedpurel", description="Balanced federated fine-tuning of CLIP, under Flower.")
     parser.add_argument("--version", action="version", version=f"fedpurel {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    _add_run(_command(commands, "run", "run an experiment in a simulation on this machine, or elsewhere",
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    _add_run(add_command(commands, "run", "run an experiment in a simulation on this machine, or elsewhere",
                       "--preset shapes --set algorithm=ditto --set seed=1"))  # fmt: skip
-    _add_sweep(_command(commands, "sweep", "run what a file of methods, data and seeds asks for, and is not done yet",
-                        "sweeps/demo.toml --jobs 2"))  # fmt: skip
+    does = "run what a file of methods, data and seeds asks for, and is not done yet"
+    _add_sweep(add_command(commands, "sweep", does, "sweeps/demo.toml --jobs 2"))
     _add_reading(commands)
-    _add_using(commands)
-    doctor = _command(
+    add_using(commands)
+    doctor = add_command(
         commands,
         "doctor",
         "print what a setting needs on this machine, and what is there",
@@ -70,9 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="look at a node instead, started with this text: its settings, data and folders, and with --preset or "
         "--set whether it serves such a run",
     )
-    _add_data(_command(commands, "data", "say of data what is there, and what is wrong with it, before any run",
+    _add_data(add_command(commands, "data", "say of data what is there, and what is wrong with it, before any run",
                        "check all.csv --set label-column=diagnosis"))  # fmt: skip
-    keygen = _command(
+    keygen = add_command(
         commands,
         "keygen",
         "write a new key file, for a site that encrypts its private branch",
@@ -84,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_data(data: argparse.ArgumentParser) -> None:
     """Add what is done with data; ``action`` of what is read is its name."""
-    check = _command(
+    check = add_command(
         data.add_subparsers(required=True, metavar="ACTION", dest="action"),
         "check",
         "count images class by class and site by site, and name all that is wrong; exit code 1 where something is",
@@ -140,7 +116,7 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("file", metavar="FILE", type=Path, help="a TOML file: docs/sweeps.md")
     sweep.add_argument("--out", metavar="DIR", type=Path, help="its folder (default: ~/fedpurel/sweeps/NAME)")
     sweep.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of all runs")
-    sweep.add_argument("--jobs", metavar="N", type=_positive, help="runs at a time (default: what this machine holds)")
+    sweep.add_argument("--jobs", metavar="N", type=positive, help="runs at a time (default: what this machine holds)")
     sweep.add_argument(
         "--cpus-per-run", metavar="N", type=simulate.cpus, default=1, help="threads of each run (default: 1)"
     )
@@ -149,26 +125,29 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(commands: Any) -> None:
-    status = _command(commands, "status", "list the runs and sweeps on this machine, and what they do", "--json")
+    status = add_command(commands, "status", "list the runs and sweeps on this machine, and what they do", "--json")
     status.add_argument("folder", metavar="DIR", type=Path, nargs="?",
                         help="with runs and sweeps in it (default: ~/fedpurel, or FEDPUREL_HOME)")  # fmt: skip
     status.add_argument("--all", action="store_true", help="also what ended long ago")
     status.add_argument("--json", action="store_true", help="print JSON, all there is")
-    show = _command(commands, "show", "print the outcome of a run", "~/fedpurel/runs/2026-11-21_...")
+    show = add_command(commands, "show", "print the outcome of a run", "~/fedpurel/runs/2026-11-21_...")
     show.add_argument("run", type=Path)
-    watch = _command(
+    watch = add_command(
         commands, "watch", "follow a run that goes on elsewhere on this machine", "~/fedpurel/runs/2026-11-21_..."
     )
     watch.add_argument("run", type=Path)
-    compare = _command(
+    compare = add_command(
         commands, "compare", "print a table of runs; seeds of one setting are averaged", "~/fedpurel/runs/* --out table"
     )
     compare.add_argument("run", type=Path, nargs="+")
     compare.add_argument("--out", metavar="STEM", type=Path, help="also write STEM.csv and STEM.md")
     _add_table(commands)
     _add_report(commands)
+    does = "print the card of a run's model, as Markdown"
+    model_card = add_command(commands, "card", does, "~/fedpurel/runs/2026-11-21_... > MODEL_CARD.md")
+    model_card.add_argument("run", metavar="RUN", type=Path, help="run folder")
     does = "draw a run's curves, classes and sites into its plots/, or one picture of several runs"
-    plot = _command(commands, "plot", does, "~/fedpurel/runs/* --across balancedness --out picture")
+    plot = add_command(commands, "plot", does, "~/fedpurel/runs/* --across balancedness --out picture")
     plot.add_argument("run", type=Path, nargs="+")
     kinds = "; ".join(f"{name}: {title}" for name, title in ACROSS.items())
     plot.add_argument("--across", metavar="KIND", choices=ACROSS, help=f"seeds of one setting are averaged; {kinds}")
@@ -178,7 +157,7 @@ def _add_reading(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     does = "write the page of a run or of a sweep, one HTML file, or show it in a browser while it goes on"
-    report = _command(commands, "report", does, "~/fedpurel/runs/2026-11-21_... --out report.html")
+    report = add_command(commands, "report", does, "~/fedpurel/runs/2026-11-21_... --out report.html")
     report.add_argument("folder", metavar="RUN|SWEEP", type=Path, help="folder of a run or of a sweep, finished or not")
     report.add_argument("--out", metavar="FILE", type=Path, help="the file (default: report.html in that folder)")
     report.add_argument(
@@ -186,12 +165,12 @@ def _add_report(commands: Any) -> None:
         action="store_true",
         help="serve the run's page to this machine alone, at an address that is printed, until Ctrl-C",
     )
-    report.add_argument("--port", metavar="N", type=_port, help="with --follow: where (default: a free one)")
+    report.add_argument("--port", metavar="N", type=port, help="with --follow: where (default: a free one)")
 
 
 def _add_table(commands: Any) -> None:
     does = "write the tables of a sweep as Markdown, CSV, LaTeX and a picture, with paired tests over its seeds"
-    table = _command(commands, "table", does, "leaderboard/ --against FedAvg --out leaderboard")
+    table = add_command(commands, "table", does, "leaderboard/ --against FedAvg --out leaderboard")
     table.add_argument("sweep", metavar="SWEEP", type=Path, help="the folder of a sweep, finished or not")
     table.add_argument(
         "--against",
@@ -205,59 +184,3 @@ def _add_table(commands: Any) -> None:
                        help="of docs/metrics.md (default: all many medium few balancedness ece)")  # fmt: skip
     table.add_argument("--out", metavar="STEM", type=Path,
                        help="write STEM.md, .csv, .tex, .png and .svg (default: SWEEP/table)")  # fmt: skip
-
-
-def _add_using(commands: Any) -> None:
-    predict = _command(
-        commands,
-        "predict",
-        "classify images with the model of a run",
-        "--run ~/fedpurel/runs/2026-11-21_... --site site-07 photo.jpg",
-    )
-    _name_model(predict)
-    predict.add_argument("--top", metavar="K", type=_positive, default=5, help="classes to print (default: 5)")
-    predict.add_argument("--json", action="store_true", help="print JSON")
-    predict.add_argument("image", type=Path, nargs="+", metavar="IMAGE")
-    export = _command(
-        commands,
-        "export",
-        "write the model of a run as files for other programs",
-        "--run ~/fedpurel/runs/2026-11-21_... --out model/",
-    )
-    _name_model(export)
-    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="a folder that is absent or empty")
-
-
-def _name_model(command: argparse.ArgumentParser) -> None:
-    """Add what names a trained model to a command."""
-    command.add_argument("--run", metavar="DIR", type=Path, required=True, help="run folder")
-    command.add_argument("--site", metavar="NAME", default="", help="a site's personalized model; else the global one")
-    command.add_argument(
-        "--checkpoint",
-        metavar="WHICH",
-        choices=("last", "best"),
-        default="last",
-        help="the global model of the last round, or the best by validation data: last | best (default: last)",
-    )
-    command.add_argument(
-        "--state-dir",
-        metavar="DIR",
-        type=Path,
-        help="where that site keeps its private branch (default: the run's own)",
-    )
-    command.add_argument("--key-file", metavar="FILE", type=Path, help="key that the site encrypts its branch with")
-    command.add_argument(
-        "--pretrained", metavar="FILE", type=Path, help="the backbone's weights here (default: where the run had them)"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: choose a whole number of at least 1")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text}: choose 1 to 65535")
-    return int(text)

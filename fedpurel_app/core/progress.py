@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from logging import INFO, Logger
+from logging import INFO, Filter, Logger, LogRecord
 from typing import Any, NamedTuple
 
 from fedpurel_app.core.names import clean, is_printable
@@ -65,3 +65,13 @@ def read(line: str) -> Note | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Note(event, text, path) if is_printable(path) else None
+
+
+class InWords(Filter):
+    """Puts the words of such a line in its place, for a log that people alone read."""
+
+    def filter(self, record: LogRecord) -> bool:
+        """Change a record that is such a line; every record passes."""
+        if note := read(record.getMessage()):
+            record.msg, record.args = note.text, ()
+        return True

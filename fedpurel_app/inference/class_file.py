@@ -22,7 +22,7 @@ def keep_classes(folder: RunFolder, source: Source) -> None:
     if (classifier := source.classifier) is not None:
         arrays = {"text_features": classifier.text_features, "logit_scale": np.array(classifier.logit_scale)}
         write_atomically(folder.path / TEXTS, dump(arrays, {}))
-    folder.write_json(CLASSES, {**facts, "has_text_features": classifier is not None})
+    folder.write_json(CLASSES, {**facts, "has_text_features": classifier is not None, "notes": source.notes})
 
 
 def kept_classes(folder: RunFolder) -> Source | None:

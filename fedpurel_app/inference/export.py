@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
@@ -14,6 +14,7 @@ from torch import Tensor
 from fedpurel_app import __version__
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_atomically
+from fedpurel_app.inference.onnx_file import as_onnx
 from fedpurel_app.inference.trained import TrainedModel
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.models.peft.base import PeftModule, parameters_of
@@ -21,8 +22,11 @@ from fedpurel_app.models.peft.heads import WithHead
 from fedpurel_app.models.peft.lora import Lora
 from fedpurel_app.models.peft.pair import Composite
 from fedpurel_app.models.peft.scaled import ZeroShot
+from fedpurel_app.reporting.card.card import card
+from fedpurel_app.reporting.page.snapshot import Snapshot
 
-SCHEMA = 1
+Form = Literal["safetensors", "onnx"]
+SCHEMA, CARD = 1, "MODEL_CARD.md"
 _FUSED = {"q": 0, "k": 1, "v": 2}  # their order in open_clip's one matrix
 _USE = {
     "plain": "f: image features of the frozen backbone, shape (B, D)",
@@ -34,7 +38,7 @@ _USE = {
 }
 
 
-def export(model: TrainedModel, out: Path) -> list[Path]:
+def export(model: TrainedModel, out: Path, form: Form = "safetensors") -> list[Path]:
     """Write a model's files into a new folder.
 
     Parameters
@@ -43,14 +47,17 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
         Several branches, as most sites have them, go into ``global/``, ``zero-shot/`` and ``private/``.
     out : Path
         Absent, or empty.
+    form : {"safetensors", "onnx"}
 
     Returns
     -------
     list of Path
-        What was written: ``parameters.safetensors``, the trained tensors; ``classifier.safetensors`` with
+        What was written. As ONNX: ``model.onnx``, from images to logits, see :func:`.onnx_file.as_onnx`, with
+        ``export.json``. Else ``parameters.safetensors``, the trained tensors; ``classifier.safetensors`` with
         ``text_features`` (C, D), ``logit_scale`` and ``weights`` = their product, so that ``normalise(f) @ weights.T``
         are the logits, plus ``bias`` where the method has one; ``export.json`` with class names and how to get f; for
         LoRA also ``open_clip_model.safetensors`` and ``open_clip_config.json``, the backbone with the updates merged.
+        Beside either, ``MODEL_CARD.md``, see :func:`fedpurel_app.reporting.card.card.card`.
 
     Raises
     ------
@@ -69,9 +76,9 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
             raise StateError(f"{out} is not an empty folder, and nothing is overwritten: choose another one.")
         written: list[Path] = []
         # All are made before the first is written: one that cannot be leaves nothing behind.
-        contents = {role: _files(model, branch) for role, branch in model.branches.items()}
+        contents = _contents(model, form)
         for role, files in contents.items():
-            folder = out / role if len(model.branches) > 1 else out
+            folder = out / role
             folder.mkdir(parents=True, exist_ok=True, mode=0o700 if model.site else 0o755)
             for name, content in files.items():
                 # A private branch stays its owner's: whoever exports it decides who may read it.
@@ -80,6 +87,38 @@ def export(model: TrainedModel, out: Path) -> list[Path]:
         return written
     except OSError as error:
         raise StateError(f"{out} cannot be written ({error.strerror}). Choose another folder.") from error
+
+
+def _contents(model: TrainedModel, form: Form) -> dict[str, dict[str, bytes]]:
+    """Return name and content of all files, by folder."""
+    told = {CARD: card(Snapshot(model.run), model.site).encode()}
+    if form == "onnx":
+        content, facts = as_onnx(model)
+        return {"": {"model.onnx": content, "export.json": _json({**_facts(model), **facts}), **told}}
+    files: dict[str, dict[str, bytes]] = {role: _files(model, branch) for role, branch in model.branches.items()}
+    return {"": told, **files} if len(files) > 1 else {"": {**next(iter(files.values())), **told}}
+
+
+def _json(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _facts(model: TrainedModel) -> dict[str, Any]:
+    """Return what ``export.json`` says of a model, whatever its form."""
+    host, config = model.experiment.kit.host, model.experiment.config
+    settings = config.model_dump(by_alias=True)
+    return {
+        "schema": SCHEMA,
+        "fedpurel": __version__,
+        "experiment": model.experiment_id,
+        "round": model.round,
+        "site": model.site or None,
+        "algorithm": config.algorithm,
+        "peft": config.peft,
+        "options": {name: settings[name] for name in model.experiment.kit.family.keys},
+        "backbone": None if host.backbone is None else config.backbone,
+        "class_names": list(host.class_names),
+    }
 
 
 def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
@@ -102,26 +141,15 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
     image_side = _image_side(seen_through, config.peft)
     if isinstance(seen_through, Lora) and host.backbone is not None:
         files |= _merged_clip(host.backbone, seen_through.deltas())
-    settings = config.model_dump(by_alias=True)
-    facts: dict[str, Any] = {
-        "schema": SCHEMA,
-        "fedpurel": __version__,
-        "experiment": model.experiment_id,
-        "round": model.round,
-        "site": model.site or None,
-        "algorithm": config.algorithm,
-        "peft": config.peft,
-        "options": {name: settings[name] for name in model.experiment.kit.family.keys},
-        "backbone": None if host.backbone is None else config.backbone,
-        "class_names": list(host.class_names),
+    facts = {
+        **_facts(model),
         "logit_scale": branch.logit_scale,
         "logits": "normalise(f) @ weights.T"
         + (f", summed over the folders {' and '.join(model.branches)}" if len(model.branches) > 1 else "")
         + (" + bias" if model.bias is not None else ""),
         "image_features": _USE[image_side],
     }
-    files["export.json"] = (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
-    return files
+    return {**files, "export.json": _json(facts)}
 
 
 def _parameters(branch: PeftModule) -> dict[str, Tensor]:
@@ -162,5 +190,5 @@ def _merged_clip(backbone: Backbone, deltas: Mapping[str, Tensor]) -> dict[str, 
     }
     return {
         "open_clip_model.safetensors": save(weights),
-        "open_clip_config.json": (json.dumps(config, indent=1) + "\n").encode(),
+        "open_clip_config.json": _json(config),
     }

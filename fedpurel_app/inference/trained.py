@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from fedpurel_app.algorithms.base import Facts, Models
-from fedpurel_app.config import RunConfig, stored_config
 from fedpurel_app.core.errors import ConfigError, LockedError, StateError, UnusableBranchError
-from fedpurel_app.core.files import home, names_weights
+from fedpurel_app.core.files import home
+from fedpurel_app.data.sources.source import Source
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import kept_classes
+from fedpurel_app.inference.other_classes import OtherClasses
+from fedpurel_app.inference.run_settings import run_settings
 from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, summed, to_tensors
 from fedpurel_app.models.peft.scaled import Scaled
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -51,6 +53,10 @@ class TrainedModel:
         Empty for the global model.
     bias : Tensor, shape (C,), or None
         What the method adds to the logits.
+    run : Path
+        The folder of its run.
+    note : str
+        What is to be known of classes that the run did not know; else empty.
     """
 
     experiment: Experiment
@@ -59,6 +65,8 @@ class TrainedModel:
     round: int
     site: str = ""
     bias: Tensor | None = None
+    run: Path = Path()
+    note: str = ""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -83,6 +91,7 @@ def load_trained(
     key_file: Path | None = None,
     pretrained: Path | None = None,
     checkpoint: Which = "last",
+    classes: Sequence[str] = (),
 ) -> TrainedModel:
     """Load what a run trained.
 
@@ -101,6 +110,8 @@ def load_trained(
     checkpoint : {"last", "best"}
         The model of the last round, or of the one that validation data chose: of the global model alone, for sites keep
         the private branches of their last rounds.
+    classes : sequence of str
+        Names to tell apart in the place of the run's: see :mod:`fedpurel_app.inference.other_classes`.
 
     Returns
     -------
@@ -112,8 +123,8 @@ def load_trained(
         When the folder holds no run, no checkpoint or no best one, the data set now has other classes, there is no such
         site or private branch, it is encrypted with another key, or no place but the sites has the whole global model.
     ConfigError, DataError
-        When arguments are at odds, or the backbone is not to be had any more; nor the data set, of a run that is older
-        than ``classes.json``.
+        When arguments are at odds, the model cannot go with other classes, or the backbone is not to be had any more;
+        nor the data set, of a run that is older than ``classes.json``.
     """
     if (state_dir or key_file) and not site:
         raise ConfigError("--state-dir and --key-file are for a site's private branch: name the site, --site NAME.")
@@ -123,21 +134,23 @@ def load_trained(
             "Drop it, or drop --site."
         )
     folder = RunFolder.open(run)
-    config = _settings(folder, pretrained)
+    config = run_settings(folder, pretrained)
     arrays, state = folder.read_best() if checkpoint == "best" else folder.read_checkpoint()
     kept_source = kept_classes(folder)
-    experiment = Experiment(config, home() / "cache", source=kept_source)
+    other = _other(run, kept_source, classes)
+    experiment = Experiment(config, home() / "cache", source=other.renamed() if other else kept_source)
     stored = PrivateState()
     if site:
         root = state_dir or (Path(config.state_dir) if config.state_dir else folder.path / "private")
         stored = _private_state(state, site, root, key_file, experiment)
     if kept_source is None:  # a run of before classes were kept: its data set is asked
         _refuse_other_classes(folder, experiment)
+    if other is not None:
+        arrays, stored = other.fitted(arrays, stored, config, home() / "cache")
     try:
         shared = experiment.kit.shared_module(arrays, stored.kept)
-        private = None
-        if stored.branch:
-            private = experiment.kit.new_module("private")
+        private = experiment.kit.new_module("private") if stored.branch else None
+        if private is not None:
             load_parameters(private, to_tensors(stored.branch))
     except ValueError as error:
         raise StateError(f"{run}: what was trained does not fit the run's own settings ({error}).") from error
@@ -150,8 +163,17 @@ def load_trained(
     model = algorithm.personalized(models) if site and algorithm.personalized else algorithm.global_model(models)
     branches = {_role(part, models, number): part for number, part in enumerate(model)}
     return TrainedModel(
-        experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment)
-    )
+        experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment), run,
+        other.note(config.peft) if other else "",
+    )  # fmt: skip
+
+
+def _other(run: Path, source: Source | None, classes: Sequence[str]) -> OtherClasses | None:
+    if not classes:
+        return None
+    if source is None:
+        raise StateError(f"{run} has no classes.json: it was made by an older version. Run it again with this one.")
+    return OtherClasses(source, tuple(classes))
 
 
 def _role(part: PeftModule, models: Models, number: int) -> Role:
@@ -176,24 +198,6 @@ def _bias(folder: RunFolder, experiment: Experiment) -> Tensor | None:
             f"{folder.path} has no partition.json, and with it no class counts, by which this run's predictions are "
             "adjusted."
         ) from error
-
-
-def _settings(folder: RunFolder, pretrained: Path | None) -> RunConfig:
-    """Read a run's settings, with what another machine than the run's needs."""
-    # Where the run's GPU is not, a CPU will do.
-    settings = {**folder.read_json("config.json")["config"], "device": "auto"}
-    if settings["dataset"] == "sites":
-        settings["dataset-path"] = ""  # the server's own, if any; the names of the classes are in the settings
-    if pretrained is not None:
-        if not (pretrained.is_file() and names_weights(pretrained.name)):
-            raise ConfigError(f"--pretrained {pretrained}: no such file of weights (.safetensors, .pt, .pth or .bin).")
-        settings["pretrained"] = str(pretrained)
-    config = stored_config(settings)
-    if config.dataset != "features" and names_weights(config.pretrained) and not Path(config.pretrained).is_file():
-        raise ConfigError(
-            f"the run's backbone comes from {config.pretrained}, which is not here: name your copy, --pretrained FILE."
-        )
-    return config
 
 
 def _private_state(

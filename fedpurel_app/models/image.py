@@ -105,7 +105,7 @@ class ImageTower(nn.Module):
     def _tokens(self, pixels: Tensor, prompts: Tensor | None) -> Tensor:
         """Put images through all blocks: class token, learned tokens of the last row, patches."""
         patches = functional.conv2d(pixels, self.patches.to(pixels.dtype), stride=self.patches.shape[2:])
-        count = len(pixels)
+        count = pixels.shape[0]  # len() would fix the size of the batch where the tower is exported
         x = torch.cat([self.class_token.expand(count, 1, -1), patches.flatten(2).transpose(1, 2)], 1)
         x = self.norm_before(x + self.positions)
         depth, extra = (0, 0) if prompts is None else prompts.shape[:2]

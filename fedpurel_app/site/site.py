@@ -6,9 +6,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from logging import getLogger
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +39,8 @@ from fedpurel_app.core.records import (
     is_finite,
 )
 from fedpurel_app.core.seeding import derive_seed
+from fedpurel_app.core.site_scores import SiteScores
+from fedpurel_app.data.dealing.partition import PartName
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
@@ -204,21 +206,18 @@ class Site:
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test and validation parts."""
-        algorithm = self.kit.algorithm
         self.keeper.begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores(None))
-        shared = self._shared_module(arrays, instruction)
-        state = self.keeper.state(instruction)
-        # What nobody trained here is no model to score: without it, this site has the global model alone.
-        private = self._private_module(shared, instruction) if state.branch else None
-        models = self.kit.models(shared, private, state.memory)
-        is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
-        is_private = not algorithm.is_known(shared, self.kit.options)
-        told = self.discloses.scores(self.data.scores("test", models, is_own), is_private)
+        score, is_private = self._scorer(arrays, instruction)
+        told = self.discloses.scores(score("test"), is_private)
         if WITHHELD not in told and len(self.data.rows("validation")):
-            told |= self.discloses.validation(self.data.scores("validation", models, is_own), is_private)
+            told |= self.discloses.validation(score("validation"), is_private)
         return self._reply(told)
+
+    def scores(self, arrays: Arrays, instruction: Instruction) -> SiteScores:
+        """Score the same models on the test part, for the site's own eyes: nothing is withheld, and nothing booked."""
+        return self._scorer(arrays, instruction)[0]("test")
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -263,6 +262,17 @@ class Site:
         elif self.config.private_init == "global":
             load_parameters(module, parameters_of(shared))
         return module
+
+    def _scorer(self, arrays: Arrays, instruction: Instruction) -> tuple[Callable[[PartName], SiteScores], bool]:
+        """Return what scores this site's models on a part, and whether the global one holds parts that it keeps."""
+        algorithm, shared = self.kit.algorithm, self._shared_module(arrays, instruction)
+        state = self.keeper.state(instruction)
+        # What nobody trained here is no model to score: without it, this site has the global model alone.
+        private = self._private_module(shared, instruction) if state.branch else None
+        models = self.kit.models(shared, private, state.memory)
+        is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
+        is_private = not algorithm.is_known(shared, self.kit.options)
+        return partial(self.data.scores, models=models, is_own=is_own), is_private
 
     def _reply(self, metrics: Mapping[str, Any]) -> Metrics:
         encoding = self.images.seconds - self._features_before

@@ -14,7 +14,6 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import known_keys
 from fedpurel_app.config.presets import anchored
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.sweeps.fork import personal_keys
 from fedpurel_app.sweeps.seeds import Seeds
 
 _SETTLED = ("seed", "out", "resume-from", "experiment-id", "state-dir")  # by the sweep
@@ -159,7 +158,7 @@ class SweepFile(_Part):
         reported = {seed for _, seeds in every for seed in seeds}
         every += [("tune.seeds", self.tune.seeds)] if self.tune else []
         found += [f"{where}: a seed is named twice." for where, seeds in every if len(set(seeds)) < len(seeds)]
-        idle = sorted({*self.grids["tune.grid"]} & {key for name in METHODS for key in personal_keys(name)})
+        idle = sorted({*self.grids["tune.grid"]} & {key for one in METHODS.values() for key in one.personal_keys})
         found += [f"tune.grid.{key}: it changes no global model, and by that is chosen: drop it." for key in idle]
         if self.tune and (both := sorted(reported & {*self.tune.seeds})):
             found.append(f"tune.seeds: {both[0]} is a seed of the sweep, too: choose others than those reported.")

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedpurel_app.algorithms.method import OF_PERSONAL_ROUNDS
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig
 from fedpurel_app.reporting.checkpoint import Checkpoint
@@ -22,11 +21,6 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import own_settings
 
 _COPIED = ("partition.json", "launch.json")
-
-
-def personal_keys(algorithm: str) -> set[str]:
-    """Return the keys that a method reads in personal rounds alone."""
-    return {*OF_PERSONAL_ROUNDS, *(option.key for option in METHODS[algorithm].options if option.personal)}
 
 
 def trunk(config: RunConfig) -> str:
@@ -40,7 +34,7 @@ def trunk(config: RunConfig) -> str:
     if not method.personal_rounds or config.schedule != "two-phase" or not config.global_rounds or shares_none:
         return ""
     own = own_settings(values).items()
-    return json.dumps({key: value for key, value in own if key not in personal_keys(config.algorithm)})
+    return json.dumps({key: value for key, value in own if key not in method.personal_keys})
 
 
 def fork(source: RunFolder, path: Path, config: RunConfig) -> None:

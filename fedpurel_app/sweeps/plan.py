@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, without_idle
 from fedpurel_app.config.presets import load_preset
 from fedpurel_app.core.errors import ConfigError
@@ -17,7 +18,6 @@ from fedpurel_app.launch.choose import simulated
 from fedpurel_app.reporting.run_files import write_object
 from fedpurel_app.reporting.settings import own_settings, place_in_words
 from fedpurel_app.sweeps.file import Data, Method, Scalar, SweepFile, Values
-from fedpurel_app.sweeps.fork import personal_keys
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,6 @@ def name_of(config: RunConfig) -> str:
     """
     values = own_settings(config.model_dump(by_alias=True))
     if not config.total_rounds[1]:
-        values = {key: value for key, value in values.items() if key not in personal_keys(config.algorithm)}
+        values = {key: value for key, value in values.items() if key not in METHODS[config.algorithm].personal_keys}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     return f"{config.algorithm}-{config.peft}-s{config.seed}-{digest.hexdigest()[:10]}"

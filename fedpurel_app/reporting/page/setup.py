@@ -59,9 +59,14 @@ def configuration_section(run: Snapshot) -> Section:
     blocks = (
         table("Settings that are not the defaults, and the seed", ("key", "value", "default", "meaning"), changed, 4),
         Fold(f"All {len(whole)} settings", (every,)),
-        table("Environment", ("what", "value"), _environment(run), 2),
+        *environment_section(run).blocks,
     )
     return Section("configuration", "Configuration and environment", blocks)
+
+
+def environment_section(run: Snapshot) -> Section:
+    """Return versions and machine."""
+    return Section("environment", "Environment", (table("Environment", ("what", "value"), _environment(run), 2),))
 
 
 def again_section(run: Snapshot) -> Section:

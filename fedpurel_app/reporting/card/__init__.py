@@ -1,0 +1,1 @@
+"""The card of a model: what a finished run says of it, as Markdown."""
