@@ -18,6 +18,7 @@ from fedpurel_app.data.dealing.pachinko import pachinko
 from fedpurel_app.data.dealing.partition import Partition, SplitName
 from fedpurel_app.data.sources.catalog import DATASETS, load_source
 from fedpurel_app.data.sources.manifest import form_of
+from fedpurel_app.data.sources.novel import split_novel
 from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.data.sources.source import FeatureSplit, Source, Split
 from fedpurel_app.data.sources.subsets import hold_out, identities
@@ -47,10 +48,20 @@ class Federation:
     @cached_property
     def source(self) -> Source:
         """The data set."""
-        source = self._given or self._load()
+        source = self._given or self._parts[0]
         if self.config.partition == "pachinko" and source.superclass is None:
             raise ConfigError(f'partition = "pachinko" needs superclasses; {source.name} has none: use "dirichlet".')
         return source
+
+    @property
+    def novel(self) -> Source | None:
+        """The classes that are kept out, with their test images; None where the settings name none."""
+        return None if self._given else self._parts[1]
+
+    @cached_property
+    def _parts(self) -> tuple[Source, Source | None]:
+        whole, names = self._load(), self.config.novel_names
+        return split_novel(whole, names) if names else (whole, None)
 
     def _load(self) -> Source:
         config, family = self.config, FAMILIES[self.config.peft]

@@ -94,6 +94,9 @@ class CommonConfig(BaseModel):
     shots: Number = _field(
         0, "training images of each class, drawn by seed, at most; in the place of the long-tail profile; 0 = off"
     )
+    novel_classes: str = _field(
+        "", "classes, after commas, that are not trained on, and scored as new ones; empty = none"
+    )
     class_order: Literal["index", "shuffled"] = _field("index", "class ranks, head to tail: index | shuffled (by seed)")
     keep_empty_classes: bool = _field(False, "let tail classes drop to no image, as the reference code does")
     group_by: Literal["auto", "counts", "terciles"] = _field(
@@ -184,7 +187,7 @@ class CommonConfig(BaseModel):
     @classmethod
     def _is_a_line(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse text that is no printable line: at a site it comes from the server, and reaches its log."""
-        most = _LONG_TEXT if info.field_name == "classes" else _TEXT
+        most = _LONG_TEXT if info.field_name in ("classes", "novel_classes") else _TEXT
         if isinstance(value, str) and (len(value) > most or not is_printable(value)):
             raise PydanticCustomError(
                 "text", "Input should be one line of at most {most} printable characters", {"most": most}
@@ -195,6 +198,11 @@ class CommonConfig(BaseModel):
     def class_names(self) -> tuple[str, ...]:
         """The names in ``classes``."""
         return split_names(self.classes)
+
+    @property
+    def novel_names(self) -> tuple[str, ...]:
+        """The names in ``novel-classes``."""
+        return split_names(self.novel_classes)
 
     @property
     def total_rounds(self) -> tuple[int, int]:

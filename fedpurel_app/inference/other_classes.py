@@ -81,7 +81,10 @@ class OtherClasses:
         return self._with(self.names)
 
     def _with(self, names: tuple[str, ...]) -> Source:
-        return replace(self.source, class_names=names)
+        texts = self.source.classifier  # of precomputed features: a stand-in, for shapes alone
+        if texts is not None:
+            texts = replace(texts, text_features=np.ones((len(names), texts.text_features.shape[1]), np.float32))
+        return replace(self.source, class_names=names, classifier=texts)
 
     def note(self, peft: str) -> str:
         """Say which names the run did not know, and what that means for a family; empty where it knew all."""
@@ -109,26 +112,30 @@ class OtherClasses:
         ConfigError
             When something of it is learnt, or remembered, for each class and means nothing for others.
         """
+        by_class = self.by_class(config, cache)
+        count = len(self.source.class_names)
+        if held := [name for name, value in stored.memory.items() if count in value.shape]:
+            raise ConfigError(f"--classes: the site remembers images of the run's own classes ({listed(held)}).")
+        branch, kept = (self.fit(part, by_class) for part in (stored.branch, stored.kept))
+        return self.fit(arrays, by_class), replace(stored, branch=branch, kept=kept)
+
+    def by_class(self, config: RunConfig, cache: Path) -> set[str]:
+        """Name the parameters that are learnt for each class; raises ConfigError where predictions go by counts."""
         # What changes its shape with one class more is learnt for each class.
         kits = [
             Experiment(config, cache, source=self._with(names)).kit for names in (self.names, (*self.names, "thing"))
         ]
         if kits[0].algorithm.bias is not None:
             raise ConfigError("--classes: the run's predictions are adjusted by how frequent its own classes are.")
-        count = len(self.source.class_names)
-        if held := [name for name, value in stored.memory.items() if count in value.shape]:
-            raise ConfigError(f"--classes: the site remembers images of the run's own classes ({listed(held)}).")
         one, more = (
             {name: tuple(value.shape) for module in (kit.new_shared(), kit.new_module("private"))
              for name, value in module.named_parameters()}
             for kit in kits
         )  # fmt: skip
-        by_class = {name for name, shape in one.items() if shape != more[name]}
-        parts = (self._fit(part, by_class) for part in (arrays, stored.branch, stored.kept))
-        arrays, branch, kept = parts
-        return arrays, replace(stored, branch=branch, kept=kept)
+        return {name for name, shape in one.items() if shape != more[name]}
 
-    def _fit(self, arrays: Named, by_class: set[str]) -> Named:
+    def fit(self, arrays: Named, by_class: set[str]) -> Named:
+        """Return parameters as a module for the other classes takes them; raises ConfigError as :meth:`fitted`."""
         if odd := [name for name in arrays if name in by_class and name.rpartition(".")[2] != _BY_CLASS]:
             raise ConfigError(
                 f"--classes: the run has learnt {listed(odd)} for each of its {len(self.source.class_names)} classes, "

@@ -17,6 +17,8 @@ from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import csv_text, write_atomically
 from fedpurel_app.reporting.columns import COLUMNS, digits_of, number, title_of
 from fedpurel_app.reporting.finished import Run, completed, grouped, mean_sd
+from fedpurel_app.reporting.novel import LEGEND as NOVEL
+from fedpurel_app.reporting.novel import novel_lines
 from fedpurel_app.reporting.selection import chosen
 from fedpurel_app.reporting.settings import label_runs, setting
 
@@ -39,6 +41,7 @@ _TAIL = (
     "class-order",
     "keep-empty-classes",
     "group-by",
+    "novel-classes",
 )
 
 _FIRST, _WIDTH = 15, 11  # characters of the first column, and of the others
@@ -79,7 +82,18 @@ def compare(paths: Sequence[Path], stem: Path | None = None) -> list[str]:
                 raise StateError(f"{name} cannot be written ({error.strerror}): choose another --out.") from error
         notes.append(f"written: {stem}.csv, {stem}.md")
     best = [_LEGEND_BEST] if len(_titles(rows)) > len(_MODELS) else []
-    return [*_terminal(rows), _LEGEND, _LEGEND_DETAILS, *best, *notes]
+    return [*_terminal(rows), _LEGEND, _LEGEND_DETAILS, *best, *_novel(done), *notes]
+
+
+def _novel(done: Sequence[Run]) -> list[str]:
+    """Print base and novel accuracies setting by setting; nothing where no run names novel classes."""
+    groups = grouped(done)
+    lines = [
+        f"{name}: {line}"
+        for name, members in zip(_labels(groups, _NAMING, None), groups, strict=True)
+        for line in novel_lines([run.summary for run in members])
+    ]
+    return [*lines, NOVEL] if lines else []
 
 
 def _titles(rows: Sequence[Row]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.columns import ACCURACIES, MODELS, detail_lines, number
+from fedpurel_app.reporting.novel import LEGEND as NOVEL
+from fedpurel_app.reporting.novel import novel_lines
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.selection import chosen
 from fedpurel_app.reporting.settings import run_in_words
@@ -157,6 +159,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         else:
             lines.append(_row(title, scores))
     lines += _best(summary) + detail_lines(summary)
+    if novel := novel_lines([summary]):
+        lines += [*novel, NOVEL]
     if lost := summary.get("private_restarted"):
         lines.append(f"private branches lost and begun afresh: {len(lost)} ({clean(', '.join(lost), 1000)})")
     if privacy := summary.get("privacy"):

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpurel_app.core.details import Details, detail_scores
+from fedpurel_app.core.files import home
 from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.site_scores import SiteScores, pool_sites, scored_by
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.reporting.tables import calibration_rows, class_rows
+from fedpurel_app.server.novel import Novel, with_novel
 from fedpurel_app.training.evaluation import Scores, evaluate
 
 
@@ -31,8 +33,11 @@ class Scoring:
 
     def __init__(self, experiment: Experiment, told: Callable[[], list[list[int]]]) -> None:
         self._experiment, self._told = experiment, told
+        novel = experiment.federation.novel
+        self._novel = None if novel is None else Novel(experiment, novel, home() / "cache")
         self._here: Scores | None = None  # of the last evaluation here,
         self._scored: Arrays | None = None  # the parameters it was of,
+        self._novel_here: dict[str, float] = {}  # accuracies on novel classes
         self._is_known = False  # and whether they are all of the global model
 
     def score(self, arrays: Arrays) -> dict[str, float]:
@@ -58,6 +63,8 @@ class Scoring:
         )
         model = experiment.kit.algorithm.global_model(experiment.kit.models(module))
         self._here = evaluate(data, model, bias=bias, groups=self._groups)
+        if self._novel is not None:
+            self._novel_here = self._novel.score(arrays)
         self._scored, self._is_known = arrays, experiment.kit.algorithm.is_known(module, experiment.kit.options)
         features = experiment.images.seconds - encoding
         return {"server": time.monotonic() - started - features, "server_features": features}
@@ -106,7 +113,8 @@ class Scoring:
     def _summarize(self, here: Scores, model: str) -> dict[str, float | None]:
         config, (counts, details) = self._experiment.config, _scored(here, model)
         summary = summarize(counts, self._groups, config.balancedness_power, config.balancedness_sigma)
-        return summary | detail_scores([(counts, details)], len(counts.total))
+        novel = with_novel(summary["all"], self._novel_here[model]) if self._novel_here else {}
+        return summary | detail_scores([(counts, details)], len(counts.total)) | novel
 
     @property
     def _train_counts(self) -> npt.NDArray[np.int64] | None:

@@ -44,6 +44,11 @@ def site_rules(config: RunConfig) -> list[Rule]:
             for key in _DEALING
         ),
         rule(
+            "dataset novel-classes",
+            sites and bool(config.novel_names),
+            'novel-classes has no use with dataset = "sites": the server has no images to score them on. Drop it.',
+        ),
+        rule(
             "dataset evaluate-on",
             sites and config.evaluate_on != "test",
             f'evaluate-on = "{config.evaluate_on}" has no use with dataset = "sites", which bring their own test '
