@@ -33,6 +33,7 @@ def test_classes_are_parted_with_all_that_belongs_to_them():
     assert (base.class_names, novel.class_names) == (("cat", "dog", "fox"), ("polar bear", "eel"))
     assert base.train.labels.tolist() == [0, 1, 2, 0, 1, 2] and base.test.labels.tolist() == [0, 1, 2]
     assert novel.test.labels.tolist() == [0, 1] and not len(novel.train.labels)
+    assert isinstance(novel.test, FeatureSplit) and base.centres is not None
     assert novel.test.features.tolist() == [[3, 4, 5], [9, 10, 11]]  # rows 1 and 3
     assert base.superclass == (1, 0, 2)  # 7, 3 and 9, numbered anew by size
     assert base.centres.train.tolist() == [0, 0, 0, 1, 1, 1] and base.centres.test.tolist() == [0, 0, 0]
@@ -62,6 +63,7 @@ def test_sites_with_data_of_their_own_have_no_novel_classes():
 def test_a_run_scores_base_and_novel_classes_and_their_harmonic_mean(tmp_path, capsys):
     data = tiny_features(tmp_path / "data.npz", width=8)
     whole = load_features(str(data), 0)
+    assert isinstance(whole.test, FeatureSplit) and whole.classifier is not None
     novel = whole.class_names[1:4]
     run = run_tiny(tmp_path / "run", dataset_path=str(data), novel_classes=", ".join(novel))
     base = [name for name in whole.class_names if name not in novel]
