@@ -40,7 +40,7 @@ def read_names(text: str) -> tuple[str, ...]:
     where, names = "--classes", split_names(text)
     path = Path(text).expanduser()
     try:
-        if len(text) < 4096 and path.is_file():
+        if _is_file(path):
             where = f"--classes {path}"
             names = tuple(line for line in path.read_text("utf-8").splitlines() if line.strip())
         found = usable_names(names, where)
@@ -54,6 +54,14 @@ def read_names(text: str) -> tuple[str, ...]:
             'dog", or name a file with a name a line.'
         )
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is such a file: many names in a row are no name that a file could have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
