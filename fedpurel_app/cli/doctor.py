@@ -103,9 +103,7 @@ def _weights(experiment: Experiment) -> Iterator[str]:
     if backbone is None:
         yield "none needed: features are precomputed"
         return
-    backbone.check()
-    if experiment.kit.family.needs == "image tower":
-        _ = backbone.image
+    backbone.check(_towers(experiment))
     path = backbone.checkpoint.path
     yield f"{path} ({_size(path.stat().st_size)})"
 

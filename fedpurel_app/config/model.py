@@ -38,7 +38,9 @@ class CommonConfig(BaseModel):
     balancer: str = _field("none", f"of classes, on any method: {' | '.join(BALANCERS)}")
     peft: str = _field("prompt", " | ".join(FAMILIES))
     backbone: str = _field(
-        "demo", "frozen CLIP: demo (comes with this package) | an open_clip name, as ViT-B-16", "Backbone"
+        "demo",
+        "frozen CLIP: demo (comes with this package) | an open_clip name, as ViT-B-16 | hf-hub:OWNER/NAME",
+        "Backbone",
     )
     pretrained: str = _field(
         "openai", "its weights: a checkpoint (.safetensors, .pt), or an open_clip tag; not for demo"

@@ -86,6 +86,9 @@ def _demands(config: RunConfig, node: NodeConfig) -> Iterator[str]:
     backbones = split_names(node.backbones)
     if backbones and config.dataset != "features" and config.backbone not in backbones:
         yield f"backbone = {to_toml(config.backbone)}: this site serves {', '.join(backbones)}."
+    elif not backbones and config.dataset != "features" and config.backbone.startswith("hf-hub:"):
+        # open_clip's own names and tags are a closed list; to the hub anybody can publish, and the server would choose.
+        yield f"backbone = {to_toml(config.backbone)}: this site's `backbones` must name what it loads from the hub."
     if served and config.algorithm not in served:
         yield f"algorithm = {to_toml(config.algorithm)}: this site serves {', '.join(served)}."
     if kinds and config.privacy not in kinds:

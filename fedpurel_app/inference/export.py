@@ -55,9 +55,10 @@ def export(model: TrainedModel, out: Path, form: Form = "safetensors") -> list[P
         What was written. As ONNX: ``model.onnx``, from images to logits, see :func:`.onnx_file.as_onnx`, with
         ``export.json``. Else ``parameters.safetensors``, the trained tensors; ``classifier.safetensors`` with
         ``text_features`` (C, D), ``logit_scale`` and ``weights`` = their product, so that ``normalise(f) @ weights.T``
-        are the logits, plus ``bias`` where the method has one; ``export.json`` with class names and how to get f; for
-        LoRA also ``open_clip_model.safetensors`` and ``open_clip_config.json``, the backbone with the updates merged.
-        Beside either, ``MODEL_CARD.md``, see :func:`fedpurel_app.reporting.card.card.card`.
+        are the logits, plus ``bias`` where the method has one, and the backbone's own ``logit_bias``, the same for all
+        classes; ``export.json`` with class names and how to get f; for LoRA also ``open_clip_model.safetensors`` and
+        ``open_clip_config.json``, the backbone with the updates merged. Beside either, ``MODEL_CARD.md``, see
+        :func:`fedpurel_app.reporting.card.card.card`.
 
     Raises
     ------
@@ -133,6 +134,9 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
     }
     if model.bias is not None:
         classifier["bias"] = model.bias.cpu().contiguous()
+    logit_bias = 0.0 if host.backbone is None else host.backbone.logit_bias
+    if logit_bias:
+        classifier["logit_bias"] = torch.tensor(logit_bias)
     files = {
         "parameters.safetensors": save(_parameters(branch)),
         "classifier.safetensors": save(classifier),
@@ -149,6 +153,9 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         + (" + bias" if model.bias is not None else ""),
         "image_features": _USE[image_side],
     }
+    if logit_bias:
+        facts["logit_bias"] = logit_bias
+        facts["probabilities"] = "of each class by itself, as this backbone was trained: sigmoid(logits + logit_bias)"
     return {**files, "export.json": _json(facts)}
 
 

@@ -19,6 +19,7 @@ from fedpurel_app.config.presets import DEFAULT_PRESET, load_preset, merged, pre
 from fedpurel_app.core.errors import ConfigError, DiskFullError
 from fedpurel_app.launch.choose import FAILED, INTERRUPTED, assignments, begun, resumed
 from fedpurel_app.launch.processes import count_gpus, ray_address
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.reporting.console import counting, show, text_lines
 from fedpurel_app.reporting.outcome import Outcome, how_to_go_on, write_outcome
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -140,7 +141,8 @@ def preflight(config: RunConfig) -> Source:
 
         from fedpurel_app.models.backbone import load_backbone
 
-        load_backbone(config.backbone, torch.device("cpu"), config.pretrained).check()
+        inside = FAMILIES[config.peft].towers(config.model_dump(by_alias=True))
+        load_backbone(config.backbone, torch.device("cpu"), config.pretrained).check(inside)
     return source
 
 

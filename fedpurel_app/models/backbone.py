@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fedpurel_app.core.disk_memo import sha256_of
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint, read_shapes
-from fedpurel_app.models.fitting import misfits
+from fedpurel_app.models.causal_text import CausalText
+from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint
+from fedpurel_app.models.forms import closed_text_tower, text_lacks
 from fedpurel_app.models.image import ImageTower
-from fedpurel_app.models.text import LaidOut, Layout, TextTower
+from fedpurel_app.models.image_side import ImageSide
+from fedpurel_app.models.named_weights import NamedWeights
+from fedpurel_app.models.open_clip_towers import OpenClipText
+from fedpurel_app.models.precision import Precision
+from fedpurel_app.models.text import LaidOut, TextTower
 from fedpurel_app.models.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Precision = Literal["fp32", "bf16", "fp16-autocast"]
 Takes = Literal["features", "pixels", "patches"]  # what of an image a module is given
 _CIFAR = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}  # of CIFAR-100's training pixels
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16-autocast": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Backbone:
     precision : {"fp32", "bf16", "fp16-autocast"}
         Of the towers' matrix products; weights, features and everything after them stay fp32.
 
-    Raises
-    ------
-    ConfigError
-        When the text tower is not of CLIP's causal form.
+    Notes
+    -----
+    All towers that open_clip has give features. Towers of CLIP's own form are this package's and can be opened, for
+    prompts and adapters inside them; the others are open_clip's, and who asks for their inside is refused.
     """
 
     name: str
@@ -54,43 +55,100 @@ class Backbone:
     device: torch.device
     precision: Precision = "fp32"
 
-    def __post_init__(self) -> None:
-        architecture = self.checkpoint.architecture
-        lacks = TextTower.unsupported(architecture["text_cfg"])
-        if lacks or "multimodal_cfg" in architecture:
-            raise ConfigError(
-                f'backbone = "{self.name}" has a text tower of another kind than CLIP\'s causal transformer '
-                f"({', '.join(lacks) or 'multimodal_cfg'}): choose a CLIP model, as ViT-B-16."
-            )
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights and of how they are used: part of the key of everything that is cached."""
         form = (self.checkpoint.architecture, self.checkpoint.preprocessing, self.device.type, self.precision)
-        return hashlib.sha256(f"{sha256_of(self.checkpoint.path)}|{form!r}".encode()).hexdigest()
+        identity = f"|{self._texts.identity}" if self._texts.identity else ""
+        return hashlib.sha256(f"{sha256_of(self.checkpoint.path)}|{form!r}{identity}".encode()).hexdigest()
+
+    @cached_property
+    def _weights(self) -> NamedWeights:
+        return NamedWeights(self.name, self.checkpoint)
 
     @cached_property
     def logit_scale(self) -> float:
-        """Scale s = exp(logit_scale) of the cosine logits."""
-        with self._weights_that_fit():
-            return float(self.checkpoint.load("logit_scale")["logit_scale"].exp())
+        """Scale s = exp(logit_scale) of the cosine logits: about 100 for CLIP, 117 for SigLIP."""
+        return self._scalar("logit_scale").exp().item()
+
+    @cached_property
+    def logit_bias(self) -> float:
+        """What SigLIP adds to every logit, b in sigmoid(s·cos + b); 0 for a backbone without one.
+
+        The same number on all classes changes neither their softmax nor their order, and so nothing that is trained,
+        scored or calibrated here. It is kept for who takes an exported model's classes each by itself.
+        """
+        has_one = self.checkpoint.architecture.get("init_logit_bias") is not None
+        return self._scalar("logit_bias").item() if has_one else 0.0
+
+    def _scalar(self, name: str) -> Tensor:
+        with self._weights.expected():
+            return self.checkpoint.load(name)[name].reshape(())
+
+    # --- text -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _texts(self) -> CausalText | OpenClipText:
+        kind = OpenClipText if text_lacks(self.checkpoint.architecture) else CausalText
+        return kind(self._weights, self.device, self.precision)
+
+    @property
+    def _open_texts(self) -> CausalText:
+        """The text side, for what works inside the tower."""
+        if isinstance(self._texts, OpenClipText):
+            raise closed_text_tower(self.name, self.checkpoint.architecture)
+        return self._texts
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """From text to token ids."""
-        return self.checkpoint.tokenizer
+        """From text to token ids; raises ConfigError for a text tower of another form than CLIP's."""
+        return self._open_texts.tokenizer
 
-    @cached_property
+    @property
     def text(self) -> TextTower:
-        """The text tower, in fp32."""
-        architecture = self.checkpoint.architecture
-        self._fits()
-        weights = self.checkpoint.load(other_than="visual.")
-        with self._weights_that_fit():
-            tower = TextTower(weights, architecture["text_cfg"], bool(architecture.get("quick_gelu")))
-        return tower.to(self.device)
+        """The text tower, in fp32, open to learned prompts and to adapters of its projections.
+
+        Raises
+        ------
+        ConfigError
+            When it is not CLIP's causal transformer.
+        """
+        return self._open_texts.tower
+
+    def lay_out(self, prompts: Sequence[str]) -> LaidOut:
+        """Turn whole prompts into embeddings, for :meth:`encode_text`; raises ConfigError as :attr:`text`."""
+        return self._open_texts.lay_out(prompts)
+
+    def encode_text(self, prompts: LaidOut, tower: TextTower | None = None) -> Tensor:
+        """Encode prompts in this backbone's precision, to (C, D), L2-normalised, by a changed tower if given."""
+        return self._open_texts.encode(prompts, tower)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Encode whole prompts, by a text tower of any form.
+
+        Parameters
+        ----------
+        prompts : sequence of str, length C
+
+        Returns
+        -------
+        Tensor, shape (C, D)
+            L2-normalised text features.
+
+        Raises
+        ------
+        ConfigError
+            When a prompt is too long.
+        """
+        return self._texts.encode_prompts(prompts)
+
+    # --- images -----------------------------------------------------------------------------------------------------
 
     @cached_property
+    def _images(self) -> ImageSide:
+        return ImageSide(self._weights, self.device, self.precision)
+
+    @property
     def image(self) -> ImageTower:
         """The image tower, in fp32, open to learned tokens and to adapters of its projections.
 
@@ -99,52 +157,26 @@ class Backbone:
         ConfigError
             When it is not a vision transformer of CLIP's own form.
         """
-        architecture = self.checkpoint.architecture
-        if lacks := ImageTower.unsupported(architecture["vision_cfg"]):
-            raise ConfigError(
-                f'backbone = "{self.name}": nothing can be put inside its image tower ({", ".join(lacks)}). Use '
-                'peft = "prompt", "adapter" or "text-residual", or a vision transformer of CLIP\'s form, as ViT-B-16.'
-            )
-        self._fits()
-        weights = self.checkpoint.load("visual.")
-        with self._weights_that_fit():
-            tower = ImageTower(weights, architecture["vision_cfg"], bool(architecture.get("quick_gelu")))
-        return tower.to(self.device)
+        return self._images.tower
 
-    @cached_property
+    @property
     def preprocess(self) -> Callable[[Image], Tensor]:
-        """CLIP's own evaluation transform: PIL image to a tensor of shape (3, H, W), uint8, cropped and resized."""
-        # open_clip imports torchvision, timm and more: seconds that a process with cached features never spends.
-        from open_clip.transform import image_transform
-        from torchvision.transforms import PILToTensor
-
-        options = {name: value for name, value in self.checkpoint.preprocessing.items() if name not in ("mean", "std")}
-        *geometry, _, _ = image_transform(self.image_size, is_train=False, **options).transforms  # tensor, normalise
-
-        def transform(image: Image) -> Tensor:
-            for step in (*geometry, PILToTensor()):
-                image = step(image)
-            return image  # type: ignore[return-value]  # the last step's result
-
-        return transform
+        """The checkpoint's evaluation transform: PIL image to a tensor of shape (3, H, W), uint8, cropped, resized."""
+        return self._images.pixels.preprocess
 
     @property
     def image_size(self) -> int:
         """Edge of the images that the tower takes [pixels]."""
-        size = self.checkpoint.architecture["vision_cfg"]["image_size"]
-        return int(size[0] if isinstance(size, list | tuple) else size)
+        return self._images.pixels.size
+
+    @property
+    def patch_count(self) -> int:
+        """Number of patches of an image, M; raises ConfigError when the image tower has no features of patches."""
+        return self._images.patch_count
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn uint8 pixels, shape (B, 3, H, W), into what the tower takes, on its device."""
-        mean, std = self._statistics
-        return (pixels.to(self.device).float() / 255 - mean) / std
-
-    @cached_property
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation by channel, each of shape (3, 1, 1): on the device once, not once a batch."""
-        kept = self.checkpoint.preprocessing
-        mean, std = (torch.tensor(kept[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
-        return mean, std
+        return self._images.pixels.normalise(pixels)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image]) -> Tensor:
@@ -163,26 +195,11 @@ class Backbone:
 
     def encode_pixels(self, pixels: Tensor, tower: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Encode uint8 pixels, (B, 3, H, W) to (B, D), in this backbone's precision, by a changed tower if given."""
-        normal = self.normalise(pixels)
-        with self._autocast():
-            features = (tower or self._any_image_tower)(normal)
-        return features.float()
+        return self._images.encode(pixels, tower)
 
-    @torch.no_grad()
     def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode uint8 pixels, shape (B, 3, H, W), by one pass through the image tower.
-
-        Returns
-        -------
-        (Tensor, Tensor)
-            Features of the images, shape (B, D), projected but not normalised, and of their patches, shape (B, M, D),
-            L2-normalised.
-        """
-        _ = self.patch_count  # an error that names the method's need
-        normal = self.normalise(pixels)
-        with self._autocast():
-            features, patches = self.image.with_patches(normal)
-        return features.float(), functional.normalize(patches.float(), dim=-1)
+        """Encode uint8 pixels to features of images and of patches; see :meth:`ImageSide.encode_patches`."""
+        return self._images.encode_patches(pixels)
 
     @torch.no_grad()
     def seen(self, pixels: Tensor, takes: Takes) -> Tensor:
@@ -191,119 +208,26 @@ class Backbone:
             return self.encode_patches(pixels)[1]
         return pixels if takes == "pixels" else self.encode_pixels(pixels)
 
-    @property
-    def patch_count(self) -> int:
-        """Number of patches of an image, M.
-
-        Raises
-        ------
-        ConfigError
-            When the image tower has no features of patches.
-        """
-        vision = self.checkpoint.architecture["vision_cfg"]
-        if lacks := ImageTower.unsupported(vision):
-            raise ConfigError(
-                f'backbone = "{self.name}" has no features of patches, on which this method works: its image tower is '
-                f"not of CLIP's own form ({', '.join(lacks)}). Use a vision transformer, as ViT-B-16, or another "
-                "method."
-            )
-        return int((self.image_size // int(vision["patch_size"])) ** 2)
-
-    def encode_text(self, prompts: LaidOut, tower: TextTower | None = None) -> Tensor:
-        """Encode prompts in this backbone's precision, to (C, D), L2-normalised, by a changed tower if given."""
-        with self._autocast():
-            features = (tower or self.text).encode(prompts)
-        return functional.normalize(features.float(), dim=-1)
-
-    def lay_out(self, prompts: Sequence[str]) -> LaidOut:
-        """Turn whole prompts into embeddings."""
-        rows = [[*ids, self.tokenizer.end] for ids in self.tokenizer.encode_all(prompts)]
-        longest = max(range(len(rows)), key=lambda index: len(rows[index]))
-        if 1 + len(rows[longest]) > len(self.text.positions):
-            raise ConfigError(
-                f'the prompt "{prompts[longest]}" has {1 + len(rows[longest])} tokens, and the text tower of '
-                f'"{self.name}" takes {len(self.text.positions)}: shorten the class name, or the template.'
-            )
-        layout = Layout.of([len(row) for row in rows], self.device)
-        suffixes = self.text.embed([token for index in layout.order for token in rows[index]])
-        return LaidOut(self.text.embed([self.tokenizer.start]), suffixes, layout)
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Encode whole prompts.
+    def check(self, towers: Collection[str] = ()) -> None:
+        """Load all weights now, so that a bad checkpoint fails before the run starts.
 
         Parameters
         ----------
-        prompts : sequence of str, length C
-
-        Returns
-        -------
-        Tensor, shape (C, D)
-            L2-normalised text features.
-        """
-        return self.encode_text(self.lay_out(prompts))
-
-    def check(self) -> None:
-        """Load all weights now, so that a bad checkpoint fails before the run starts.
+        towers : collection of str
+            Those, of "vision" and "text", that something is put inside.
 
         Raises
         ------
         ConfigError
-            When the checkpoint is of another model.
+            When the checkpoint is of another model, or a tower of these takes nothing inside.
         StateError
             When it cannot be read.
         """
-        self._fits()
-        _ = self.logit_scale, self.text, self._any_image_tower
-
-    def _fits(self) -> None:
-        """Raise ConfigError when the file is of another architecture than the one that was named, by shapes alone.
-
-        Towers are built from what a file holds: one of another patch size or depth would be run under this name.
-        """
-        if self._misfits:
-            raise ConfigError(
-                f'{self.checkpoint.path} does not hold the weights of "{self.name}" in open_clip\'s form: '
-                f"{'; '.join(self._misfits)}. Bring open_clip's file of it, or name the backbone that the file is of."
-            )
-
-    @cached_property
-    def _misfits(self) -> list[str]:
-        architecture = self.checkpoint.architecture
-        own_form = not ImageTower.unsupported(architecture["vision_cfg"])
-        return misfits(read_shapes(self.checkpoint.path), architecture, own_form)
-
-    @contextmanager
-    def _weights_that_fit(self) -> Iterator[None]:
-        """Say of which model a checkpoint should have been, when names or shapes are wrong."""
-        try:
-            yield
-        except (KeyError, RuntimeError) as error:
-            raise ConfigError(
-                f'{self.checkpoint.path} does not hold the weights of "{self.name}" in open_clip\'s form '
-                f"({type(error).__name__}: {str(error).splitlines()[-1].strip()}). Bring open_clip's file of it."
-            ) from error
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _AUTOCAST.get(self.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
-
-    @cached_property
-    def _any_image_tower(self) -> Callable[[Tensor], Tensor]:
-        """Return the own image tower, or open_clip's where it is of another form."""
-        architecture = self.checkpoint.architecture
-        if not ImageTower.unsupported(architecture["vision_cfg"]):
-            return self.image
-        self._fits()
-        from open_clip.model import _build_vision_tower
-
-        tower = _build_vision_tower(
-            architecture["embed_dim"], architecture["vision_cfg"], bool(architecture.get("quick_gelu"))
-        )
-        weights = self.checkpoint.load("visual.")
-        with self._weights_that_fit():
-            tower.load_state_dict({name.removeprefix("visual."): value for name, value in weights.items()})
-        return tower.eval().requires_grad_(False).to(self.device)
+        self._weights.require_fit()
+        _ = self.logit_scale, self.logit_bias
+        self._texts.load()
+        self._images.load()
+        _ = "text" in towers and self.text, "vision" in towers and self.image
 
 
 def load_backbone(
@@ -314,7 +238,7 @@ def load_backbone(
     Parameters
     ----------
     name : str
-        "demo", or the name of an open_clip model.
+        "demo", the name of an open_clip model, or "hf-hub:OWNER/NAME".
     device : torch.device
     pretrained : str
         Path of a checkpoint, or one of open_clip's tags.
@@ -329,7 +253,7 @@ def load_backbone(
     Raises
     ------
     ConfigError
-        When there is no such model or checkpoint, or its text tower is of another kind.
+        When there is no such model or checkpoint.
     StateError
         When the weights of the demo CLIP are not installed.
     """

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedpurel_app.core.disk_memo import remembered
 from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.files import names_weights
 from fedpurel_app.models.demo_weights import unpacked
+from fedpurel_app.models.hub import CLIP_TRANSFORM, PREFIX, Published, repository, tagged, usual_transform
 from fedpurel_app.models.tokenizers import ClipTokenizer, Tokenizer, WordTokenizer
-
-# Of OpenAI's CLIP and of nearly all that came after it.
-_PREPROCESSING = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
 
 
 @dataclass(frozen=True)
@@ -45,12 +36,16 @@ class Checkpoint:
     preprocessing : mapping
         ``mean``, ``std``, ``interpolation`` and ``resize_mode`` of the image transform.
     tokenizer : Tokenizer
+        Of CLIP's own text tower.
+    name : str
+        By which open_clip finds the tokenizer of a tower of another kind.
     """
 
     path: Path
     architecture: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     tokenizer: Tokenizer
+    name: str = ""
 
     def load(self, *prefixes: str, other_than: str = "") -> dict[str, Tensor]:
         """Read tensors whose names start with one of some prefixes, or do not start with another, as fp32.
@@ -133,9 +128,10 @@ def find_checkpoint(name: str, pretrained: str) -> Checkpoint:
     Parameters
     ----------
     name : str
-        "demo", or the name of an open_clip model.
+        "demo", the name of an open_clip model, or "hf-hub:OWNER/NAME", a model of the hub in open_clip's form.
     pretrained : str
-        Path of a checkpoint, or one of open_clip's tags, which is downloaded once. Of no use with "demo".
+        Path of a checkpoint, or one of open_clip's tags, which is downloaded once. Of no use with "demo"; of "hf-hub:"
+        only a path is of use, in the place of the repository's own weights.
 
     Raises
     ------
@@ -146,18 +142,31 @@ def find_checkpoint(name: str, pretrained: str) -> Checkpoint:
     """
     if name == "demo":
         return _demo()
-    architecture = _architecture(name)
-    if names_weights(pretrained):
-        path = Path(pretrained).expanduser()
-        if not path.is_file():
-            raise ConfigError(f'pretrained = "{pretrained}": no such file.')
-        return Checkpoint(path, architecture, _PREPROCESSING, ClipTokenizer())
-    return _from_hub(name, pretrained, architecture)
+    path = _file(pretrained) if names_weights(pretrained) else None
+    if name.startswith(PREFIX):
+        found = repository(name, weights=path is None)
+    elif path is None:
+        found = tagged(name, pretrained, _architecture(name))
+    else:
+        found = Published(path, _architecture(name), usual_transform(name))
+    return Checkpoint(path or found.path, found.architecture, found.transform, ClipTokenizer(), name)
+
+
+def _file(pretrained: str) -> Path:
+    path = Path(pretrained).expanduser()
+    if not path.is_file():
+        raise ConfigError(f'pretrained = "{pretrained}": no such file.')
+    return path
 
 
 def model_names() -> list[str]:
     """List the names of open_clip's models, without importing it."""
     return sorted(path.stem for path in _configs().glob("*.json"))
+
+
+def model_architectures() -> dict[str, dict[str, Any]]:
+    """Return the configs of open_clip's models by name, without importing it."""
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(_configs().glob("*.json"))}
 
 
 def _configs() -> Path:
@@ -176,7 +185,8 @@ def _architecture(name: str) -> dict[str, Any]:
         raise ConfigError(
             f'backbone = "{name}": not a model of open_clip'
             + (f"; did you mean {' or '.join(near)}?" if near else ".")
-            + ' Examples: "ViT-B-16", "ViT-B-32", "ViT-L-14"; "demo" comes with this package.'
+            + ' Examples: "ViT-B-16", "ViT-B-32", "ViT-L-14"; "demo" comes with this package; "hf-hub:OWNER/NAME" is a '
+            "model of the hub in open_clip's form."
         )
     architecture: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return architecture
@@ -192,45 +202,4 @@ def _demo() -> Checkpoint:
             "The weights of the demo CLIP are not installed. Install the package where this process runs: "
             "pip install -e . in the project, or its wheel."
         ) from error
-    return Checkpoint(weights, settings["architecture"], _PREPROCESSING, WordTokenizer(settings["vocabulary"]))
-
-
-def _from_hub(name: str, tag: str, architecture: dict[str, Any]) -> Checkpoint:
-    key = f"weights|{metadata.version('open_clip_torch')}|{name}|{tag}|{os.environ.get('HF_HOME', '')}"
-    found = remembered(key, lambda: _download(name, tag, architecture))
-    if not Path(found["path"]).is_file():  # the hub's own cache was emptied
-        found = _download(name, tag, architecture)
-    form = {**architecture, "quick_gelu": found["quick_gelu"]}
-    return Checkpoint(Path(found["path"]), form, found["preprocessing"], ClipTokenizer())
-
-
-def _download(name: str, tag: str, architecture: dict[str, Any]) -> dict[str, Any]:
-    """Get weights from the hub, or from its cache on this machine; open_clip knows which, and takes long to import."""
-    from open_clip import pretrained
-
-    tags = pretrained.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise ConfigError(
-            f'pretrained = "{tag}": for backbone = "{name}" give the path of a checkpoint (.safetensors or .pt)'
-            + (f", or one of open_clip's tags: {', '.join(tags)}." if tags else "; open_clip has no tags for it.")
-        )
-    config = pretrained.get_pretrained_cfg(name, tag)
-    try:
-        path = Path(pretrained.download_pretrained(config))
-    except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
-        repository = str(config.get("hf_hub", "")).rstrip("/")
-        where = f"open_clip_model.safetensors of huggingface.co/{repository}" if repository else config.get("url", "")
-        bring = f'Bring {where} and set pretrained = "/path/to/it"'
-        if config.get("quick_gelu") and not architecture.get("quick_gelu"):
-            bring += f' and backbone = "{name}-quickgelu", the activation of these weights'
-        if any(config.get(key, value) != value for key, value in _PREPROCESSING.items()):
-            bring = "A file alone will not do: these weights want an image transform of their own"
-        absent = ConfigError(
-            f'backbone = "{name}", pretrained = "{tag}": the weights are not on this machine and could not be '
-            f"downloaded. {bring}, or allow the hub (unset HF_HUB_OFFLINE)."
-        )
-        absent.download = where
-        raise absent from error
-    preprocessing = {key: config.get(key, value) for key, value in _PREPROCESSING.items()}
-    quick = bool(config.get("quick_gelu", architecture.get("quick_gelu", False)))
-    return {"path": str(path.absolute()), "preprocessing": preprocessing, "quick_gelu": quick}
+    return Checkpoint(weights, settings["architecture"], CLIP_TRANSFORM, WordTokenizer(settings["vocabulary"]))

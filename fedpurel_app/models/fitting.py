@@ -15,7 +15,9 @@ _VISION = {"layers": 12, "width": 768, "mlp_ratio": 4.0, "patch_size": 16, "imag
 _TEXT = {"layers": 12, "width": 512, "mlp_ratio": 4.0, "context_length": 77, "vocab_size": 49408}
 
 
-def misfits(shapes: Shapes, architecture: Mapping[str, Any], with_image_tower: bool = True) -> list[str]:
+def misfits(
+    shapes: Shapes, architecture: Mapping[str, Any], *, with_image_tower: bool = True, with_text_tower: bool = True
+) -> list[str]:
     """List what a file of weights has otherwise than its architecture.
 
     Parameters
@@ -24,8 +26,8 @@ def misfits(shapes: Shapes, architecture: Mapping[str, Any], with_image_tower: b
         Shapes of the tensors in the file, by open_clip's names.
     architecture : mapping
         open_clip's model config.
-    with_image_tower : bool
-        Look at the image tower, too: it is a vision transformer of CLIP's own form.
+    with_image_tower, with_text_tower : bool
+        Look at this tower, too: it is of CLIP's own form.
 
     Returns
     -------
@@ -34,16 +36,32 @@ def misfits(shapes: Shapes, architecture: Mapping[str, Any], with_image_tower: b
     """
     problems = []
     width = int(architecture["embed_dim"])
-    text = {**_TEXT, **architecture["text_cfg"]}
-    nested = "text." if "text.positional_embedding" in shapes else ""
-    problems += _compare(shapes, _text_tower(text, nested, width), "text tower")
-    problems += _depth(shapes, f"{nested}transformer.resblocks.", int(text["layers"]), "text tower")
+    if with_text_tower:
+        text = {**_TEXT, **architecture["text_cfg"]}
+        nested = "text." if "text.positional_embedding" in shapes else ""
+        problems += _compare(shapes, _text_tower(text, nested, width), "text tower")
+        problems += _depth(shapes, f"{nested}transformer.resblocks.", int(text["layers"]), "text tower")
     if with_image_tower:
         vision = {**_VISION, **architecture["vision_cfg"]}
         problems += _compare(shapes, _image_tower(vision, width), "image tower")
         problems += _depth(shapes, "visual.transformer.resblocks.", int(vision["layers"]), "image tower")
-    if "logit_scale" not in shapes:
-        problems.append("logit_scale is missing")
+    wanted = ["logit_scale", *(["logit_bias"] if architecture.get("init_logit_bias") is not None else [])]
+    return problems + [f"{name} is missing" for name in wanted if name not in shapes]
+
+
+def differences(shapes: Shapes, expected: Shapes, tower: str) -> list[str]:
+    """List what the tensors of a tower have otherwise than expected: shapes, names that lack, names that are too many.
+
+    Parameters
+    ----------
+    shapes, expected : mapping of str to tuple of int
+        Shapes of the tensors in the file and of the tower that was named, by name.
+    tower : str
+        What it is called in the lines.
+    """
+    problems = _compare(shapes, ((name, shape, "") for name, shape in expected.items()), tower)
+    if unknown := sorted(set(shapes) - set(expected)):
+        problems.append(f"the {tower} has no {listed(unknown)}")
     return problems
 
 
@@ -54,7 +72,8 @@ def _compare(shapes: Shapes, expected: Iterator[tuple[str, Shape, str]], tower: 
         if name not in shapes:
             missing.append(name)
         elif tuple(shapes[name]) != shape:
-            problems.append(f"{name} is of shape {list(shapes[name])}, not {list(shape)} ({meaning})")
+            told = f" ({meaning})" if meaning else ""
+            problems.append(f"{name} is of shape {list(shapes[name])}, not {list(shape)}{told}")
     if missing:
         problems.append(f"the {tower} lacks {listed(missing)}")
     return problems

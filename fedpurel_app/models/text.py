@@ -112,9 +112,10 @@ class TextTower(nn.Module):
 
     @staticmethod
     def unsupported(config: Mapping[str, Any]) -> list[str]:
-        """List what an open_clip ``text_cfg`` has that this tower lacks; empty for CLIP's own form."""
+        """List what an open_clip ``text_cfg`` has that this tower and CLIP's tokenizer lack; empty for CLIP's own."""
         found = unsupported(config)
-        found += [name for name in ("hf_model_name", "embed_cls", "no_causal_mask", "proj_bias") if config.get(name)]
+        other = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs", "embed_cls", "no_causal_mask", "proj_bias")
+        found += [name for name in other if config.get(name)]
         expected = {"pool_type": "argmax", "proj_type": "linear"}
         return found + [
             f"{name} = {config[name]}" for name, value in expected.items() if config.get(name, value) != value
