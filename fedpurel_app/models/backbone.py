@@ -18,9 +18,8 @@ from fedpurel_app.models.checkpoints import Checkpoint, find_checkpoint
 from fedpurel_app.models.forms import closed_text_tower, text_lacks
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.image_side import ImageSide
-from fedpurel_app.models.named_weights import NamedWeights
+from fedpurel_app.models.named_weights import NamedWeights, Precision
 from fedpurel_app.models.open_clip_towers import OpenClipText
-from fedpurel_app.models.precision import Precision
 from fedpurel_app.models.text import LaidOut, TextTower
 from fedpurel_app.models.tokenizers import Tokenizer
 
@@ -64,7 +63,7 @@ class Backbone:
 
     @cached_property
     def _weights(self) -> NamedWeights:
-        return NamedWeights(self.name, self.checkpoint)
+        return NamedWeights(self.name, self.checkpoint, self.device, self.precision)
 
     @cached_property
     def logit_scale(self) -> float:
@@ -90,7 +89,7 @@ class Backbone:
     @cached_property
     def _texts(self) -> CausalText | OpenClipText:
         kind = OpenClipText if text_lacks(self.checkpoint.architecture) else CausalText
-        return kind(self._weights, self.device, self.precision)
+        return kind(self._weights)
 
     @property
     def _open_texts(self) -> CausalText:
@@ -146,7 +145,7 @@ class Backbone:
 
     @cached_property
     def _images(self) -> ImageSide:
-        return ImageSide(self._weights, self.device, self.precision)
+        return ImageSide(self._weights)
 
     @property
     def image(self) -> ImageTower:

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.named_weights import NamedWeights
-from fedpurel_app.models.precision import Precision, autocast
 from fedpurel_app.models.text import LaidOut, Layout, TextTower
 from fedpurel_app.models.tokenizers import Tokenizer
 
@@ -22,14 +21,12 @@ class CausalText:
     Parameters
     ----------
     weights : NamedWeights
-    device : torch.device
-    precision : {"fp32", "bf16", "fp16-autocast"}
     """
 
     identity = ""  # the weights and the architecture say all
 
-    def __init__(self, weights: NamedWeights, device: torch.device, precision: Precision) -> None:
-        self._weights, self._device, self._precision = weights, device, precision
+    def __init__(self, weights: NamedWeights) -> None:
+        self._weights = weights
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -43,7 +40,7 @@ class CausalText:
         weights = self._weights.load(other_than="visual.")
         with self._weights.expected():
             tower = TextTower(weights, architecture["text_cfg"], bool(architecture.get("quick_gelu")))
-        return tower.to(self._device)
+        return tower.to(self._weights.device)
 
     def load(self) -> None:
         """Load the tower now; raises ConfigError when the file is of another one."""
@@ -51,7 +48,7 @@ class CausalText:
 
     def encode(self, prompts: LaidOut, tower: TextTower | None = None) -> Tensor:
         """Encode prompts, to (C, D), L2-normalised, by a changed tower if given."""
-        with autocast(self._device, self._precision):
+        with self._weights.autocast():
             features = (tower or self.tower).encode(prompts)
         return functional.normalize(features.float(), dim=-1)
 
@@ -67,7 +64,7 @@ class CausalText:
         longest = max(range(len(rows)), key=lambda index: len(rows[index]))
         if 1 + len(rows[longest]) > len(self.tower.positions):
             raise too_long(prompts[longest], 1 + len(rows[longest]), self._weights.name, len(self.tower.positions))
-        layout = Layout.of([len(row) for row in rows], self._device)
+        layout = Layout.of([len(row) for row in rows], self._weights.device)
         suffixes = self.tower.embed([token for index in layout.order for token in rows[index]])
         return LaidOut(self.tower.embed([self.tokenizer.start]), suffixes, layout)
 

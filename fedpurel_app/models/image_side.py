@@ -15,7 +15,6 @@ from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.named_weights import NamedWeights
 from fedpurel_app.models.open_clip_towers import image_tower
 from fedpurel_app.models.pixels import PixelForm
-from fedpurel_app.models.precision import Precision, autocast
 
 
 class ImageSide:
@@ -24,14 +23,12 @@ class ImageSide:
     Parameters
     ----------
     weights : NamedWeights
-    device : torch.device
-    precision : {"fp32", "bf16", "fp16-autocast"}
     """
 
-    def __init__(self, weights: NamedWeights, device: torch.device, precision: Precision) -> None:
-        self._weights, self._device, self._precision = weights, device, precision
+    def __init__(self, weights: NamedWeights) -> None:
+        self._weights = weights
         self._lacks = image_lacks(weights.architecture)
-        self.pixels = PixelForm(weights.architecture["vision_cfg"], weights.checkpoint.preprocessing, device)
+        self.pixels = PixelForm(weights.architecture["vision_cfg"], weights.checkpoint.preprocessing, weights.device)
 
     @cached_property
     def tower(self) -> ImageTower:
@@ -42,11 +39,11 @@ class ImageSide:
         weights = self._weights.load("visual.")
         with self._weights.expected():
             tower = ImageTower(weights, architecture["vision_cfg"], bool(architecture.get("quick_gelu")))
-        return tower.to(self._device)
+        return tower.to(self._weights.device)
 
     @cached_property
     def _any_tower(self) -> Callable[[Tensor], Tensor]:
-        return image_tower(self._weights, self._device) if self._lacks else self.tower
+        return image_tower(self._weights) if self._lacks else self.tower
 
     def load(self) -> None:
         """Load the tower now; raises ConfigError when the file is of another one."""
@@ -55,7 +52,7 @@ class ImageSide:
     def encode(self, pixels: Tensor, tower: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Encode uint8 pixels, (B, 3, H, W) to (B, D), projected but not normalised, by a changed tower if given."""
         normal = self.pixels.normalise(pixels)
-        with autocast(self._device, self._precision):
+        with self._weights.autocast():
             features = (tower or self._any_tower)(normal)
         return features.float()
 
@@ -76,7 +73,7 @@ class ImageSide:
         """
         _ = self.patch_count  # an error that names the method's need
         normal = self.pixels.normalise(pixels)
-        with autocast(self._device, self._precision):
+        with self._weights.autocast():
             features, patches = self.tower.with_patches(normal)
         return features.float(), functional.normalize(patches.float(), dim=-1)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.checkpoints import Checkpoint, read_shapes
 from fedpurel_app.models.fitting import Shapes, misfits
 from fedpurel_app.models.forms import image_lacks, text_lacks
+
+Precision = Literal["fp32", "bf16", "fp16-autocast"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16-autocast": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,26 @@ class NamedWeights:
     name : str
         Of the backbone, as in the run config.
     checkpoint : Checkpoint
+    device : torch.device
+        Where the towers run.
+    precision : {"fp32", "bf16", "fp16-autocast"}
+        Of their matrix products.
     """
 
     name: str
     checkpoint: Checkpoint
+    device: torch.device
+    precision: Precision = "fp32"
 
     @property
     def architecture(self) -> Mapping[str, Any]:
         """open_clip's model config."""
         return self.checkpoint.architecture
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a tower's matrix products; what comes of them is to be made fp32 again."""
+        dtype = _AUTOCAST.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     @cached_property
     def shapes(self) -> Shapes:

@@ -20,7 +20,6 @@ from fedpurel_app.models.causal_text import too_long
 from fedpurel_app.models.fitting import differences
 from fedpurel_app.models.hub import fetch, require_repository
 from fedpurel_app.models.named_weights import NamedWeights
-from fedpurel_app.models.precision import Precision, autocast
 
 _BATCH = 64  # prompts; every one is padded to the tower's whole length
 # Names of a text tower where it is not set apart as "text.", which is open_clip's older form.
@@ -32,7 +31,7 @@ _COMPANIONS = {
 }
 
 
-def image_tower(weights: NamedWeights, device: torch.device) -> Callable[[Tensor], Tensor]:
+def image_tower(weights: NamedWeights) -> Callable[[Tensor], Tensor]:
     """Build open_clip's image tower: from pixels, shape (B, 3, H, W), to features, (B, D), projected, not normalised.
 
     Raises
@@ -47,7 +46,7 @@ def image_tower(weights: NamedWeights, device: torch.device) -> Callable[[Tensor
     with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
         tower = _build_vision_tower(architecture["embed_dim"], vision, bool(architecture.get("quick_gelu")))
     state = {name.removeprefix("visual."): value for name, value in weights.load("visual.").items()}
-    return _features_of(_filled(tower, state, weights, "image tower").to(device))
+    return _features_of(_filled(tower, state, weights, "image tower").to(weights.device))
 
 
 class OpenClipText:
@@ -56,12 +55,10 @@ class OpenClipText:
     Parameters
     ----------
     weights : NamedWeights
-    device : torch.device
-    precision : {"fp32", "bf16", "fp16-autocast"}
     """
 
-    def __init__(self, weights: NamedWeights, device: torch.device, precision: Precision) -> None:
-        self._weights, self._device, self._precision = weights, device, precision
+    def __init__(self, weights: NamedWeights) -> None:
+        self._weights = weights
         self._config: Mapping[str, Any] = weights.architecture["text_cfg"]
         self._wanted_by = f'backbone = "{weights.name}"'
 
@@ -91,8 +88,8 @@ class OpenClipText:
             When a prompt is too long for the tower.
         """
         parts = self._tokens(prompts).split(_BATCH)
-        with autocast(self._device, self._precision):
-            features = torch.cat([self._tower(part.to(self._device)).float() for part in parts])
+        with self._weights.autocast():
+            features = torch.cat([self._tower(part.to(self._weights.device)).float() for part in parts])
         return functional.normalize(features, dim=-1)
 
     def _tokens(self, prompts: Sequence[str]) -> Tensor:
@@ -134,7 +131,7 @@ class OpenClipText:
         nested = any(name.startswith("text.") for name in self._weights.shapes)
         weights = self._weights.load(*(("text.",) if nested else _FLAT))
         state = {name.removeprefix("text."): value for name, value in weights.items()}
-        return _features_of(_filled(tower, state, self._weights, "text tower").to(self._device))
+        return _features_of(_filled(tower, state, self._weights, "text tower").to(self._weights.device))
 
     def _commit(self, key: str) -> str:
         """Return the commit of the repository that a key of the config names, from which a part of its files is here.

@@ -32,6 +32,15 @@ _HF = {  # of a model that a text_cfg names: its type, and what the type calls w
 }
 
 
+def use_hub(folder, monkeypatch):
+    """Make an empty cache of the hub the one that is used; returns its folder."""
+    cache = folder / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("FEDPUREL_HOME", str(folder / "home"))
+    return cache
+
+
 def put_in_hub(cache, repository, commit=COMMIT):
     """Make the folder of a repository in the form of the hub's cache; returns that of its files."""
     root = cache / f"models--{repository.replace('/', '--')}"
@@ -108,15 +117,21 @@ def shallow(name):
     return {"depth": 1}
 
 
+def write_weights(model, path):
+    """Make every weight count, for fresh norms and biases are trivial, and write them."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+
+
 class SmallClips:
     """Makes small models of open_clip's names, which open_clip and this package then find under these names."""
 
     def __init__(self, folder, monkeypatch):
-        self.folder, self._patch, self.cache = folder, monkeypatch, folder / "hub"
+        self.folder, self._patch, self.cache = folder, monkeypatch, use_hub(folder, monkeypatch)
         (folder / "configs").mkdir()
         monkeypatch.setattr("fedpurel_app.models.checkpoints._configs", lambda: folder / "configs")
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(self.cache))
-        monkeypatch.setenv("FEDPUREL_HOME", str(folder / "home"))
         whole = timm.create_model
         monkeypatch.setattr(timm, "create_model", lambda name, *args, **kw: whole(name, *args, **kw | shallow(name)))
 
@@ -132,9 +147,6 @@ class SmallClips:
         self._patch.setitem(open_clip.factory._MODEL_CONFIGS, name, architecture)
         torch.manual_seed(0)
         model = open_clip.create_model(name, pretrained_text=False).eval()
-        with torch.no_grad():  # fresh norms and biases are trivial: make every weight count
-            for parameter in model.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
         path = self.folder / "weights.safetensors"
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+        write_weights(model, path)
         return model, path
