@@ -1,8 +1,7 @@
 """open_clip's architectures made small, with random weights on disk, and a hub's cache of tokenizers to go with them.
 
 What is kept of an architecture is its form: kinds of towers, layers, pooling, projections, tokenizer, patch and image
-size, and in timm's towers the widths. What is made small: depth, the text tower's width, that of open_clip's own image
-towers, the vocabulary where the tokenizer is not CLIP's own.
+size. What is made small: depth, widths, and the vocabulary where the tokenizer is not CLIP's own.
 """
 
 import json
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WORDS = ("a", "photo", "of", "red", "blue", "circle", "square", ".", "the", "very")
+WIDE = 128  # of timm's transformers
 _HF = {  # of a model that a text_cfg names: its type, and what the type calls width, depth and the rest
     "roberta": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
     "xlm-roberta": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
@@ -92,6 +92,8 @@ def small(architecture):
     """Return an open_clip model config made small."""
     made = deepcopy(architecture)
     text, vision = made["text_cfg"], made["vision_cfg"]
+    if vision.get("timm_proj") == "none":  # the features are the transformer's own
+        made["embed_dim"] = WIDE
     if "hf_model_name" not in text:
         wide = made["embed_dim"] if text.get("proj_type") == "none" else 64
         text |= {"width": wide, "heads": 2, "layers": 2}
@@ -108,13 +110,17 @@ def small(architecture):
     return made
 
 
-def shallow(name):
-    """Return what timm makes one of its models of one block a stage with."""
-    if name.startswith(("convnext", "swin")):
+def cut(name):
+    """Return what timm makes one of its models small with: one block a stage and, but for hybrids, few channels."""
+    if name.startswith("convnext"):
+        return {"depths": (1, 1, 1, 1), "dims": (32, 64, 96, 128)}
+    if name.startswith("swin"):
         return {"depths": (1, 1, 1, 1)}
     if name.startswith("fastvit"):
         return {"layers": (1, 1, 1, 1, 1) if name[-1] in "34" else (1, 1, 1, 1)}
-    return {"depth": 1}
+    if name.startswith("vitamin") or "mci" in name:
+        return {"depth": 1}
+    return {"depth": 1, "embed_dim": WIDE, "num_heads": 2}
 
 
 def write_weights(model, path):
@@ -133,7 +139,7 @@ class SmallClips:
         (folder / "configs").mkdir()
         monkeypatch.setattr("fedpurel_app.models.checkpoints._configs", lambda: folder / "configs")
         whole = timm.create_model
-        monkeypatch.setattr(timm, "create_model", lambda name, *args, **kw: whole(name, *args, **kw | shallow(name)))
+        monkeypatch.setattr(timm, "create_model", lambda name, *args, **kw: whole(name, *args, **kw | cut(name)))
 
     def make(self, name):
         """Return open_clip's model of random weights, and the file that these are in."""
