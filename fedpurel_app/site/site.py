@@ -165,6 +165,9 @@ class Site:
             raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
         self.keeper.begin("train", arrays, instruction, lambda: len(self.data.rows("train")), brief)
         self._brief = {name: value.to(self.kit.device) for name, value in to_tensors(brief or {}).items()}
+        if phase is Phase.GLOBAL and not self.kit.algorithm.keeps_state:
+            # Whatever branch a server names: what is not read here cannot fail here, nor be told of by a shared log.
+            instruction = replace(instruction, private_round=0)
         return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
 
     def _train_shared(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:

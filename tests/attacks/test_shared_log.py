@@ -55,6 +55,21 @@ def test_the_text_of_an_error_leaves_where_the_log_does(tmp_path, share, is_told
         assert "at the site; its own log says more" in reason or (is_told and may_tell)
 
 
+@SHARES
+@pytest.mark.parametrize("algorithm", ["fedpurel", "scaffold"])
+@pytest.mark.parametrize("named", [1, 7])
+def test_a_global_round_tells_nothing_of_the_branch_that_a_server_names(tmp_path, share, algorithm, named):
+    one = site(tmp_path, share)
+    one.node["private-fallback"] = "fresh"
+    arrays = initial(one)
+    assert not one.personalize(arrays, 1, 0).has_error()
+    (branch,) = (tmp_path / "site" / "state").rglob("private-*.safetensors")
+    branch.write_bytes(b"damaged")
+    reply = one.train(arrays, 2, named, changes={"algorithm": algorithm})
+    said = reply.error.reason if reply.has_error() else " ".join(lines(reply))
+    assert "branch" not in said and "damaged" not in said and str(tmp_path) not in said, said
+
+
 def test_what_a_site_sends_as_its_log_is_cut_and_cleaned():
     content = with_lines(RecordDict(), [f"line {number}" for number in range(30)])
     assert take_lines(content) == [f"line {number}" for number in range(10, 30)] and SHARED_LOG not in content
