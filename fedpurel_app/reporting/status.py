@@ -11,7 +11,7 @@ from typing import Any
 
 from fedpurel_app.core.errors import FedPurelError, StateError
 from fedpurel_app.core.files import home
-from fedpurel_app.core.names import clean
+from fedpurel_app.core.names import as_printed, clean
 from fedpurel_app.reporting.columns import number
 from fedpurel_app.reporting.console import duration
 from fedpurel_app.reporting.outcome import can_go_on, state_of
@@ -115,7 +115,7 @@ def find(base: Path | None = None) -> tuple[list[RunStatus], list[SweepStatus]]:
     base = base or home()
     if not base.is_dir():
         raise StateError(f"{base} is no folder: nothing was run here, or FEDPUREL_HOME was another.")
-    runs = [look_at_run(path) for path in _folders(base / "runs")]
+    runs = [look_at_run(path) for path in _folders(base / "runs") if _is_run(path)]
     sweeps = [look_at_sweep(path) for path in _folders(base / "sweeps") if (path / "plan.json").is_file()]
     return (
         sorted(runs, key=lambda one: (not one.goes_on, -one.changed)),
@@ -141,6 +141,8 @@ def look_at_run(path: Path) -> RunStatus:
                          changed=_changed(path), resumes=resumes)  # fmt: skip
     except (FedPurelError, KeyError, TypeError) as error:
         return RunStatus(str(path), "damaged", clean(str(error), 200), changed=_changed(path))
+    except OSError as error:  # a folder of another user
+        return RunStatus(str(path), "damaged", f"it cannot be read ({error.strerror})", changed=_changed(path))
 
 
 def look_at_sweep(path: Path) -> SweepStatus:
@@ -188,7 +190,11 @@ def as_json(runs: Sequence[RunStatus], sweeps: Sequence[SweepStatus]) -> dict[st
 def _lines(one: RunStatus | SweepStatus, now: float) -> list[str]:
     state, what, facts, more = one.in_words()
     facts.append(f"{duration(max(0.0, now - one.changed))} ago")
-    return [f"  {state:<10} {what}", *(f"{'':<13}{text}" for text in ("; ".join(facts), one.path, *more))]
+    # A folder's name is printed, too, and whoever unpacks one from elsewhere did not choose it.
+    return [
+        f"  {state:<10} {what}",
+        *(f"{'':<13}{as_printed(text, 5000)}" for text in ("; ".join(facts), one.path, *more)),
+    ]
 
 
 def _count(count: int, name: str) -> str:
@@ -206,6 +212,15 @@ def _last_scores(lines: Sequence[dict[str, Any]]) -> tuple[float | None, float |
 
 def _folders(base: Path) -> list[Path]:
     return sorted(path for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
+
+
+def _is_run(path: Path) -> bool:
+    """Tell whether a run was begun in a folder; one that is closed to this user counts, for nobody can tell."""
+    folder = RunFolder(path)
+    try:
+        return folder.was_begun or folder.is_claimed
+    except OSError:
+        return True
 
 
 def _changed(path: Path) -> float:

@@ -64,12 +64,12 @@ def test_a_sweep_has_its_counts(base):
 def test_the_command_prints_words_or_json(base, capsys):
     assert main(["status", str(base)]) == 0
     out = capsys.readouterr().out
-    assert "5 runs, 0 of them running" in out and "1 sweep, 0 of them running" in out
+    assert "4 runs, 0 of them running" in out and "1 sweep, 0 of them running" in out
     assert "round 4 of 4; global 74.5, Few 58.0, personalized 77.2; " in out
     assert f"continue it: fedpurel run --resume {base / 'runs' / 'cut'}" in out and "1 of 2 runs; " in out
     assert main(["status", str(base), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert len(told["runs"]) == 5 and told["sweeps"][0]["completed"] == 1
+    assert len(told["runs"]) == 4 and told["sweeps"][0]["completed"] == 1
 
 
 def test_the_newest_ten_are_listed_and_the_rest_is_counted(tmp_path, capsys):
@@ -80,6 +80,32 @@ def test_the_newest_ten_are_listed_and_the_rest_is_counted(tmp_path, capsys):
     assert out.count("completed") == 10 and "... and 2 that ended before; --all lists them" in out
     assert main(["status", str(tmp_path), "--all"]) == 0
     assert capsys.readouterr().out.count("completed") == 12
+
+
+def test_folders_that_no_run_was_begun_in_are_no_runs(base):
+    (base / "runs" / "notes").mkdir()
+    assert "notes" not in states(base)
+
+
+def test_a_run_that_is_closed_to_this_user_hides_no_other(base, monkeypatch):
+    rounds = RunFolder.rounds
+
+    def closed(folder):
+        if folder.path.name == "cut":
+            raise PermissionError(13, "Permission denied", str(folder.path))
+        return rounds(folder)
+
+    monkeypatch.setattr(RunFolder, "rounds", closed)
+    one = states(base)["cut"]
+    assert one.state == "damaged" and one.what == "it cannot be read (Permission denied)"
+    assert states(base)["done"].state == "completed"
+
+
+def test_a_folders_name_writes_nothing_but_text_to_a_terminal(tmp_path, capsys):
+    make_run(tmp_path / "runs" / "a\x1b[31m")
+    assert main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and f"{tmp_path / 'runs'}/a?[31m\n" in out
 
 
 def test_where_nothing_was_run_that_is_said(tmp_path, capsys):
