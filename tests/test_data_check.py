@@ -1,6 +1,7 @@
 """``fedpurel data check``: which kind of data there is, counts by class and site, and all that is wrong."""
 
 import json
+import time
 
 import datasets
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from fedpurel_app.cli import main as cli
+from fedpurel_app.data.sources.manifest import Manifest
+from fedpurel_app.data.sources.manifest_rules import settle_classes
 from tests.support import tiny_features, write_images
 
 
@@ -99,6 +102,45 @@ def test_everything_that_is_wrong_with_a_table_is_said_beside_its_counts(tmp_pat
         assert any(problem.startswith(line) for problem in found["problems"]), line
     code, out, _ = text(capsys, path)
     assert code == 1 and "7 problems:" in out and all(f"  - {line}" in out for line in expected)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "y/" * 3000, "a\0b.png"])
+def test_what_could_be_no_files_name_is_a_file_that_does_not_exist(tmp_path, capsys, path):
+    file = table(tmp_path, ROWS)
+    file.write_text(file.read_text() + f"\n{path},cat,train,x")
+    code, found = check(capsys, file)
+    assert code == 1 and [line[:27] for line in found["problems"]] == ["1 of 9 files do not exist: "]
+
+
+def test_a_table_of_which_no_row_can_be_used_has_no_labels_to_speak_of(tmp_path, capsys):
+    file = table(tmp_path, [row.replace(",train", ",1").replace(",test", ",2").replace(",val", ",3") for row in ROWS])
+    code, found = check(capsys, file)
+    assert code == 1 and not found["classes"] and not [note for note in found["notes"] if "labels are" in note]
+
+
+def test_a_label_for_each_row_takes_no_longer_than_another(tmp_path):
+    """As a column of patients has that was taken for that of labels."""
+    begun = time.process_time()
+    assert settle_classes([str(one) for one in range(20_000)], (), "x")[1]["19999"] == 19_999
+    assert settle_classes([f"p{one:05}" for one in range(20_000)], (), "x")[1]["p19999"] == 19_999
+    assert time.process_time() - begun < 5
+
+
+def test_a_table_is_gone_through_as_often_with_many_sites_as_with_few(tmp_path, capsys, monkeypatch):
+    of, calls = Manifest.of, list[str]()
+
+    def counted(found, split):
+        calls.append(split)
+        return of(found, split)
+
+    monkeypatch.setattr(Manifest, "of", counted)
+    counts_of_calls = []
+    for sites in (2, 8):
+        rows = [",".join([*row.split(",")[:3], f"s{number % sites}"]) for number, row in enumerate(ROWS)]
+        calls.clear()
+        check(capsys, table(tmp_path, rows))
+        counts_of_calls.append(len(calls))
+    assert counts_of_calls[0] == counts_of_calls[1]
 
 
 def test_many_medium_and_few_are_told_by_training_images(tmp_path, capsys):

@@ -77,7 +77,7 @@ def path_problems(table: Rows, root: Path) -> list[str]:
             f"{len(outside):,} relative paths lead out of {root} ({shown}; {table.where(outside)}): relative paths lie "
             "below that folder; set image-root to one that holds all images, or write absolute paths"
         )
-    missing = [row for row in table.rows if row.path and not _leaves(row.path) and not _is_there(root / row.path)]
+    missing = [row for row in table.rows if row.path and not _leaves(row.path) and not is_there(root / row.path)]
     if missing:
         shown = listed([f"{clean(row.path, 100)} ({table.where([row])})" for row in missing], 5)
         problems.append(
@@ -141,7 +141,7 @@ def settle_classes(
         When labels are no classes of those that are given, or names cannot be told apart.
     """
     written = sorted(set(labels))
-    numbers = all(map(is_number, written))
+    numbers = bool(written) and all(map(is_number, written))
     if given:
         places = {plain_name(name): place for place, name in enumerate(given)}
         if all(plain_name(label) in places for label in written):
@@ -153,22 +153,24 @@ def settle_classes(
         raise DataError(f"labels are no class of `classes`: {listed(unknown, 10)}; it names {allowed}")
     if numbers:
         values = sorted({int(label) for label in written})
-        names = tuple(map(str, values))
+        names, place = tuple(map(str, values)), {value: number for number, value in enumerate(values)}
         note = (
             f"labels are numbers ({listed(names, 4)}), which tell CLIP nothing: name the classes with "
             'classes = "first, second, ..."'
         )
-        return names, {label: values.index(int(label)) for label in written}, note
+        return names, {label: place[int(label)] for label in written}, note
     # As the same word is the same class, however its accents are composed.
     names = usable_names(sorted({composed(label) for label in written}), key)
-    return names, {label: names.index(composed(label)) for label in written}, ""
+    places = {name: place for place, name in enumerate(names)}
+    return names, {label: places[composed(label)] for label in written}, ""
 
 
 def _leaves(path: str) -> bool:
     return not Path(path).is_absolute() and Path(os.path.normpath(path)).parts[:1] == (os.pardir,)
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Tell whether there is a file; what could be the name of none is none."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long, a folder that is closed, a zero byte

@@ -21,7 +21,7 @@ from fedpurel_app.data.sources.inspection import Lookable, Report, refuse_faults
 from fedpurel_app.data.sources.listing import find_parts, folders_in, list_images
 from fedpurel_app.data.sources.manifest import read_manifest
 from fedpurel_app.data.sources.manifest_rows import Form, read_rows
-from fedpurel_app.data.sources.manifest_rules import SPLITS
+from fedpurel_app.data.sources.manifest_rules import SPLITS, is_there
 from fedpurel_app.data.sources.opening import form_of
 from fedpurel_app.data.sources.own import load_own
 from fedpurel_app.data.sources.repeats import repeated
@@ -105,11 +105,13 @@ def _read_table(found: Survey, path: Path, form: Form) -> None:
     has_sites = "site" in read_rows(path, replace(form, natural=False), "PATH").columns
     table = read_manifest(path, replace(form, natural=has_sites))
     found.names, found.notes, found.problems = list(table.names), list(table.notes), list(table.problems)
-    sites = [row.site for row in table.rows]
-    for site in sorted(set(sites)) or [""]:
+    held: dict[tuple[str, str], list[int]] = {}
+    for number, (row, split) in enumerate(zip(table.rows, table.splits, strict=True)):
+        held.setdefault((row.site, split), []).append(number)
+    for site in sorted({site for site, _ in held}) or [""]:
         for split in SPLITS:
-            rows = np.array([row for row in table.of(split) if sites[row] == site], np.int64)
-            there = np.array([row for row in rows if (table.root / table.rows[row].path).is_file()], np.int64)
+            rows = np.array(held.get((site, split), []), np.int64)
+            there = np.array([row for row in rows if is_there(table.root / table.rows[row].path)], np.int64)
             files = FileSplit(table.root, tuple(table.rows[row].path for row in there), table.labels[there])
             found.add(site, split, table.labels[rows], files, table.labels[there])
 
