@@ -1,6 +1,7 @@
 """Classes that no site trains on: kept out of data and scores, and scored as new ones beside zero-shot."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def test_classes_are_parted_with_all_that_belongs_to_them():
     assert base.centres.train.tolist() == [0, 0, 0, 1, 1, 1] and base.centres.test.tolist() == [0, 0, 0]
     assert base.notes == ("2 of 5 classes are novel, and are not trained on: novel-classes",)
     assert base.train.fingerprint != a_source().train.fingerprint
+
+
+def test_of_two_classes_of_one_name_neither_is_trained_on():
+    """As of ImageNet's two cranes: the name of a novel class would be one of the base classes, too."""
+    twice = replace(a_source(), class_names=("crane", "polar bear", "dog", "crane", "fox"))
+    base, novel = split_novel(twice, ("crane",))
+    assert (base.class_names, novel.class_names) == (("polar bear", "dog", "fox"), ("crane", "crane"))
+    assert isinstance(novel.test, FeatureSplit) and novel.test.features.tolist() == [[0, 1, 2], [9, 10, 11]]
 
 
 @pytest.mark.parametrize(

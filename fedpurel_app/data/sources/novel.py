@@ -33,13 +33,14 @@ def split_novel(source: Source, novel: Sequence[str]) -> tuple[Source, Source]:
     DataError
         When a name is unknown, there is only one novel class, or fewer than two others are left.
     """
-    place = {plain_name(name): label for label, name in enumerate(source.class_names)}
-    if unknown := [name for name in novel if plain_name(name) not in place]:
+    plain = [plain_name(name) for name in source.class_names]
+    if unknown := [name for name in novel if plain_name(name) not in plain]:
         raise DataError(
             f"novel-classes: {source.name} has no {listed(unknown, 6)}; its classes are "
             f"{listed(source.class_names, 10)}."
         )
-    out = np.unique([place[plain_name(name)] for name in novel])
+    wanted = {plain_name(name) for name in novel}  # published names may be equal, as two of ImageNet's: then both
+    out = np.array([label for label, name in enumerate(plain) if name in wanted], np.int64)
     base = np.setdiff1d(np.arange(len(source.class_names)), out)
     if len(out) < 2 or len(base) < 2:
         raise DataError(
