@@ -498,15 +498,16 @@ def test_a_model_tells_classes_apart_that_the_run_did_not_know(run, family):
 
 def test_other_classes_are_named_on_the_command_line_or_in_a_file(run, images, capsys, tmp_path):
     (tmp_path / "names.txt").write_text("grey hexagon\nblue star\n\nred circle\n", "utf-8")
+    (tmp_path / "marked.txt").write_text("grey hexagon\r\nblue star\r\nred circle", "utf-8-sig")  # as Windows writes it
     paths, _ = images
     answers = []
-    for given in ("grey hexagon, blue star, red circle", tmp_path / "names.txt"):
+    for given in ("grey hexagon, blue star, red circle", tmp_path / "names.txt", tmp_path / "marked.txt"):
         code, out, err = call(capsys, "predict", "--run", run("prompt").path, "--classes", given, "--json", paths[0])
         assert code == 0 and "grey hexagon" in err
         (one,) = json.loads(out)["predictions"]
         assert {entry["class"] for entry in one["classes"]} == set(OTHERS)
         answers.append(out)
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
     for given, said in (("cat", "this names 1"), ("", "this names 0"), ("cat, Cat", "cat = Cat")):
         code, out, err = call(capsys, "predict", "--run", run("prompt").path, "--classes", given, paths[0])
         assert code == 2 and not out and said in err and "Traceback" not in err
