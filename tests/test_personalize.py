@@ -16,8 +16,11 @@ from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import ConfigError, DataError, StateError
 from fedpurel_app.data.shapes import rendered, shapes
 from fedpurel_app.data.sources.source import NO_ROWS, Source
+from fedpurel_app.inference import personalize
 from fedpurel_app.inference.new_site import site_settings
 from fedpurel_app.inference.trained import load_trained
+from fedpurel_app.reporting.card.card import card
+from fedpurel_app.reporting.page.snapshot import Snapshot
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.site.sealing import make_key_file
 from tests.support import run_tiny
@@ -219,6 +222,27 @@ def test_a_folder_that_is_not_empty_and_foreign_texts_are_refused(run, tmp_path)
     with pytest.raises(DataError, match="other text_features"):
         Run(run.path).personalize(features_of(run, tmp_path / "foreign.npz", shift=0.5), tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_of_two_commands_with_one_folder_the_first_has_it(run, tmp_path, monkeypatch):
+    data, write = features_of(run, tmp_path / "own.npz"), personalize._write
+
+    def late(folder, *rest):
+        write(folder, *rest)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "of-the-other").touch()
+
+    monkeypatch.setattr(personalize, "_write", late)
+    with pytest.raises(StateError, match=r"out cannot be written \(Directory not empty\)"):
+        Run(run.path).personalize(data, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["of-the-other"] and not list(tmp_path.glob(".out*"))
+
+
+def test_a_card_and_a_page_name_no_command_that_would_make_another_model(run, tmp_path):
+    made = Run(run.path).personalize(features_of(run, tmp_path / "own.npz"), tmp_path / "out")
+    text = card(Snapshot(made.path), made.site)
+    assert "No command is known: fedpurel personalize made this model" in text and "```" not in text
+    assert "The site sent nothing: it trained at home." in text and "the server saw" not in text
 
 
 def test_classes_that_the_run_does_not_know_are_refused(images_run, tmp_path, capsys):

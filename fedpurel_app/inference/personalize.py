@@ -30,7 +30,7 @@ from fedpurel_app.inference.run_settings import run_settings
 from fedpurel_app.inference.trained import Which
 from fedpurel_app.reporting.outcome import write_outcome
 from fedpurel_app.reporting.provenance import provenance
-from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.run_folder import PERSONALIZED, RunFolder
 from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, class_rows, site_rows
 from fedpurel_app.site.site import Site
 
@@ -185,7 +185,8 @@ def _write(
     """Write what makes the folder one that every reader of runs knows."""
     settings, source = config.model_dump(by_alias=True), begun.source
     data, last = site.federation.source.fingerprint, lines[-1]["round"]
-    folder.write_json("config.json", {"config": settings, "data": data, **provenance()})
+    facts = {"config": settings, "data": data, PERSONALIZED: begun.experiment_id}
+    folder.write_json("config.json", {**facts, **provenance()})
     keep_classes(folder, source)
     rows = class_rows(source.class_names, begun.train_counts, begun.groups, (None, None), {site.name: scores})
     folder.write_csv("classes.csv", CLASS_COLUMNS, rows)
@@ -224,7 +225,17 @@ def _new_folder(out: Path) -> Iterator[Path]:
         raise StateError(f"{out} cannot be written ({error.strerror}). Choose another folder.") from error
     try:
         yield partial
-        partial.replace(out)
+        _put(partial, out)
     except BaseException:
         rmtree(partial, ignore_errors=True)
         raise
+
+
+def _put(partial: Path, out: Path) -> None:
+    """Give a whole folder its name, unless another command was first."""
+    try:
+        partial.replace(out)
+    except OSError as error:
+        raise StateError(
+            f"{out} cannot be written ({error.strerror}): choose another folder, and call it again."
+        ) from error

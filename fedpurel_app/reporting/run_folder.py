@@ -22,6 +22,7 @@ from fedpurel_app.reporting.run_files import finite, read_object, read_rounds, r
 
 _KILLED = 10.0  # seconds that a killed command's server may live on
 LAUNCH = "launch.json"  # what a resumed run must have, too, for the same bits
+PERSONALIZED = "personalized-from"  # of config.json: the experiment whose global model a new site began with
 _STOP = "stop"  # a file that is there when the run is to end after its round
 
 

@@ -23,6 +23,7 @@ class SiteRow(_Row):
     gain: Cell
     has_private_branch: str
     test_images: Whole = "0"
+    zero_shot: Cell = ""
     global_: Cell = Field("", alias="global")
     personalized: Cell = ""
     global_gain: Cell = ""
@@ -34,6 +35,10 @@ class SiteRow(_Row):
     gain_high: Cell = ""
     global_gain_low: Cell = ""
     global_gain_high: Cell = ""
+    global_ece: Cell = ""
+    global_nll: Cell = ""
+    personalized_ece: Cell = ""
+    personalized_nll: Cell = ""
 
 
 class ClassRow(_Row):

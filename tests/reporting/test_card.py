@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fedpurel_app.cli import main as cli
+from fedpurel_app.core.errors import StateError
 from fedpurel_app.reporting.card.card import card
 from fedpurel_app.reporting.card.markdown import as_markdown, escaped
 from fedpurel_app.reporting.page.blocks import Code, Fold, Link, Section, Table, Text
@@ -53,6 +54,43 @@ def test_the_card_is_the_same_for_the_same_folder_wherever_it_lies(run, tmp_path
     first = card(Snapshot(run.path))
     assert card(Snapshot(shutil.copytree(run.path, tmp_path / "elsewhere"))) == first
     assert str(run.path) not in first
+
+
+def test_no_place_of_the_machine_is_told(run, tmp_path):
+    def fails(content):
+        return {**content, "outcome": "failed", "error": "site-3 on gpu7: /secret/place/x.npz is damaged"}
+
+    data = "/secret/place/features.npz"
+    for changes in ({}, {"config": settings(**{"dataset-path": data})}):
+        text = card(changed(run, tmp_path / f"run-{len(changes)}", summary=fails, **changes))
+        assert "--set dataset-path=features.npz" in text and "The run failed after 6 of 6 rounds." in text
+        assert not [word for word in ("/secret", str(run.path.parent), "gpu7", "site-3") if word in text]
+
+
+def test_of_features_no_clip_is_named(run):
+    assert "demo" not in card(Snapshot(run.path))
+
+
+@pytest.mark.parametrize("column", ["test_images", "global", "personalized", "personalized_high"])
+def test_a_table_without_a_column_is_one_of_an_older_version(run, tmp_path, column):
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    rows = run.read_csv("sites.csv")
+    left = [name for name in rows[0] if name != column]
+    (copy / "sites.csv").write_text(
+        "\n".join([",".join(left), *(",".join(row[name] for name in left) for row in rows)])
+    )
+    assert "This is the personalized model of" in card(Snapshot(copy), rows[0]["site"])
+
+
+@pytest.mark.parametrize("value", ["x", "1e400", "nan"])
+@pytest.mark.parametrize("column", ["zero_shot", "global_ece", "personalized_nll"])
+def test_what_is_no_number_is_named(run, tmp_path, column, value):
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    lines = [line.split(",") for line in (copy / "sites.csv").read_text().splitlines()]
+    lines[1][lines[0].index(column)] = value
+    (copy / "sites.csv").write_text("\n".join(map(",".join, lines)))
+    with pytest.raises(StateError, match=f"sites.csv, row 1: .*{column}"):
+        card(Snapshot(copy))
 
 
 def test_it_says_what_was_left_out_and_counts_sites_and_classes(run, tmp_path):

@@ -46,7 +46,8 @@ def card(run: Snapshot, site: str = "") -> str:
     Returns
     -------
     str
-        Markdown: the same for the same folder, without a date, a folder or a host's name. Names that come from data are
+        Markdown: the same for the same folder, without a date, a folder's place or a host's name, and without the
+        error of a run that failed, which may have them. Names that come from data are
         escaped. Sites are counted and not named, but the one whose model it is.
 
     Raises
@@ -54,7 +55,7 @@ def card(run: Snapshot, site: str = "") -> str:
     StateError
         When a file of the run is damaged.
     """
-    head = [f"# {escaped(title(run))}", *map(escaped, lead(run))]
+    head = [f"# {escaped(title(run))}", *map(escaped, lead(run, tells_why=False))]
     if site:
         head.append(f"This is the personalized model of {escaped(site)}: {_own_scores(run, site)}")
     sections = (
@@ -65,7 +66,7 @@ def card(run: Snapshot, site: str = "") -> str:
         spread_section(run),
         privacy_section(run),
         limits_section(run),
-        again_section(run),
+        again_section(run, places=False),
         environment_section(run),
     )
     return "\n\n".join([_front_matter(run), *head, as_markdown(sections)]) + "\n"
@@ -74,10 +75,10 @@ def card(run: Snapshot, site: str = "") -> str:
 def _own_scores(run: Snapshot, site: str) -> str:
     """Say what a site's model has on its own test part."""
     row = next((row for row in run.read_csv("sites.csv") if row["site"] == site), None)
-    if row is None or not row["personalized"]:
+    if row is None or not (row.get("personalized") and row.get("global") and row.get("test_images")):
         return "the site keeps its scores to itself."
-    interval = f" (95 % interval {row['personalized_low']} to {row['personalized_high']})" if row.get(
-        "personalized_low") else ""  # fmt: skip
+    low, high = (row.get(f"personalized_{end}") for end in ("low", "high"))
+    interval = f" (95 % interval {low} to {high})" if low and high else ""
     return (
         f"{row['personalized']} % of its own {row['test_images']} test images are right{interval}, and "
         f"{row['global']} % with the global model."

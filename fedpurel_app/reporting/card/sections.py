@@ -16,6 +16,7 @@ from fedpurel_app.reporting.console import privacy_line, size_in_words
 from fedpurel_app.reporting.page.blocks import Block, Items, Section, Text, table
 from fedpurel_app.reporting.page.lead import sites_of
 from fedpurel_app.reporting.page.snapshot import Snapshot
+from fedpurel_app.reporting.run_folder import PERSONALIZED
 from fedpurel_app.reporting.settings import data_in_words
 
 _NAMED = 12  # classes of a group
@@ -82,7 +83,8 @@ def privacy_section(run: Snapshot) -> Section:
     facts.append(_noise(config))
     facts += [f"{privacy_line(spent)}."] if spent else []
     facts.append(f"Aggregation: {config['aggregation']}, which {_bounds(config)}.")
-    facts.append("Secure aggregation: none; the server saw each site's parameters.")
+    if any(line["usable"] for line in run.played if line["phase"] == "global"):
+        facts.append("Secure aggregation: none; the server saw each site's parameters.")
     shares = {True: "yes", False: "no, totals alone", "auto": "in a simulation alone"}[config["share-class-counts"]]
     facts.append(f"Class counts of test parts were asked of the sites: {shares}; a site's own settings may keep more.")
     return Section("privacy", "Privacy", (Items(tuple(facts)),))
@@ -97,7 +99,7 @@ def limits_section(run: Snapshot) -> Section:
         "Test images are from where the training images are from. Elsewhere accuracy is another.",
         "The licences of the data and of the frozen CLIP's weights are not known here, and apply.",
     ]
-    if config.get("backbone") == "demo":
+    if config.get("backbone") == "demo" and config["dataset"] != "features":
         facts.append("The demo CLIP is a small one that knows rendered shapes and their words alone.")
     if METHODS.get(config["algorithm"]) and METHODS[config["algorithm"]].personalizes:
         facts.append("A personalized model is made for its own site; with other mixes of classes it may do worse.")
@@ -148,6 +150,8 @@ def _groups(rows: Sequence[Mapping[str, str]]) -> list[Block]:
 def _sent(run: Snapshot) -> str:
     lines = [line for line in run.played if line["phase"] == "global"]
     visits = sum(len(line["usable"]) for line in lines)
+    if not visits and PERSONALIZED in run.content:
+        return "The site sent nothing: it trained at home. The global model is of another run, whose card says more."
     if not visits:
         return "No parameters left a site in this run."
     size = size_in_words(sum(line["bytes_up"] for line in lines) / visits)

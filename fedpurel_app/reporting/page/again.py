@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -10,19 +11,30 @@ from fedpurel_app.config import load_config, stored_config, without_idle, writte
 from fedpurel_app.config.presets import DEFAULT_PRESET, Preset, load_preset, merged, preset_names
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.reporting.page.snapshot import Snapshot
+from fedpurel_app.reporting.run_folder import PERSONALIZED
 from fedpurel_app.reporting.settings import DEFAULTS
 
 _OWN = ("out", "resume-from", "experiment-id")  # of one run alone
 
 
-def command(run: Snapshot) -> str:
+def command(run: Snapshot, places: bool = True) -> str:
     """Return the command that makes a run again in a folder of its own, quoted for a shell.
+
+    Parameters
+    ----------
+    run : Snapshot
+    places : bool
+        Whether files and folders are named with those that they lie in.
 
     Raises
     ------
     ConfigError
-        Why there is none: the settings are another version's, or nobody knows the number of sites.
+        Why there is none: the settings are another version's, nobody knows the number of sites, or it is no run.
     """
+    if PERSONALIZED in run.content:
+        raise ConfigError(
+            "fedpurel personalize made this model, from the global model of another run and the data of one site"
+        )
     config = stored_config(run.config).model_dump(by_alias=True)
     is_own = config["dataset"] == "sites"
     sites = config["num-sites"] or (0 if is_own else len(run.roster))
@@ -35,7 +47,8 @@ def command(run: Snapshot) -> str:
         raise ConfigError("no preset with changes gives these settings in this version")
     name = min(found, key=lambda one: len(found[one]))
     where = ["--superlink", "CONNECTION"] if is_own else _shares(run.launch())
-    sets = [word for key, value in found[name].items() for word in ("--set", f"{key}={written_value(value)}")]
+    values = {key: value if places else _without_place(value) for key, value in found[name].items()}
+    sets = [word for key, value in values.items() for word in ("--set", f"{key}={written_value(value)}")]
     return shlex.join(["fedpurel", "run", "--preset", name, *sets, *where])
 
 
@@ -48,6 +61,11 @@ def _asked(preset: Preset, wanted: Mapping[str, Any], is_own: bool) -> dict[str,
     except ConfigError:
         return None
     return asked if all(given[key] == value for key, value in wanted.items()) else None
+
+
+def _without_place(value: Any) -> Any:
+    """Leave of an absolute path its last name."""
+    return re.sub(r"^[/~].*/(?=.)", "", value.rstrip("/")) if isinstance(value, str) else value
 
 
 def _settled(values: dict[str, Any], is_own: bool) -> dict[str, Any]:

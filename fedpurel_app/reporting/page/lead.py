@@ -19,14 +19,21 @@ from fedpurel_app.reporting.site_table import any_branch
 Scores = Mapping[str, Any]
 
 
-def lead(run: Snapshot) -> tuple[str, ...]:
-    """Say what was trained and what came of it, where the tail stands, and how far a run came that is not complete."""
+def lead(run: Snapshot, tells_why: bool = True) -> tuple[str, ...]:
+    """Say what was trained and what came of it, where the tail stands, and how far a run came that is not complete.
+
+    Parameters
+    ----------
+    run : Snapshot
+    tells_why : bool
+        Whether the error of a run that failed is said, which may name sites and files.
+    """
     state = run.state
     scores = [text for text in (_overall(run), _tail(run)) if text]
     if state == "completed":
         return (f"{_what(run)}: {scores[0]}" if scores else f"{_what(run)}.", *scores[1:])
     found = f"{_what(run)}: {scores[0]}" if scores else f"{_what(run)}: nothing has been scored yet."
-    return (_how_far(run, state), found, *scores[1:])
+    return (_how_far(run, state, tells_why), found, *scores[1:])
 
 
 def todo(run: Snapshot) -> tuple[tuple[str, str], ...]:
@@ -81,8 +88,10 @@ def _what(run: Snapshot) -> str:
     where = f" at {count} site{'' if count == 1 else 's'}" if count else ""
     data = f"{clean(config['dataset'], 60)} ({clean(data_in_words(config), 120)})"
     rounds = len(run.played)
+    # Who has features alone does not know which CLIP they are of.
+    clip = "" if config["dataset"] == "features" else f" ({clean(str(config.get('backbone', 'unknown')), 60)})"
     return (
-        f"{_method(config)} fine-tuned CLIP ({clean(str(config.get('backbone', 'unknown')), 60)}) by "
+        f"{_method(config)} fine-tuned CLIP{clip} by "
         f"{clean(config['peft'], 60)} on {data}{where} in {rounds} round{'' if rounds == 1 else 's'}"
     )
 
@@ -126,14 +135,14 @@ def _score(scores: Scores | None, name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _how_far(run: Snapshot, state: str) -> str:
+def _how_far(run: Snapshot, state: str, tells_why: bool) -> str:
     done = len(run.played)
     total = run.rounds()[-1]["total_rounds"] if run.rounds() else None
     far = f"{done} of {total} rounds" if total else f"{done} rounds"
     if state == "running":
         return f"The run goes on: {far} are over{_time_left(run, total)}."
     said = {"failed": "The run failed", "stopped": "The run was stopped", "cut off": "The run was cut off"}[state]
-    why = (run.scores.get("error") or "").strip().partition("\n")[0]
+    why = (run.scores.get("error") or "").strip().partition("\n")[0] if tells_why else ""
     more = "" if can_go_on(run) else f" {how_to_go_on(run)}"
     return f"{said} after {far}{f': {clean(why, 500)}' if why else ''}{'' if why.endswith('.') else '.'}{more}"
 

@@ -69,16 +69,17 @@ def environment_section(run: Snapshot) -> Section:
     return Section("environment", "Environment", (table("Environment", ("what", "value"), _environment(run), 2),))
 
 
-def again_section(run: Snapshot) -> Section:
-    """Return the command that makes the run again."""
+def again_section(run: Snapshot, places: bool = True) -> Section:
+    """Return the command that makes the run again; without ``places``, it does not tell where files lay."""
     heading = ("again", "Do it again")
     try:
-        line = command(run)
+        line = command(run, places)
     except ConfigError as error:
         return Section(*heading, (Text(f"No command is known: {clean(str(error), 600)}."),))
-    about = (
-        "Same versions, machine and threads give the same bits on a CPU; elsewhere the last bits differ. A path in it "
-        "is one of the machine that made this page."
+    about = "Same versions, machine and threads give the same bits on a CPU; elsewhere the last bits differ. " + (
+        "A path in it is one of the machine that made this page."
+        if places
+        else "Files and folders in it are named without the place where they lay."
     )
     return Section(*heading, (Code(line), Text(about)))
 
