@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from logging import INFO, Filter, Logger, LogRecord
 from typing import Any, NamedTuple
@@ -67,9 +69,20 @@ def read(line: str) -> Note | None:
     return Note(event, text, path) if is_printable(path) else None
 
 
-class InWords(Filter):
-    """Puts the words of such a line in its place, for a log that people alone read."""
+@contextmanager
+def in_words(logger: Logger) -> Iterator[None]:
+    """Put the words of such lines in their place, for a while: what this logger's handlers print is read by people."""
+    handlers, words = list(logger.handlers), _InWords()
+    for handler in handlers:
+        handler.addFilter(words)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(words)
 
+
+class _InWords(Filter):
     def filter(self, record: LogRecord) -> bool:
         """Change a record that is such a line; every record passes."""
         if note := read(record.getMessage()):

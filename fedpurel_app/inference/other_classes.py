@@ -94,14 +94,14 @@ class OtherClasses:
             texts = replace(texts, text_features=np.ones((len(names), texts.text_features.shape[1]), np.float32))
         return replace(self.source, class_names=names, classifier=texts)
 
-    def note(self, peft: str) -> str:
-        """Say which names the run did not know, and what that means for a family; empty where it knew all."""
+    def note(self, arrays: Named) -> str:
+        """Say which names the run did not know, and what that means for its parameters; empty where it knew all."""
         new = [name for name, row in zip(self.names, self._rows, strict=True) if row is None]
         if not new:
             return ""
         what = "; a residual is learnt class by class, so they have zero-shot CLIP's text features"
         said = f"{len(new)} of {len(self.names)} classes are not of the run: {listed(new, 6)}"
-        return said + (what if peft == "text-residual" else "")
+        return said + (what if any(map(_is_by_class, arrays)) else "")
 
     def fitted(self, arrays: Named, stored: PrivateState, config: RunConfig, cache: Path) -> tuple[Named, PrivateState]:
         """Return what a run trained as modules for the other classes take it.
@@ -144,7 +144,7 @@ class OtherClasses:
 
     def fit(self, arrays: Named, by_class: set[str]) -> Named:
         """Return parameters as a module for the other classes takes them; raises ConfigError as :meth:`fitted`."""
-        if odd := [name for name in arrays if name in by_class and name.rpartition(".")[2] != _BY_CLASS]:
+        if odd := [name for name in arrays if name in by_class and not _is_by_class(name)]:
             raise ConfigError(
                 f"--classes: the run has learnt {listed(odd)} for each of its {len(self.source.class_names)} classes, "
                 "which says nothing of others."
@@ -160,3 +160,7 @@ class OtherClasses:
         """The place of each name among the run's; None for those that it did not know."""
         known = {plain_name(name): row for row, name in enumerate(self.source.class_names)}
         return [known.get(plain_name(name)) for name in self.names]
+
+
+def _is_by_class(name: str) -> bool:
+    return name.rpartition(".")[2] == _BY_CLASS

@@ -164,7 +164,7 @@ def load_trained(
     branches = {_role(part, models, number): part for number, part in enumerate(model)}
     return TrainedModel(
         experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment), run,
-        other.note(config.peft) if other else "",
+        other.note(arrays) if other else "",
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.models.peft.base import parameters_of
 from fedpurel_app.models.peft.transport import Transport
+from fedpurel_app.models.pixels import PixelForm
 from fedpurel_app.training.inputs import LocalData, StoredRows
 from fedpurel_app.training.local import train
 from tests.algorithms.test_methods import LABELS, PATCHES, a_batch, rule, text_module
@@ -153,8 +154,8 @@ def played(tmp_path_factory):
         answers.append((message.metadata.message_type, encoded[0], sent))
 
     with pytest.MonkeyPatch.context() as patch:
-        whole = Backbone.normalise
-        patch.setattr(Backbone, "normalise", normalise)
+        whole = PixelForm.normalise
+        patch.setattr(PixelForm, "normalise", normalise)
         patch.setattr(rendered, "SHAPES_TEST", 2)
         patch.setenv("FEDPUREL_HOME", str(folder / "home"))
         run = run_tiny(folder, **SMALL, global_rounds=3, fraction_train=1.0, learning_rate=0.5, grid={"spy": spy})
