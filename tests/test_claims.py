@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedpurel_app.reporting.leaderboard.paired import Comparison
-from tools.write_claims import PAGE, Line, compared, lines_of, page, read, section, verdict
+from tools.write_claims import PAGE, Line, compared, judged, lines_of, overview, page, read, section, verdict
 
 CLAIM = """
 [places]
@@ -42,7 +42,10 @@ def test_every_comparison_has_ten_seeds():
 def test_the_verdict_follows_from_the_scores(tmp_path, ours, expected):
     """Eight differences of one sign: p = 2 / 2^8; rows of the other alpha play no part."""
     content = written(tmp_path, ours)
-    text = section(content.claims[0], content.places, tmp_path)
+    found = judged(content.claims[0], content.places, tmp_path)
+    text = section(content.claims[0], found)
+    counts = " | ".join(str(int(name == expected)) for name in ("seen", "not seen", "contrary"))
+    assert f"| it | {counts} |" in overview({"it": [said for _, _, said in found]})
     assert f"| 8 | {ours:+.2f}".replace("-", "−") in text and f"**{expected}** |" in text
     assert "ours > theirs" in text and "It is." in text and ("| 0.008 |" in text) == (ours != 0)
 
@@ -62,7 +65,7 @@ def test_an_interval_beside_zero_needs_a_low_p_too():
 def test_two_rows_of_a_seed_or_none_are_an_error(tmp_path):
     content = written(tmp_path, 1.0, "0.1,ours,global,global,3,51.0")
     with pytest.raises(ValueError, match="9 rows of .* 8 seeds"):
-        section(content.claims[0], content.places, tmp_path)
+        judged(content.claims[0], content.places, tmp_path)
     other = content.claims[0].tests[0].model_copy(update={"model": "personalized"})
     with pytest.raises(ValueError, match="0 rows"):
         compared(Line(other, "demo", "few"), content.places, tmp_path)

@@ -178,6 +178,16 @@ def test_the_demo_s_tables_are_those_that_were_measured():
         assert readme[name][:3] == [cell(method, "global", score) for score in ("all", "few", "balancedness")], method
 
 
+def test_what_the_picture_of_the_tail_is_said_to_show_is_what_it_shows():
+    """Its last point is the mean of the rarest classes."""
+    with (ROOT / "docs" / "images" / "tail.csv").open(encoding="utf-8") as file:
+        ends = {row["method"]: round(-float(row["change_mean"])) for row in csv.DictReader(file)}  # the last row counts
+    for page in ("README.md", "docs/method.md"):
+        text = " ".join((ROOT / page).read_text("utf-8").split())
+        assert re.search(rf"{ends['fedavg']} points below", text), page
+        assert re.search(rf"(ends|and FedPuReL) {ends['fedpurel']}\b", text), page
+
+
 def test_the_home_page_is_the_readme_with_links_that_lead_on():
     text = "[a](docs/a.md#b), [b](LICENSE), [c](https://c.org), ![d](docs/images/d.png), [e](CONTRIBUTING.md#x)"
     assert home(text) == "[a](a.md#b), b, [c](https://c.org), ![d](images/d.png), e"

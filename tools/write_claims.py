@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -139,12 +139,17 @@ def verdict(one: Comparison, expected: str) -> str:
     return "seen" if (one.low > 0) == (expected == "higher") else "contrary"
 
 
-def section(claim: Claim, places: Mapping[str, Place], folder: Path = FOLDER) -> str:
-    """Return the page's part on a claim."""
+def judged(claim: Claim, places: Mapping[str, Place], folder: Path = FOLDER) -> list[tuple[Line, Comparison, str]]:
+    """Return a claim's comparisons with their verdicts."""
     lines = lines_of(claim)
     found = correct({str(number): compared(line, places, folder) for number, line in enumerate(lines)})
+    return [(line, one, verdict(one, line.test.expected)) for line, one in zip(lines, found.values(), strict=True)]
+
+
+def section(claim: Claim, found: Sequence[tuple[Line, Comparison, str]]) -> str:
+    """Return the page's part on a claim."""
     rows = [_HEADER, "|---|---|---|---:|---:|---:|---:|---|"]
-    for line, one in zip(lines, found.values(), strict=True):
+    for line, one, said in found:
         test = line.test
         second = f"{test.second} ({test.second_on})" if test.second_on else test.second
         cells = [
@@ -155,16 +160,27 @@ def section(claim: Claim, places: Mapping[str, Place], folder: Path = FOLDER) ->
             difference_text(one, 2),
             p_text(one.p_holm),
             f"{one.wins} : {one.losses}",
-            f"**{verdict(one, test.expected)}**",
+            f"**{said}**",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([f"## {claim.claim}", "", *rows, "", claim.reading.strip(), ""])
 
 
+def overview(found: Mapping[str, Sequence[str]]) -> str:
+    """Return the table at the top: of each claim, by how many lines it was seen, not seen, and contradicted."""
+    rows = ["| claim | seen | not seen | contrary |", "|---|---:|---:|---:|"]
+    for claim, verdicts in found.items():
+        counts = [verdicts.count(name) for name in ("seen", "not seen", "contrary")]
+        rows.append(f"| {claim} | {' | '.join(str(count) for count in counts)} |")
+    return "\n".join([*rows, ""])
+
+
 def page(path: Path = CLAIMS) -> str:
     """Return the whole page."""
     content = read(path)
-    return "\n".join([_HEAD, *(section(one, content.places, path.parent) for one in content.claims)])
+    found = [(one, judged(one, content.places, path.parent)) for one in content.claims]
+    table = overview({one.claim: [said for _, _, said in lines] for one, lines in found})
+    return "\n".join([_HEAD, table, *(section(one, lines) for one, lines in found)])
 
 
 if __name__ == "__main__":
