@@ -20,6 +20,7 @@ from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import to_arrays
 from fedpurel_app.core.sgd import SgdSettings
+from fedpurel_app.data.shapes import rendered
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.registry import FAMILIES
@@ -338,7 +339,8 @@ def test_zero_shot_has_nothing_to_cover_or_to_balance_in_training():
 
 
 @pytest.mark.slow
-def test_fedsa_lora_is_fedavg_that_shares_a_alone(tmp_path):
+def test_fedsa_lora_is_fedavg_that_shares_a_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(rendered, "SHAPES_TEST", 2)
     images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 6, "imbalance_factor": 3, "num_sites": 2,
               "peft": "lora", "global_rounds": 2, "fraction_train": 1.0, "experiment_id": "e"}  # fmt: skip
     own = run_tiny(tmp_path / "a", algorithm="fedsa-lora", **images)

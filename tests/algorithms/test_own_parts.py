@@ -18,6 +18,7 @@ from fedpurel_app.config import load_config
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.sgd import SgdSettings
+from fedpurel_app.data.shapes import rendered
 from fedpurel_app.inference.export import export
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.gated import Gate, Gated, pooled
@@ -337,7 +338,8 @@ def test_an_exported_head_gives_the_logits_by_its_own_recipe(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_exported_head_on_lora_brings_the_backbone_it_names(tmp_path):
+def test_an_exported_head_on_lora_brings_the_backbone_it_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(rendered, "SHAPES_TEST", 2)
     images = {"dataset": "shapes", "dataset_path": "", "max_per_class": 4, "imbalance_factor": 4, "num_sites": 2}
     folder = run_tiny(tmp_path / "run", algorithm="fedloge", peft="lora", global_rounds=1, learning_rate=0.01, **images)
     export(load_trained(folder.path), tmp_path / "out")
