@@ -39,6 +39,7 @@ from fedpurel_app.config.model import key_of
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.models.peft.base import Branch, Host, PeftModule, Role, parameters_of
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
 from fedpurel_app.training.local import train
@@ -87,7 +88,7 @@ class Case:
         if role == "zero-shot":
             return Branch(self.host)
         chosen = self.settings | {key_of(name): value for name, value in options.items()}
-        return FAMILIES[self.family].build(self.host, role, chosen, torch.Generator().manual_seed(0))
+        return make_module(FAMILIES[self.family], self.host, role, chosen, torch.Generator().manual_seed(0))
 
     @property
     def sent(self) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ from fedpurel_app.config import RunConfig
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule, load_parameters, parameters_of
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
 from fedpurel_app.training.local import train
@@ -71,7 +72,7 @@ class Case:
         options = {key: _DEFAULTS[key] for key in FAMILIES[self.family].keys}
         if self.family == "lora":
             options["lora-dropout"] = 0.0  # so that both ways can be compared
-        module = FAMILIES[self.family].build(self.host, role, options, torch.Generator().manual_seed(seed))
+        module = make_module(FAMILIES[self.family], self.host, role, options, torch.Generator().manual_seed(seed))
         with torch.no_grad():  # away from special initial values, as LoRA's B = 0
             for _, value in module.named_parameters():
                 noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed + 1))

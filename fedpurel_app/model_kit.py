@@ -25,6 +25,7 @@ from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
 from fedpurel_app.models.backbone import Backbone, Takes, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.models.peft.scaled import ZeroShot
 from fedpurel_app.training.feature_store import text_features
@@ -124,7 +125,7 @@ class ModelKit:
             return self.zero_shot("features")
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
         settings = self.settings | {key_of(name): value for name, value in options.items()}
-        return self.family.build(self.host, role, settings, generator)
+        return make_module(self.family, self.host, role, settings, generator)
 
     def new_shared(self) -> PeftModule:
         """Make the module of global rounds, freshly initialised."""

@@ -18,6 +18,7 @@ from fedpurel_app.models import backbone as backbones
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.checkpoints import Checkpoint
 from fedpurel_app.models.peft.base import Branch, Host, parameters_of
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData, all_logits
 from fedpurel_app.training.local import take_steps
@@ -154,7 +155,7 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
             if role == "zero-shot":
                 return Branch(one)
             chosen = settings | {name.replace("_", "-"): value for name, value in options.items()}
-            return FAMILIES[family].build(one, role, chosen, torch.Generator().manual_seed(0))
+            return make_module(FAMILIES[family], one, role, chosen, torch.Generator().manual_seed(0))
 
         shared = algorithm.compose(build, method.defaults(), torch.Generator().manual_seed(1))
         images = data(one, shared.takes)
@@ -185,6 +186,6 @@ def test_a_rule_that_needs_a_value_or_another_device_is_seen(mode, weights):
     for rule, error in ((waits, DataDependentOutputException), (strays, RuntimeError)):
         with mode, pytest.raises(error):
             one = host("fp32", weights)
-            module = FAMILIES["text-residual"].build(one, "global", DEFAULTS, torch.Generator())
+            module = make_module(FAMILIES["text-residual"], one, "global", DEFAULTS, torch.Generator())
             images, order = data(one, "features"), torch.Generator()
             take_steps(module, images, rule, SgdSettings(0.1, 0, 0, 4, 1), order, {}, Facts(), None)

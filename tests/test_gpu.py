@@ -14,6 +14,7 @@ from fedpurel_app.functional import match_temperature
 from fedpurel_app.functional.temperature import entropy_range
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft.base import Host, parameters_of
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
 from fedpurel_app.training.local import train
@@ -32,7 +33,7 @@ def trained(name, device):
     options = {key: DEFAULTS[key] for key in FAMILIES[name].keys}
     if name == "lora":
         options["lora-dropout"] = 0.0  # a GPU draws other masks than a CPU
-    module = FAMILIES[name].build(host, "global", options, torch.Generator().manual_seed(0))
+    module = make_module(FAMILIES[name], host, "global", options, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8).to(device)
     with torch.no_grad():

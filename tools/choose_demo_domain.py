@@ -22,6 +22,7 @@ from fedpurel_app.data.shapes.rendered import load_shapes
 from fedpurel_app.data.shapes.shapes import Domain
 from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 
 MEDIA = ("photo", "painting")
@@ -71,7 +72,7 @@ def tune(host: Host, features: Tensor, labels: Tensor, epochs: int, rate: float)
     """Tune a prompt on balanced data in one place; cosine rate, batches of 64."""
     generator = torch.Generator().manual_seed(0)
     settings = RunConfig.model_validate({}).model_dump(by_alias=True) | {"context-length": 4}
-    module = FAMILIES["prompt"].build(host, "global", settings, generator)
+    module = make_module(FAMILIES["prompt"], host, "global", settings, generator)
     optimizer = torch.optim.SGD([value for _, value in module.named_parameters()], rate, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):

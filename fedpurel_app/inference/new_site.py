@@ -16,18 +16,8 @@ _PACE = ("local-epochs", "local-steps", "batch-size", "drop-last", "validation-s
 # What deals a data set out, or says where the run had it: nothing of it is true of the data at hand.
 _OF_THE_RUN = (
     *("max-per-class", "shots", "class-order", "keep-empty-classes", "imbalance-factor", "partition", "alpha"),
-    *(
-        "novel-classes",
-        "local-test",
-        "evaluate-on",
-        "num-sites",
-        "min-replies",
-        "schedule",
-        "state-dir",
-        "out",
-        "resume-from",
-    ),
-    *("tracker", "console", *TABLE_KEYS),
+    *("novel-classes", "local-test", "evaluate-on", "num-sites", "min-replies", "schedule"),
+    *("state-dir", "out", "resume-from", "tracker", "console", *TABLE_KEYS),
 )
 
 

@@ -23,6 +23,7 @@ from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.data.shapes import rendered
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.base import Host
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData
 from fedpurel_app.training.local import train
@@ -37,7 +38,7 @@ KNOWN = Facts(zero_shot_text=TEXT)
 
 
 def text_module(shift=0.0):
-    module: Any = FAMILIES["text-residual"].build(HOST, "global", {"residual-scale": 0.5}, torch.Generator())
+    module: Any = make_module(FAMILIES["text-residual"], HOST, "global", {"residual-scale": 0.5}, torch.Generator())
     with torch.no_grad():
         module.residual.add_(shift * torch.tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2]]))
     return module

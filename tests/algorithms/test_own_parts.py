@@ -24,6 +24,7 @@ from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.peft.gated import Gate, Gated, pooled
 from fedpurel_app.models.peft.heads import Heads, sparse_frame
 from fedpurel_app.models.peft.key_value import KeyValueMemory
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.models.peft.two_contexts import TwoContexts
 from fedpurel_app.strategies.parts import Reply, load_part
@@ -99,7 +100,7 @@ def wide_host():
 
 def a_gated(weight=0.5):
     host, generator = wide_host(), torch.Generator().manual_seed(1)
-    module: Any = FAMILIES["text-residual"].build(host, "global", {"residual-scale": 0.5}, generator)
+    module: Any = make_module(FAMILIES["text-residual"], host, "global", {"residual-scale": 0.5}, generator)
     return Gated(module, Gate(4, generator), weight)
 
 
@@ -291,7 +292,7 @@ def test_the_frame_is_equiangular_and_nearest_to_the_text():
 
 
 def adapter_heads():
-    adapter: Any = FAMILIES["adapter"].build(HOST, "global", {}, torch.Generator().manual_seed(0))
+    adapter: Any = make_module(FAMILIES["adapter"], HOST, "global", {}, torch.Generator().manual_seed(0))
     return Heads(adapter, TEXT, 0.0)
 
 

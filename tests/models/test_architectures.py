@@ -12,6 +12,7 @@ from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.forms import families_for
 from fedpurel_app.models.peft.base import Host
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 from tests.models.small_clips import SmallClips
 
@@ -66,7 +67,7 @@ def steps_of_all_families(host, images):
     for name, family in FAMILIES.items():
         options = {option.key: option.default for option in family.options}
         try:
-            module = family.build(host, "global", options, torch.Generator().manual_seed(0))
+            module = make_module(family, host, "global", options, torch.Generator().manual_seed(0))
         except ConfigError as error:
             assert f'backbone = "{host.backbone.name}": nothing can be put inside its' in str(error)
             refused.add(name)

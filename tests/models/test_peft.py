@@ -9,6 +9,7 @@ from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.image import ImageTower
 from fedpurel_app.models.peft.base import Host, load_parameters, parameters_of
 from fedpurel_app.models.peft.elsewhere import frozen_at
+from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
 
 OPTIONS = {
@@ -37,7 +38,7 @@ def host():
 
 def build(name, host, seed=0, role="global", **options):
     changed = OPTIONS | {key.replace("_", "-"): value for key, value in options.items()}
-    return FAMILIES[name].build(host, role, changed, torch.Generator().manual_seed(seed))
+    return make_module(FAMILIES[name], host, role, changed, torch.Generator().manual_seed(seed))
 
 
 def images(seed=0):

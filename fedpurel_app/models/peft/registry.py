@@ -1,4 +1,4 @@
-"""The parameter-efficient families: names, options and facts. Their modules are imported when one is built.
+"""The parameter-efficient families: names, options and facts. Their modules are imported when one is made (making.py).
 
 A new family is one file in this folder, with a function ``build``, and one entry here.
 """
@@ -8,17 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from fedpurel_app.core.options import Count, Option, Positive
-
-if TYPE_CHECKING:
-    import torch
-
-    from fedpurel_app.models.peft.base import Host, PeftModule, Role
 
 Needs = Literal["features", "text tower", "image tower"]
 Tower = Literal["vision", "text"]
@@ -59,22 +53,6 @@ class Family:
     tower_option: str = ""
     one_tensor: bool = False
     matrix: bool = False
-
-    def build(self, host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> PeftModule:
-        """Make a freshly initialised module.
-
-        Parameters
-        ----------
-        host : Host
-        role : {"global", "private"}
-        options : mapping
-            At least this family's keys.
-        generator : torch.Generator
-            Source of the initial parameters.
-        """
-        module = import_module(f"fedpurel_app.models.peft.{self.name.replace('-', '_')}")
-        built: PeftModule = module.build(host, role, options, generator)
-        return built
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
