@@ -148,18 +148,9 @@ def _personalize(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    import json
-    import time
+    from fedpurel_app.cli.status import status
 
-    from fedpurel_app.reporting.status import as_json, as_lines, find
-
-    runs, sweeps = find(options.folder.absolute() if options.folder else None)
-    if options.json:
-        print(json.dumps(as_json(runs, sweeps), indent=2))
-        return 0
-    for line in as_lines(runs, sweeps, options.all, time.time()):
-        print(line)
-    return 0
+    return status(options)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -27,13 +27,7 @@ from fedpurel_app.reporting.recorder import Recorder
 from fedpurel_app.reporting.run_folder import RunFolder, new_run_path
 from fedpurel_app.reporting.selection import Selection
 from fedpurel_app.reporting.summary import without_effect
-from fedpurel_app.reporting.tables import (
-    CALIBRATION_COLUMNS,
-    CLASS_COLUMNS,
-    SITE_COLUMNS,
-    VALIDATION_COLUMNS,
-    site_rows,
-)
+from fedpurel_app.reporting.tables import VALIDATION_COLUMNS, site_rows
 from fedpurel_app.reporting.trackers import open_trackers
 from fedpurel_app.server.build import build_strategy
 from fedpurel_app.server.scoring import Scoring
@@ -189,9 +183,8 @@ class Server:
             seconds["start_up"] = max(0.0, time.time() - self._process_started - sum(seconds.values()))
         elif report.scores:
             line["sites"] = scoring.pooled(report.scores)
-            self.folder.write_csv("sites.csv", SITE_COLUMNS, site_rows(report.scores))
-            self.folder.write_csv("classes.csv", CLASS_COLUMNS, scoring.class_rows(report.scores))
-            self.folder.write_csv("calibration.csv", CALIBRATION_COLUMNS, scoring.calibration_rows(report.scores))
+            for name, (columns, rows) in scoring.tables(report.scores).items():
+                self.folder.write_csv(name, columns, rows)
             self._select(line, report)
         self._write_site_logs(strategy, line["round"])
         now = time.monotonic()

@@ -15,7 +15,14 @@ from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.site_scores import SiteScores, pool_sites, scored_by
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.reporting.tables import calibration_rows, class_rows
+from fedpurel_app.reporting.tables import (
+    CALIBRATION_COLUMNS,
+    CLASS_COLUMNS,
+    SITE_COLUMNS,
+    calibration_rows,
+    class_rows,
+    site_rows,
+)
 from fedpurel_app.server.novel import Novel, with_novel
 from fedpurel_app.training.evaluation import Scores, evaluate
 
@@ -89,15 +96,22 @@ class Scoring:
         config, classes = self._experiment.config, len(self._experiment.federation.source.class_names)
         return pool_sites(scores, self._groups, config.balancedness_power, config.balancedness_sigma, classes)
 
-    def class_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
-        """Make the table of classes."""
+    def tables(self, scores: Mapping[str, SiteScores]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+        """Make the tables of an evaluation: columns and rows, by the name of the run folder's file."""
+        return {
+            "sites.csv": (SITE_COLUMNS, site_rows(scores)),
+            "classes.csv": (CLASS_COLUMNS, self._class_rows(scores)),
+            "calibration.csv": (CALIBRATION_COLUMNS, self._calibration_rows(scores)),
+        }
+
+    def _class_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
         here = (self._here.counts["zero-shot"] if self._here else None, self._global_counts)
         return class_rows(
             self._experiment.federation.source.class_names, self._train_counts, self._groups, here, scores
         )
 
-    def calibration_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
-        """Make the table of bins of confidence, of the models here and of those at the sites."""
+    def _calibration_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
+        # of the models here, and of those at the sites
         here, known = self._here, ("zero_shot", *(("global",) if self._is_known else ()))
         at_server = {} if here is None else {name: [_scored(here, name.replace("_", "-"))] for name in known}
         at_sites = {"global_at_sites": "global", "personalized": "personalized"}
