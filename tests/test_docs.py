@@ -178,6 +178,18 @@ def test_the_demo_s_tables_are_those_that_were_measured():
         assert readme[name][:3] == [cell(method, "global", score) for score in ("all", "few", "balancedness")], method
 
 
+def test_the_line_after_the_first_run_expects_what_was_measured():
+    """Rounded means over the seeds of README's table."""
+    with (ROOT / "docs" / "leaderboard" / "readme.csv").open(encoding="utf-8") as file:
+        means = {(row["method"], row["model"], row["score"]): round(float(row["mean"])) for row in csv.DictReader(file)}
+    told = (ROOT / "fedpurel_app" / "config" / "presets" / "shapes.toml").read_text("utf-8")
+    ours, few = means["FedPuReL", "global", "all"], means["FedPuReL", "global", "few"]
+    assert (
+        f"# expect: global model about {ours} % (zero-shot {means['zero-shot', 'global', 'all']}), Few about {few} "
+        f"(FedAvg {means['FedAvg', 'global', 'few']}); personalized about {means['FedPuReL', 'personalized', 'all']}\n"
+    ) in told
+
+
 def test_what_the_picture_of_the_tail_is_said_to_show_is_what_it_shows():
     """Its last point is the mean of the rarest classes."""
     with (ROOT / "docs" / "images" / "tail.csv").open(encoding="utf-8") as file:
