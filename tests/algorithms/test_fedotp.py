@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torch import nn
 
+from fedpurel_app import model_kit
 from fedpurel_app.algorithms.base import Models, names_of_shared
 from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.algorithms.fedotp import ALGORITHM
@@ -275,6 +276,6 @@ def test_a_tower_without_patches_is_refused_before_a_round(shapes_of_two, monkey
     vision = {**backbone.checkpoint.architecture["vision_cfg"], "layers": [3, 4, 6, 3]}
     resnet = replace(backbone.checkpoint, architecture={**backbone.checkpoint.architecture, "vision_cfg": vision})
     monkeypatch.setattr(shapes_of_two.kit, "backbone", Backbone("RN50", resnet, torch.device("cpu")))
-    monkeypatch.setattr(shapes_of_two.kit, "family", SimpleNamespace(build=lambda *_: text_module()))
+    monkeypatch.setattr(model_kit, "make_module", lambda *_: text_module())
     with pytest.raises(ConfigError, match='backbone = "RN50" has no features of patches.*ResNet.*ViT-B-16'):
         shapes_of_two.kit.new_shared()
