@@ -117,6 +117,9 @@ def test_the_folder_is_a_run_of_one_site_whose_branch_and_global_model_are_loade
     assert [row.split()[0] for row in rows[:3]] == ["zero-shot", "global", "personalized"]
     assert rows[2].split()[1] == f"{shares[1]:.1f}"
     assert rows[3] == f"use it: fedpurel predict --run {tmp_path / 'out'} --site clinic-d IMAGE"
+    rows = RunFolder.open(tmp_path / "out").read_csv("calibration.csv")
+    every = [row for row in rows if row["model"] == "personalized" and row["group"] == "all"]
+    assert sum(int(row["correct"]) for row in every) == round(shares[1] * len(labels) / 100)
     code, out, _ = call(capsys, "show", tmp_path / "out")
     assert code == 0 and "completed, 3 rounds" in out and "clinic-d" in out
     assert call(capsys, "export", "--run", tmp_path / "out", "--site", "clinic-d", "--out", tmp_path / "e")[0] == 0

@@ -15,6 +15,7 @@ from fedpurel_app.cli import main as cli
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.data.shapes import rendered
+from fedpurel_app.inference.other_classes import read_names
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft.registry import FAMILIES
@@ -511,6 +512,15 @@ def test_other_classes_are_named_on_the_command_line_or_in_a_file(run, images, c
     for given, said in (("cat", "this names 1"), ("", "this names 0"), ("cat, Cat", "cat = Cat")):
         code, out, err = call(capsys, "predict", "--run", run("prompt").path, "--classes", given, paths[0])
         assert code == 2 and not out and said in err and "Traceback" not in err
+
+
+def test_a_line_of_a_file_of_classes_ends_where_a_text_editor_ends_it(tmp_path):
+    """A name may have any other character that Unicode counts as the end of a line."""
+    (tmp_path / "names.txt").write_text("a\u2028b\nc\x85d\n\n", "utf-8")
+    with pytest.raises(ConfigError, match="control characters"):
+        read_names(str(tmp_path / "names.txt"))
+    (tmp_path / "names.txt").write_text("a\u2028b\r\ncat\n", "utf-8")
+    assert read_names(str(tmp_path / "names.txt")) == ("a\u2028b", "cat")
 
 
 def test_what_is_learnt_for_each_class_says_nothing_of_others(tmp_path, images, capsys, features_run):

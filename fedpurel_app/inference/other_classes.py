@@ -42,7 +42,7 @@ def read_names(text: str) -> tuple[str, ...]:
     try:
         if _is_file(path):
             where = f"--classes {path}"
-            names = tuple(line for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+            names = tuple(line for line in path.read_text("utf-8-sig").split("\n") if line.strip())
         found = usable_names(names, where)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: cannot be read as a text file ({error}).") from error

@@ -31,7 +31,7 @@ from fedpurel_app.inference.trained import Which
 from fedpurel_app.reporting.outcome import write_outcome
 from fedpurel_app.reporting.provenance import provenance
 from fedpurel_app.reporting.run_folder import PERSONALIZED, RunFolder
-from fedpurel_app.reporting.tables import CLASS_COLUMNS, SITE_COLUMNS, class_rows, site_rows
+from fedpurel_app.reporting.tables import class_rows, evaluation_tables
 from fedpurel_app.site.site import Site
 
 _BOOKS = (NUM_EXAMPLES, SECONDS, FEATURE_SECONDS, WORKER)
@@ -189,8 +189,8 @@ def _write(
     folder.write_json("config.json", {**facts, **provenance()})
     keep_classes(folder, source)
     rows = class_rows(source.class_names, begun.train_counts, begun.groups, (None, None), {site.name: scores})
-    folder.write_csv("classes.csv", CLASS_COLUMNS, rows)
-    folder.write_csv("sites.csv", SITE_COLUMNS, site_rows({site.name: scores}))
+    for name, (columns, cells) in evaluation_tables({site.name: scores}, rows).items():
+        folder.write_csv(name, columns, cells)
     for line in lines:
         folder.append_round(line)
     state = {"round": last, "roster": {site.name: asdict(site.describe())}, "private_rounds": {site.name: last}}

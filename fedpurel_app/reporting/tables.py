@@ -12,7 +12,7 @@ from fedpurel_app.core.calibration import BINS, UNIT, Bins
 from fedpurel_app.core.details import Details, detail_scores, pooled_bins
 from fedpurel_app.core.intervals import paired_difference, wilson
 from fedpurel_app.core.metrics import GROUPS, ClassCounts, pool
-from fedpurel_app.core.site_scores import SiteScores, class_counts
+from fedpurel_app.core.site_scores import SiteScores, class_counts, scored_by
 
 _OURS = ("global", "personalized")
 _ENDS = ("low", "high")
@@ -78,6 +78,31 @@ def class_rows(
         [label, name, group.get(label, ""), counts[label], *(_percent(column[label]) for column in columns)]
         for label, name in enumerate(names)
     ]
+
+
+def evaluation_tables(
+    scores: Mapping[str, SiteScores],
+    classes: list[list[Any]],
+    at_server: Mapping[str, Sequence[tuple[ClassCounts, Details | None]]] | None = None,
+) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Make the tables of an evaluation: columns and rows, by the name of the run folder's file.
+
+    Parameters
+    ----------
+    scores : mapping of str to SiteScores
+        By site.
+    classes : list of list
+        What :func:`class_rows` made.
+    at_server : mapping of str to sequence of (ClassCounts, Details or None), optional
+        What a server scored on images of its own, by model.
+    """
+    at_sites = {"global_at_sites": "global", "personalized": "personalized"}
+    scored = {name: scored_by(scores.values(), model) for name, model in at_sites.items()}
+    return {
+        "sites.csv": (SITE_COLUMNS, site_rows(scores)),
+        "classes.csv": (CLASS_COLUMNS, classes),
+        "calibration.csv": (CALIBRATION_COLUMNS, calibration_rows({**(at_server or {}), **scored})),
+    }
 
 
 def calibration_rows(scored: Mapping[str, Sequence[tuple[ClassCounts, Details | None]]]) -> list[list[Any]]:

@@ -13,16 +13,9 @@ from fedpurel_app.core.details import Details, detail_scores
 from fedpurel_app.core.files import home
 from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
-from fedpurel_app.core.site_scores import SiteScores, pool_sites, scored_by
+from fedpurel_app.core.site_scores import SiteScores, pool_sites
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.reporting.tables import (
-    CALIBRATION_COLUMNS,
-    CLASS_COLUMNS,
-    SITE_COLUMNS,
-    calibration_rows,
-    class_rows,
-    site_rows,
-)
+from fedpurel_app.reporting.tables import class_rows, evaluation_tables
 from fedpurel_app.server.novel import Novel, with_novel
 from fedpurel_app.training.evaluation import Scores, evaluate
 
@@ -98,25 +91,14 @@ class Scoring:
 
     def tables(self, scores: Mapping[str, SiteScores]) -> dict[str, tuple[list[str], list[list[Any]]]]:
         """Make the tables of an evaluation: columns and rows, by the name of the run folder's file."""
-        return {
-            "sites.csv": (SITE_COLUMNS, site_rows(scores)),
-            "classes.csv": (CLASS_COLUMNS, self._class_rows(scores)),
-            "calibration.csv": (CALIBRATION_COLUMNS, self._calibration_rows(scores)),
-        }
+        here, known = self._here, ("zero_shot", *(("global",) if self._is_known else ()))
+        at_server = {} if here is None else {name: [_scored(here, name.replace("_", "-"))] for name in known}
+        return evaluation_tables(scores, self._class_rows(scores), at_server)
 
     def _class_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
         here = (self._here.counts["zero-shot"] if self._here else None, self._global_counts)
         return class_rows(
             self._experiment.federation.source.class_names, self._train_counts, self._groups, here, scores
-        )
-
-    def _calibration_rows(self, scores: Mapping[str, SiteScores]) -> list[list[Any]]:
-        # of the models here, and of those at the sites
-        here, known = self._here, ("zero_shot", *(("global",) if self._is_known else ()))
-        at_server = {} if here is None else {name: [_scored(here, name.replace("_", "-"))] for name in known}
-        at_sites = {"global_at_sites": "global", "personalized": "personalized"}
-        return calibration_rows(
-            at_server | {name: scored_by(scores.values(), model) for name, model in at_sites.items()}
         )
 
     @property

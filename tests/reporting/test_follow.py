@@ -166,6 +166,15 @@ def test_a_damaged_file_is_an_error_until_it_is_whole(tmp_path):
             thread.join()
 
 
+def test_a_fault_of_the_page_itself_is_told_and_not_an_empty_answer(server, monkeypatch):
+    def fail():
+        raise KeyError("no_such_column")
+
+    monkeypatch.setattr(server.pages, "current", fail)
+    status, _, content = ask(server)
+    assert status == 500 and content == b"error: KeyError: 'no_such_column'\n"
+
+
 def test_what_cannot_be_followed_is_refused(tmp_path, server, run, capsys):
     with pytest.raises(StateError, match="neither a run nor a sweep"):
         Server(tmp_path, 0)

@@ -142,8 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             page = self.server.pages.current()
-        except FedPurelError as error:
-            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"error: {clean(str(error), 2000)}\n".encode())
+        except Exception as error:  # of a fault of ours, too, a browser shows the reason, not an empty page
+            kind = "" if isinstance(error, FedPurelError) else f"{type(error).__name__}: "
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"error: {kind}{clean(str(error), 2000)}\n".encode())
             return
         self._answer(HTTPStatus.OK, page, "text/html")
 
