@@ -58,7 +58,7 @@ def train(message: Message, context: Context) -> Message:
         records = message.content.config_records.values()
         site.require_clipping([record[CLIPPING_NORM] for record in records if CLIPPING_NORM in record])
         arrays, metrics = site.train(Phase.GLOBAL, *_unpack(message), _brief(message))
-        lines = [] if site.kit.algorithm.keeps_secrets else log.shared(site.node)
+        lines = [] if site.kit.keeps_secrets else log.shared(site.node)
     content = RecordDict({ARRAYS: to_array_record(arrays), METRICS: MetricRecord(metrics)})
     return Message(with_lines(content, lines), reply_to=message)
 
@@ -100,7 +100,7 @@ def _site(message: Message, context: Context, tells: bool = False) -> Iterator[t
             if is_simulated(context.node_config):
                 raise RuntimeError(f"{type(error).__name__}: {error}{_place(error)}") from error
             logger.exception("This site could not answer.")
-            keeps_secrets = site is not None and site.kit.algorithm.keeps_secrets
+            keeps_secrets = site is not None and site.kit.keeps_secrets
             if tells and not keeps_secrets and _shares_log(context):
                 raise RuntimeError(clean(f"{type(error).__name__}: {error}{_place(error)}", 1000)) from None
             raise RuntimeError(f"{type(error).__name__} at the site; its own log says more") from None

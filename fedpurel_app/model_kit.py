@@ -15,6 +15,7 @@ from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.base import Algorithm, Facts, Memory, Models
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.compression import COMPRESSIONS, LEAST_VALUES, Codec, make_codec
 from fedpurel_app.config import RunConfig
 from fedpurel_app.config.model import key_of
 from fedpurel_app.core.errors import ConfigError, DataError
@@ -58,6 +59,36 @@ class ModelKit:
     def algorithm(self) -> Algorithm:
         """The method, with the sharing and the balancer that the settings name."""
         return self.balancer.put_on(SHARES[self.settings["shares"]](self.method.load()))
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """What shortens replies; None where they are sent as they are.
+
+        Raises
+        ------
+        ConfigError
+            When there is too little to shorten: a message has a thousand bytes or two beside its arrays.
+        """
+        codec = make_codec(self.settings)
+        if codec is not None:
+            count = sum(value.size for value in self.split(self.new_shared())[0].values())
+            if count < LEAST_VALUES:
+                raise ConfigError(
+                    f'compression = "{self.settings["compression"]}" has no use here: a site sends {count:,} numbers, '
+                    f"and below {LEAST_VALUES:,} the rest of a message outweighs them. Drop it, or choose a family "
+                    'with more parameters, as peft = "lora" or "adapter".'
+                )
+        return codec
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a global round writes private state: the method's, or what a codec has not sent yet."""
+        return self.algorithm.keeps_state or COMPRESSIONS[self.settings["compression"]].remembers
+
+    @property
+    def keeps_secrets(self) -> bool:
+        """Whether a global round runs on what its site alone knows."""
+        return self.algorithm.keeps_secrets or COMPRESSIONS[self.settings["compression"]].remembers
 
     def unfit_for_own_data(self) -> str:
         """Return what cannot work at sites with data of their own, whatever the settings call them, and why; or ""."""

@@ -16,18 +16,19 @@ ROOT = Path(fedpurel_app.__file__).parent
 RULES = {
     "core": (set(), {"flwr", "pydantic", "safetensors"}),
     "functional": (set(), {"torch"}),
-    "config": (set(), {"pydantic", "pydantic_core"}),
+    "compression": (set(), {"pydantic"}),
+    "config": ({"compression"}, {"pydantic", "pydantic_core"}),
     "models": ({"functional"}, {"torch", "torchvision", "open_clip", "peft", "safetensors", "PIL", "pydantic"}),
     "algorithms": ({"functional", "models"}, {"torch"}),
     "training": ({"functional", "models", "algorithms"}, {"torch", "filelock", "PIL"}),
     "data": (set(), {"datasets", "pyarrow", "PIL", "open_clip", "pydicom", "torchvision"}),
-    "strategies": (set(), {"flwr", "scipy"}),
+    "strategies": ({"compression"}, {"flwr", "scipy"}),
     "reporting": (
         {"config"},
         {"rich", "matplotlib", "psutil", "filelock", "pydantic", "scipy", "jinja2", "markupsafe"},
     ),
     "federation": ({"config", "data"}, set()),
-    "model_kit": ({"algorithms", "config", "federation", "models", "training"}, {"torch"}),
+    "model_kit": ({"algorithms", "compression", "config", "federation", "models", "training"}, {"torch"}),
     "images": ({"data", "federation", "model_kit", "models", "training"}, {"torch"}),
     "experiment": ({"config", "data", "federation", "images", "model_kit"}, set()),
     "site": (

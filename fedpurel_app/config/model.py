@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.compression.registry import COMPRESSIONS
 from fedpurel_app.core.names import SAFE_NAME, is_printable, split_names
 from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Owner, Positive, readers
 from fedpurel_app.core.phase import Phase, phase_round
@@ -137,6 +138,7 @@ class CommonConfig(BaseModel):
         "of updates: mean (by numbers of images) | median | trimmed-mean | norm-clipping",
         "Aggregation",
     )
+    compression: str = _field("none", f"of a site's replies in global rounds: {' | '.join(COMPRESSIONS)}")
     trim_share: Annotated[float, Field(gt=0, lt=0.5)] = _field(
         0.2, "trimmed-mean: share of the replies cut off at both ends, (0, 0.5)"
     )
@@ -235,6 +237,7 @@ REGISTRIES: Mapping[str, Mapping[str, Owner]] = {  # by the key that chooses
     "algorithm": METHODS,
     "balancer": BALANCERS,
     "peft": FAMILIES,
+    "compression": COMPRESSIONS,
 }
 
 

@@ -54,7 +54,8 @@ def build_strategy(
         full_first_round=config.full_first_round,
         min_replies=config.min_replies,
         max_failed_rounds=config.max_failed_rounds,
-        keeps_state=kit.algorithm.keeps_state,
+        keeps_state=kit.keeps_state,
+        codec=kit.codec,
         part=load_part(kit.method.part, kit.options, kit.sgd(Phase.GLOBAL)),
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,

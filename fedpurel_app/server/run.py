@@ -158,7 +158,9 @@ class Server:
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
         if any(not one.partitions for one in described) and (why := self.experiment.kit.unfit_for_own_data()):
             raise RunError(f"{why}.")
-        size = sum(value.nbytes for value in self._arrays.values())
+        codec = self.experiment.kit.codec
+        reply = self._arrays if codec is None else codec.form(self._arrays)
+        size = sum(value.nbytes for value in reply.values())
         announce(self.experiment, strategy, self.folder.path, size, self._resumed)
         write_partition(self.experiment, strategy, self.folder)
         self._write_site_logs(strategy, strategy.round_offset)

@@ -109,7 +109,7 @@ class Site:
         self.name = self.node.site or self.federation.name_of(self.index, self.sites)
         if self._own and (why := self.kit.unfit_for_own_data()):
             raise PolicyError(why)
-        keeps = self.kit.method.personal_rounds or self.kit.algorithm.keeps_state
+        keeps = self.kit.method.personal_rounds or self.kit.keeps_state
         self.keeper = Keeper(self.config, self.node, self.name, self.simulated, keeps)
         self.data = SiteData(one, self.index, self.sites)
         self._features_before = self.images.seconds
@@ -165,7 +165,7 @@ class Site:
             raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
         self.keeper.begin("train", arrays, instruction, lambda: len(self.data.rows("train")), brief)
         self._brief = {name: value.to(self.kit.device) for name, value in to_tensors(brief or {}).items()}
-        if phase is Phase.GLOBAL and not self.kit.algorithm.keeps_state:
+        if phase is Phase.GLOBAL and not self.kit.keeps_state:
             # Whatever branch a server names: what is not read here cannot fail here, nor be told of by a shared log.
             instruction = replace(instruction, private_round=0)
         return (self._train_shared if phase is Phase.GLOBAL else self._train_private)(visit, arrays, instruction)
@@ -178,9 +178,11 @@ class Site:
         memory = self._memory(module, instruction, facts)
         metrics = self._visit(module, data, Phase.GLOBAL, instruction, facts, memory)
         sent, kept = self.kit.split(module)
-        keeps = self.kit.algorithm.keeps_state
-        if keeps:
-            state = replace(self.keeper.state(instruction), kept=kept, memory=_numpy(memory))
+        state = replace(self.keeper.state(instruction), kept=kept, memory=_numpy(memory))
+        if (codec := self.kit.codec) is not None:
+            sent, unsent = codec.shorten(sent, arrays, instruction.round, state.unsent)
+            state = replace(state, unsent=unsent)
+        if self.kit.keeps_state:
             self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=self.kit.algorithm.keeps_secrets)
         return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})

@@ -21,8 +21,9 @@ message                      reply
                              ``num-examples`` (at least 1), ``partitions`` (0 for data of its own), ``device``, and
                              if it likes ``test-examples`` and ``validation-examples``; or ``refusal``
                              ("attempt" or "policy") and ``reason``
-``train``                    the same arrays, trained (names, shapes and types as sent), and one MetricRecord with
-                             ``num-examples`` and any numbers, of which means are reported
+``train``                    the same arrays, trained (names, shapes and types as sent; with a ``codec``, what its
+                             ``shorten`` makes of them), and one MetricRecord with ``num-examples`` and any numbers,
+                             of which means are reported
 ``train.personalize``        one MetricRecord with ``num-examples``, no arrays; the private branch stays at the
                              client, stamped ``round``, started from the one stamped ``private-round`` (0: none)
 ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models, in

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from fedpurel_app.compression import Codec
 from fedpurel_app.core.errors import RunError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import NUM_EXAMPLES
@@ -76,6 +77,8 @@ class FedPuReL(Strategy):
         written for FedAvg does not. Where no reply of a global round has the metric ``conflict``, that is logged once.
     part : Part, optional
         What a method does at the server beside averaging.
+    codec : Codec, optional
+        What clients shorten their replies to ``train`` with.
 
     Notes
     -----
@@ -111,6 +114,7 @@ class FedPuReL(Strategy):
         required_mod: str = "",
         purifies: bool = True,
         part: Part | None = None,
+        codec: Codec | None = None,
     ) -> None:
         if not 0 < fraction_train <= 1:
             raise ValueError(f"fraction_train = {fraction_train}: must lie in (0, 1].")
@@ -128,7 +132,9 @@ class FedPuReL(Strategy):
         self._sites = Sites(self.roster, self._post, num_sites, connect_timeout, query_timeout)
         common = (self._post, abilities, self._quorum, weighted_by_key)
         self._rounds: dict[Phase, Round] = {
-            Phase.GLOBAL: GlobalRound(*common, self.inner, self.clipping, required_mod, keeps_state, purifies, part),
+            Phase.GLOBAL: GlobalRound(
+                *common, self.inner, self.clipping, required_mod, keeps_state, purifies, part, codec
+            ),
             Phase.PERSONAL: PersonalRound(*common),
             Phase.EVALUATION: EvaluationRound(*common),
         }

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedpurel_app.compression import Codec
 from fedpurel_app.core.errors import RunError
 from fedpurel_app.core.names import listed
 from fedpurel_app.core.records import BRIEF, PRIVACY, PRIVACY_MOD, Arrays, to_array_record, to_arrays
@@ -47,6 +48,8 @@ class GlobalRound(Round):
         Whether clients are meant to purify their gradients.
     part : Part or None
         What the method does beside averaging.
+    codec : Codec or None
+        What shortens replies.
     """
 
     message_type = MessageType.TRAIN
@@ -63,19 +66,24 @@ class GlobalRound(Round):
         keeps_state: bool,
         purifies: bool,
         part: Part | None = None,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__(post, abilities, quorum, key)
         self.inner, self.clipping, self.required_mod = inner, clipping, required_mod
         self.writes_state, self._tells_of_purification, self.part = keeps_state, purifies, part
-        self.undoes_lost = part is not None
+        self.codec, self.undoes_lost = codec, part is not None or (codec is not None and codec.remembers)
         self._without_mod: set[str] = set()
+        self._number = 0  # of the round
         self._sizes: dict[str, int] = {}  # images by site
         if part is not None and clipping is not None:
             raise ValueError("a method's part at the server weighs replies, which a strategy that clips must not do.")
+        if codec is not None and clipping is not None:
+            raise ValueError("a strategy that clips must see whole updates, and a codec sends none.")
 
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Have the inner strategy write to the cohort, which is all that it sees."""
         config.update(self.post.instruction(report.phase.value, report.round).to_config())
+        self._number = report.round
         nodes = [node for node in map(self.post.roster.node, self.expected) if node is not None]
         refuse_waiting(self.inner, len(nodes))
         if not nodes:
@@ -93,7 +101,10 @@ class GlobalRound(Round):
 
     def check(self, content: RecordDict, site: str) -> None:
         """Refuse arrays of another form, and updates whose client did not do its part of the privacy."""
-        check_arrays(content, self.sent)
+        if self.codec is None:
+            check_arrays(content, self.sent)
+        else:
+            self._expand(content, self.codec)
         record = content.config_records.get(PRIVACY)
         said = record.get(PRIVACY_MOD) if record else None
         if self.required_mod and said != self.required_mod:
@@ -101,6 +112,17 @@ class GlobalRound(Round):
             raise BadReplyError(f'{_NO_MOD}: expected "{self.required_mod}", the reply says {said!r}')
         if self.clipping is not None:
             self.clipping.check(content, self.sent)
+
+    def _expand(self, content: RecordDict, codec: Codec) -> None:
+        """Put the parameters that a shortened reply stands for in its place: all that follows sees whole replies."""
+        sent = to_arrays(self.sent)
+        check_arrays(content, to_array_record(codec.form(sent)))
+        (name,) = content.array_records
+        try:
+            whole = codec.restore(to_arrays(content.array_records[name]), sent, self._number)
+        except ValueError as error:
+            raise BadReplyError(f"shortened arrays: {error}") from error
+        content[name] = to_array_record(whole)
 
     def _brief(self, part: Part, messages: list[Message]) -> None:
         sent = to_arrays(self.sent)

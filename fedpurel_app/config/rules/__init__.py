@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.rules.base import Rule
+from fedpurel_app.config.rules.compression import compression_rules
 from fedpurel_app.config.rules.data import data_rules, shot_rules, site_rules
 from fedpurel_app.config.rules.manifest import manifest_rules
 from fedpurel_app.config.rules.model import model_rules
@@ -16,5 +17,6 @@ __all__ = ["Rule", "broken_rules"]
 
 def broken_rules(config: RunConfig) -> list[Rule]:
     """List the rules that settings break, each valid by itself."""
-    parts = (model_rules, data_rules, shot_rules, site_rules, manifest_rules, round_rules, privacy_rules, path_rules)
+    of_data = (data_rules, shot_rules, site_rules, manifest_rules)
+    parts = (model_rules, *of_data, round_rules, privacy_rules, compression_rules, path_rules)
     return [rule for part in parts for rule in part(config) if rule.is_broken]
