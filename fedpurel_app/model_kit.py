@@ -15,12 +15,14 @@ from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.base import Algorithm, Facts, Memory, Models
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.algorithms.split import SPLITS
 from fedpurel_app.compression import COMPRESSIONS, LEAST_VALUES, Codec, make_codec
 from fedpurel_app.config import RunConfig
 from fedpurel_app.config.model import key_of
 from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.metrics import GROUPS
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.records import MOST_EXAMPLES
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
@@ -58,7 +60,8 @@ class ModelKit:
     @cached_property
     def algorithm(self) -> Algorithm:
         """The method, with the sharing and the balancer that the settings name."""
-        return self.balancer.put_on(SHARES[self.settings["shares"]](self.method.load()))
+        method = SHARES[self.settings["shares"]](self.method.load())
+        return self.balancer.put_on(SPLITS[self.settings["split"]](method))
 
     @cached_property
     def codec(self) -> Codec | None:
@@ -130,11 +133,15 @@ class ModelKit:
     def host(self) -> Host:
         """What modules are attached to."""
         source = self._federation.source
-        names, classifier = source.class_names, source.classifier
-        if classifier is not None:
+        if (classifier := source.classifier) is not None:
             text = torch.nn.functional.normalize(torch.from_numpy(classifier.text_features), dim=-1)
-            return Host(text.to(self.device), classifier.logit_scale, names, None)
-        backbone = self.images_backbone
+            return Host(text.to(self.device), classifier.logit_scale, source.class_names, None)
+        return self._host_on(self.images_backbone)
+
+    def _host_on(self, backbone: Backbone) -> Host:
+        """Let a backbone encode the template prompts of all classes."""
+        source = self._federation.source
+        names = source.class_names
         template = source.template if self.config.template == "auto" else self.config.template
         prompts = tuple(template.replace("{}", name.replace("_", " ")) for name in names)
         text = text_features(prompts, backbone, self._cache).to(self.device)
@@ -154,9 +161,19 @@ class ModelKit:
         """
         if role == "zero-shot":
             return self.zero_shot("features")
+        return self._make(self.host, role, options)
+
+    def whole_prompt(self) -> tuple[Host, PeftModule]:
+        """Make the prompt of a text split with its tower, as the server has it, and what it is attached to."""
+        config = self.config
+        backbone = load_backbone(config.backbone, self.device, config.pretrained, config.precision)
+        host = self._host_on(backbone)
+        return host, self._make(host, "global", {"split": "none"})
+
+    def _make(self, host: Host, role: Role, options: Mapping[str, Any]) -> PeftModule:
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", role))
         settings = self.settings | {key_of(name): value for name, value in options.items()}
-        return make_module(self.family, self.host, role, settings, generator)
+        return make_module(self.family, host, role, settings, generator)
 
     def new_shared(self) -> PeftModule:
         """Make the module of global rounds, freshly initialised."""
@@ -249,5 +266,14 @@ class ModelKit:
                 family.private_learning_rate if config.private_learning_rate == "auto" else config.private_learning_rate
             )
             return SgdSettings(rate, 0.0, 0.0, *pace)
+        if self.settings["split"] == "text":  # a gradient, of all images: the server takes the step
+            return SgdSettings(1.0, 0.0, 0.0, MOST_EXAMPLES, 1, fixed_steps=1, drop_last=False)
+        return self.shared_sgd
+
+    @property
+    def shared_sgd(self) -> SgdSettings:
+        """The optimiser's settings of shared parameters, wherever the steps are taken."""
+        config, family = self.config, self.family
+        pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
         rate = family.learning_rate if config.learning_rate == "auto" else config.learning_rate
         return SgdSettings(rate, config.momentum, config.weight_decay, *pace)

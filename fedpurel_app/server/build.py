@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.config import RunConfig
-from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.experiment import Experiment
+from fedpurel_app.model_kit import ModelKit
+from fedpurel_app.server.text_tower import TextTower
 from fedpurel_app.strategies import Aggregation, FedPuReL, Schedule
-from fedpurel_app.strategies.parts import load_part
+from fedpurel_app.strategies.parts import Part, load_part
+from fedpurel_app.strategies.parts.text_split import TextSplit
 
 
 def build_strategy(
@@ -56,7 +58,7 @@ def build_strategy(
         max_failed_rounds=config.max_failed_rounds,
         keeps_state=kit.keeps_state,
         codec=kit.codec,
-        part=load_part(kit.method.part, kit.options, kit.sgd(Phase.GLOBAL)),
+        part=_part(kit),
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,
         num_sites=len(experiment.federation.site_names) or config.num_sites,
@@ -69,3 +71,10 @@ def build_strategy(
         if strategy.part is not None:
             strategy.part.restore(part_state or {})
     return strategy
+
+
+def _part(kit: ModelKit) -> Part | None:
+    """Make what the server does beside averaging."""
+    if kit.settings["split"] == "text":
+        return TextSplit(kit.options, kit.shared_sgd, TextTower(kit))
+    return load_part(kit.method.part, kit.options, kit.shared_sgd)

@@ -149,7 +149,8 @@ class Server:
             # have spent of the privacy is on disk before it is spent again.
             self._checkpoint(strategy, self._arrays, self._state["seconds"])
         else:
-            self._arrays, _ = self.experiment.kit.split(self.experiment.kit.new_shared())
+            fresh, _ = self.experiment.kit.split(self.experiment.kit.new_shared())
+            self._arrays = dict(fresh if strategy.part is None else strategy.part.first(fresh))
         try:
             strategy.connect(grid)
         except RunError as error:

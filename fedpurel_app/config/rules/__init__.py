@@ -11,6 +11,7 @@ from fedpurel_app.config.rules.model import model_rules
 from fedpurel_app.config.rules.paths import path_rules
 from fedpurel_app.config.rules.privacy import privacy_rules
 from fedpurel_app.config.rules.rounds import round_rules
+from fedpurel_app.config.rules.split import split_rules
 
 __all__ = ["Rule", "broken_rules"]
 
@@ -18,5 +19,5 @@ __all__ = ["Rule", "broken_rules"]
 def broken_rules(config: RunConfig) -> list[Rule]:
     """List the rules that settings break, each valid by itself."""
     of_data = (data_rules, shot_rules, site_rules, manifest_rules)
-    parts = (model_rules, *of_data, round_rules, privacy_rules, compression_rules, path_rules)
+    parts = (model_rules, *of_data, round_rules, privacy_rules, compression_rules, split_rules, path_rules)
     return [rule for part in parts for rule in part(config) if rule.is_broken]

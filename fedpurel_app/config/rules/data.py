@@ -84,9 +84,10 @@ def data_rules(config: RunConfig) -> list[Rule]:
     return [
         rule(
             "peft dataset",
-            features and family.needs != "features",
+            features and family.needs_of(config.model_dump(by_alias=True)) != "features",
             f'peft = "{config.peft}" needs {"an" if family.needs[0] in "aeiou" else "a"} {family.needs}, and dataset = '
-            f'"features" has precomputed features only: use peft = {fitting}, or an image data set.',
+            f'"features" has precomputed features only: use peft = {fitting}, or an image data set'
+            + (', or split = "text", which leaves the text tower at the server.' if "split" in family.keys else "."),
         ),
         rule(
             "dataset dataset-path",

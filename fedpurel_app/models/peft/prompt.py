@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from fedpurel_app.core.errors import ConfigError
 from fedpurel_app.models.backbone import Backbone
 from fedpurel_app.models.peft.base import Branch, Host, Role
+from fedpurel_app.models.peft.split_text import SplitText
+from fedpurel_app.models.peft.text_residual import TextResidual
 from fedpurel_app.models.text import LaidOut, Layout
+
+_PRIVATE_SCALE = 0.5  # of the text residual, its own default
 
 
 class TextPrompt(Branch):
@@ -108,8 +112,14 @@ def _initial_context(backbone: Backbone, length: int, words: str, generator: tor
     return backbone.text.embed(tokens).clone()
 
 
-def build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> TextPrompt:
-    """Make a freshly initialised module; see :class:`fedpurel_app.models.peft.registry.Family`."""
+def build(host: Host, role: Role, options: Mapping[str, Any], generator: torch.Generator) -> Branch:
+    """Make a freshly initialised module; see :class:`fedpurel_app.models.peft.registry.Family`.
+
+    With ``split = "text"`` a site has no tower: its side of the shared prompt is the text features that the server
+    sends, and its private branch is a text residual.
+    """
+    if options["split"] == "text":
+        return SplitText(host) if role == "global" else TextResidual(host, _PRIVATE_SCALE)
     return TextPrompt(
         host,
         int(options["context-length"]),

@@ -59,6 +59,10 @@ class Family:
         """The keys of its options."""
         return tuple(option.key for option in self.options)
 
+    def needs_of(self, options: Mapping[str, Any]) -> Needs:
+        """Return what a site's module runs on; with ``split = "text"`` the text tower is at the server."""
+        return "features" if "split" in self.keys and options["split"] == "text" else self.needs
+
     def changed(self, options: Mapping[str, Any]) -> set[Tower]:
         """Return whose features, "vision" and "text", a module with these options changes."""
         if not self.tower_option:
@@ -68,7 +72,7 @@ class Family:
 
     def towers(self, options: Mapping[str, Any]) -> set[Tower]:
         """Return which of the towers, "vision" and "text", a module with these options trains through."""
-        return set() if self.needs == "features" else self.changed(options)
+        return set() if self.needs_of(options) == "features" else self.changed(options)
 
 
 def one_tensor(settings: Mapping[str, Any]) -> str:
@@ -96,6 +100,13 @@ _ALL = (
             ),
             Option("class-specific-context", False, bool, "a context for each class instead of one for all"),
             Option("context-words", "", str, "initial context, context-length tokens; empty = N(0, 0.02)"),
+            Option(
+                "split",
+                "none",
+                Literal["none", "text"],
+                "where the text tower is: none = at the sites | text = at the server, one step a round (our reading of "
+                "ELSA)",
+            ),
         ),
     ),
     Family(

@@ -47,6 +47,10 @@ class Part:
     def __init__(self, options: Mapping[str, Any], sgd: SgdSettings) -> None:
         self.options, self.sgd = options, sgd
 
+    def first(self, arrays: Arrays) -> Arrays:
+        """Return what is sent in the first round of a run, from the freshly initialised parameters."""
+        return arrays
+
     def meet(self, sent: Arrays, counts: Mapping[str, Sequence[int]]) -> None:
         """Learn, before the messages of every round, the sites' training images by class, whatever they tell."""
 
