@@ -43,7 +43,7 @@ from fedpurel_app.core.site_scores import SiteScores
 from fedpurel_app.data.dealing.partition import PartName
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.base import PeftModule, are_alike, load_parameters, parameters_of, to_tensors
 from fedpurel_app.site.data_paths import cache_folder, with_own_paths
 from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.site.keeper import Keeper
@@ -192,12 +192,16 @@ class Site:
         shared = self._shared_module(arrays, instruction)
         private = self._private_module(shared, instruction)
         data = self.data.training(private, visit, shared)
-        start, facts = parameters_of(shared), self._facts(Phase.PERSONAL, instruction)
+        start = parameters_of(shared) if are_alike(private, shared) else None
+        facts = self._facts(Phase.PERSONAL, instruction)
         memory = self._memory(shared, instruction, facts)
         metrics = self._visit(private, data, Phase.PERSONAL, instruction, facts, memory, start)
         tensors = _numpy(parameters_of(private))
-        squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
-        metrics["private-distance"] = float(np.sqrt(sum(squares)))
+        if start is not None:
+            squares = (
+                np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items()
+            )
+            metrics["private-distance"] = float(np.sqrt(sum(squares)))
         if not self.simulated and not is_finite(tensors):
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
@@ -264,7 +268,7 @@ class Site:
         module = self.kit.new_module("private")
         if stored := self.keeper.state(instruction).branch:
             load_parameters(module, to_tensors(stored))
-        elif self.config.private_init == "global":
+        elif self.config.private_init == "global" and are_alike(module, shared):
             load_parameters(module, parameters_of(shared))
         return module
 

@@ -176,6 +176,12 @@ def summed(model: Sequence[PeftModule]) -> Logits:
     return lambda inputs: torch.stack([function(inputs) for function in functions]).sum(0)
 
 
+def are_alike(one: PeftModule, other: PeftModule) -> bool:
+    """Tell whether two modules have the same parameters, so that one may begin as a copy of the other."""
+    first, second = ({name: value.shape for name, value in module.named_parameters()} for module in (one, other))
+    return first == second
+
+
 def parameters_of(module: PeftModule) -> dict[str, Tensor]:
     """Return the trained tensors by name, detached, sharing memory with the module."""
     return {name: value.detach() for name, value in module.named_parameters()}
