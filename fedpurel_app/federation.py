@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from fedpurel_app.data.dealing import longtail, partition
 from fedpurel_app.data.dealing.pachinko import pachinko
 from fedpurel_app.data.dealing.partition import Partition, SplitName
 from fedpurel_app.data.sources.catalog import DATASETS, load_source
+from fedpurel_app.data.sources.feature_file import read_texts
 from fedpurel_app.data.sources.manifest import form_of
 from fedpurel_app.data.sources.novel import split_novel
 from fedpurel_app.data.sources.own import load_own
@@ -80,6 +83,11 @@ class Federation:
         as_features = {**config.model_dump(by_alias=True), "dataset": "features"}
         if isinstance(source.train, FeatureSplit) and (why := METHODS[config.algorithm].unfit(as_features)):
             raise DataError(f'algorithm = "{config.algorithm}" cannot be used with {source.name}: {why}.')
+        has_features = len(source.train.labels) > 0 and isinstance(source.train, FeatureSplit)  # a server may have none
+        if has_features and family.needs != family.needs_of(
+            as_features
+        ):  # its tower is elsewhere, and so is the text's
+            source = replace(source, classifier=read_texts(Path(config.dataset_path), config.class_names))
         return source
 
     def split(self, name: SplitName) -> Split:

@@ -72,7 +72,7 @@ class Images:
         views: dict[SplitName, range] = {"train": of_train, "test": range(1)}
         for name, wanted in views.items():
             split = self._federation.split(name)
-            if self._kit.backbone is not None and not isinstance(split, FeatureSplit) and len(split.labels):
+            if not isinstance(split, FeatureSplit) and len(split.labels) and self._kit.backbone is not None:
                 where, used = (split, self._kit.backbone, self._cache), self._federation.used(name)
                 found[name] = sum(max(count_missing(kind, *where, view, used) for kind in kinds) for view in wanted)
         return found

@@ -8,22 +8,26 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from fedpurel_app import model_kit
 from fedpurel_app.algorithms.base import Batch, Begun, Facts
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.algorithms.split import SPLITS
+from fedpurel_app.client_app import app as client_app
 from fedpurel_app.config import load_config
-from fedpurel_app.core.errors import ConfigError
+from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.data.shapes import shapes
+from fedpurel_app.data.sources.feature_file import read_texts
 from fedpurel_app.functional import cross_entropy
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.split_text import SplitText
+from fedpurel_app.server_app import app as server_app
 from fedpurel_app.strategies.parts.base import Reply
 from fedpurel_app.strategies.parts.text_split import TextSplit, Trained
-from tests.support import run_tiny, run_whole_and_resumed, timeless
+from tests.support import EndedRun, run_app, run_tiny, run_whole_and_resumed, timeless
 
 TEXT = torch.nn.functional.normalize(torch.tensor([[3.0, 1.0], [-1.0, 2.0], [0.5, -2.0]]), dim=-1)
 FEATURES = torch.tensor([[1.0, 0.2], [-0.4, 1.0], [0.3, -0.9], [0.8, 0.8]])
@@ -188,6 +192,48 @@ def test_a_resumed_run_is_the_whole_one(tmp_path, features):
         num_sites=3, batch_size=32, algorithm="fedavg",
     )  # fmt: skip
     assert timeless(whole) == timeless(cut) and np.array_equal(prompt_of(whole), prompt_of(cut))
+
+
+def test_sites_that_bring_features_of_their_own_and_no_clip_learn_a_prompt(tmp_path, features, monkeypatch):
+    held = dict(np.load(features))
+    nodes = []
+    for name, labels in (("north", (0, 1, 2)), ("south", (2, 3, 4))):
+        mine = dict(held)
+        for part in ("train", "test"):
+            rows = np.isin(held[f"{part}_labels"], labels)
+            mine |= {f"{part}_{kind}": held[f"{part}_{kind}"][rows] for kind in ("features", "labels")}
+        np.savez(tmp_path / f"{name}.npz", **mine)
+        state = str(tmp_path / f"{name}-state")
+        nodes.append({"site": name, "data": str(tmp_path / f"{name}.npz"), "state-dir": state})
+    names = ", ".join(str(name) for name in held["class_names"])
+    config = {"dataset": "sites", "classes": names, "split": "text", "global-rounds": 3, "personal-rounds": 2}
+    config |= {"fraction-train": 1.0, "learning-rate": 1.0, "out": str(tmp_path / "run")}
+    loaded = []
+
+    def load(*args):
+        loaded.append(args)
+        return load_backbone(*args)
+
+    monkeypatch.setattr(model_kit, "load_backbone", load)
+    run_app(server_app, client_app, 2, config, nodes=nodes)
+    found = EndedRun(tmp_path / "run")
+    assert found.summary()["outcome"] == "completed" and not found.summary()["dropped_replies"]
+    losses = [line["train"]["loss"] for line in found.rounds() if line["phase"] == "global"]
+    assert losses[-1] < losses[0] and found.summary()["personalized"] is not None
+    assert len(loaded) == 2  # both at the server: for the classes' template prompts, and for the prompt that is trained
+
+
+def test_a_site_without_the_texts_of_all_classes_is_told_to_add_them(tmp_path, features):
+    held = dict(np.load(features))
+    names = [str(name) for name in held["class_names"]]
+    turned = read_texts(features, names[::-1])
+    assert np.array_equal(turned.text_features, held["text_features"][::-1])
+    with pytest.raises(DataError, match="text_features lacks polar bear: add them"):
+        read_texts(features, [*names, "polar bear"])
+    del held["text_features"]
+    np.savez(tmp_path / "bare.npz", **held)
+    with pytest.raises(DataError, match="text_features"):
+        read_texts(tmp_path / "bare.npz", names)
 
 
 def test_features_of_another_clip_are_refused(tmp_path, features):

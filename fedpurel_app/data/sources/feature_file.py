@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpurel_app.core.errors import DataError
+from fedpurel_app.core.names import listed, plain_name
 from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.labels import label_problem
 from fedpurel_app.data.sources.source import PLAIN_TEMPLATE, FeatureSplit, Floats, Source, TextClassifier, require_there
@@ -70,6 +71,32 @@ def read_features(path: Path) -> tuple[dict[str, FeatureSplit], list[str]]:
     """
     parts, names, _ = _read(path, "data", ("train",), texts=False)
     return parts, names
+
+
+def read_texts(path: Path, class_names: Sequence[str]) -> TextClassifier:
+    """Read the text side of a site's own features, for a site that has no CLIP to encode the classes of a run.
+
+    Parameters
+    ----------
+    path : Path
+        An ``.npz`` as :func:`load_features` reads it; a test part need not be there.
+    class_names : sequence of str
+        Of the run, in its order.
+
+    Raises
+    ------
+    DataError
+        When the file has no text features, or lacks those of a class.
+    """
+    _, names, arrays = _read(path, "data", ("train",), texts=True)
+    row_of = {plain_name(name): row for row, name in enumerate(names)}
+    if missing := [name for name in class_names if plain_name(name) not in row_of]:
+        raise DataError(
+            f'{path}: with split = "text" a site compares images with the texts of all classes of the run, and '
+            f"text_features lacks {listed(missing, 5)}: add them, with their names in class_names."
+        )
+    rows = [row_of[plain_name(name)] for name in class_names]
+    return TextClassifier(_floats(arrays["text_features"])[rows], float(arrays["logit_scale"]))
 
 
 def _read(
