@@ -263,7 +263,9 @@ class ModelKit:
         pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
         if phase is Phase.PERSONAL:  # plain SGD, as the reference does
             rate = (
-                family.private_learning_rate if config.private_learning_rate == "auto" else config.private_learning_rate
+                family.private_rate(self.settings)
+                if config.private_learning_rate == "auto"
+                else config.private_learning_rate
             )
             return SgdSettings(rate, 0.0, 0.0, *pace)
         if self.settings["split"] == "text":  # a gradient, of all images: the server takes the step

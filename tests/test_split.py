@@ -19,6 +19,7 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.data.shapes import shapes
 from fedpurel_app.data.sources.feature_file import read_texts
+from fedpurel_app.experiment import Experiment
 from fedpurel_app.functional import cross_entropy
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.backbone import load_backbone
@@ -184,6 +185,12 @@ def test_sites_without_clip_learn_a_prompt_and_private_branches(tmp_path, featur
     scale = float(np.load(features)["logit_scale"])
     by_hand = scale * torch.nn.functional.normalize(inputs, dim=-1) @ torch.from_numpy(arrays["text"]).T
     assert torch.allclose(model.logits(inputs), by_hand, atol=1e-4)
+
+
+def test_a_private_branch_is_trained_at_the_rate_of_a_text_residual(tmp_path):
+    for split, rate in (("none", 0.1), ("text", 0.03)):
+        kit = Experiment(load_config({"split": split}), tmp_path).kit
+        assert kit.sgd(Phase.PERSONAL).learning_rate == rate
 
 
 def test_a_resumed_run_is_the_whole_one(tmp_path, features):

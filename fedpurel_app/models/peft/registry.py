@@ -63,6 +63,11 @@ class Family:
         """Return what a site's module runs on; with ``split = "text"`` the text tower is at the server."""
         return "features" if "split" in self.keys and options["split"] == "text" else self.needs
 
+    def private_rate(self, options: Mapping[str, Any]) -> float:
+        """Return what "auto" means for the private branch; of a text split that is a text residual."""
+        elsewhere = self.needs_of(options) != self.needs
+        return FAMILIES["text-residual"].private_learning_rate if elsewhere else self.private_learning_rate
+
     def changed(self, options: Mapping[str, Any]) -> set[Tower]:
         """Return whose features, "vision" and "text", a module with these options changes."""
         if not self.tower_option:
