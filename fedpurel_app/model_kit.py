@@ -262,11 +262,8 @@ class ModelKit:
         config, family = self.config, self.family
         pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
         if phase is Phase.PERSONAL:  # plain SGD, as the reference does
-            rate = (
-                family.private_rate(self.settings)
-                if config.private_learning_rate == "auto"
-                else config.private_learning_rate
-            )
+            rate = config.private_learning_rate
+            rate = family.private_rate(self.settings) if rate == "auto" else rate
             return SgdSettings(rate, 0.0, 0.0, *pace)
         if self.settings["split"] == "text":  # a gradient, of all images: the server takes the step
             return SgdSettings(1.0, 0.0, 0.0, MOST_EXAMPLES, 1, fixed_steps=1, drop_last=False)

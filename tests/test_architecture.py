@@ -36,8 +36,8 @@ RULES = {
         {"cryptography", "filelock", "flwr", "torch"},
     ),
     "server": (
-        {"algorithms", "config", "data", "experiment", "inference", "model_kit", "models", "reporting", "strategies"}
-        | {"training"},
+        {"algorithms", "config", "data", "experiment", "functional", "inference", "model_kit", "models", "reporting"}
+        | {"strategies", "training"},
         {"flwr", "torch"},
     ),
     "inference": (
