@@ -38,7 +38,7 @@ RULES = {
     "server": (
         {"algorithms", "config", "data", "experiment", "functional", "inference", "model_kit", "models", "reporting"}
         | {"strategies", "training"},
-        {"flwr", "torch"},
+        {"flwr", "torch", "PIL"},
     ),
     "inference": (
         {"algorithms", "config", "data", "experiment", "models", "reporting", "site"},
@@ -55,6 +55,7 @@ ENDS = {"client_app", "server_app", "cli", "api"}  # import what they like; of a
 REGISTRIES = (
     "fedpurel_app.algorithms.method",
     "fedpurel_app.algorithms.registry",
+    "fedpurel_app.algorithms.unfit",
     "fedpurel_app.algorithms.balancers.registry",
     "fedpurel_app.models.peft.registry",
 )

@@ -78,6 +78,8 @@ class Method(Listed):
         File in ``strategies/parts`` with what the method does at the server beside averaging; "" = nothing.
     trains : bool
         False: sites score the frozen model once, and that is all.
+    keeps_global : bool
+        Whether sites keep a part of the global model, so that the server has none.
     needs_counts : bool
         Whether the part goes by the sites' training images by class: sites of a data set that is dealt out tell them,
         those with data of their own under ``share-class-counts`` alone.
@@ -87,6 +89,7 @@ class Method(Listed):
     personalizes: bool = False
     part: str = ""
     trains: bool = True
+    keeps_global: bool = False
     needs_counts: bool = False
 
     def load(self) -> Algorithm:

@@ -181,6 +181,7 @@ _ALL = (
         "FedSA-LoRA",
         "Guo et al., ICLR 2025; shares = lora-a puts it on other methods",
         unfit=shares_no_factor,
+        keeps_global=True,
     ),
     Method(
         "pfedprompt",
@@ -239,6 +240,7 @@ _ALL = (
         "Arivazhagan et al., 2019, arXiv 1912.00818",
         options=(Option("personal-share", 0.5, Part, "share of the tensors, from the output, that stay, (0, 1)"),),
         unfit=trains_one_tensor,
+        keeps_global=True,
     ),
 )
 METHODS = {method.name: method for method in _ALL}

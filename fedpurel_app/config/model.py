@@ -152,6 +152,14 @@ class CommonConfig(BaseModel):
     delta: Annotated[float, Field(gt=0, lt=1)] = _field(1e-5, "privacy fixed or local: of (epsilon, delta)")
     local_epsilon: Fraction = _field(1.0, "privacy = local: of every single reply, (0, 1]")
 
+    trust: Literal["none", "predictions"] = _field(
+        "none", "weigh replies: none | predictions (by how their models predict on public probes; our reading of ELSA)"
+    )
+    trust_tolerance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = _field(
+        10.0, "trust: c, times the median distance from which on a reply loses weight, >= 1"
+    )
+    probe_path: str = _field("", "trust: folder of public images to probe with; empty = as the family needs them")
+
     local_epochs: Count = _field(1, "passes over a site's data per visit", "Training")
     local_steps: Number = _field(0, "steps per visit, in the place of local-epochs; 0 = by epochs")
     batch_size: Count = _field(32, "images per step; a site with fewer uses what it has")

@@ -87,6 +87,7 @@ class Round(_Plain):
     private_restarted: list[str] = []
     train: dict[str, Mean] | None = None
     privacy: dict[str, Score] = {}
+    trust: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]] = {}
     bytes_up: Count | None = None
     bytes_down: Count | None = None
 

@@ -12,10 +12,13 @@ from fedpurel_app.config import RunConfig
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.model_kit import ModelKit
+from fedpurel_app.server.probes import behaviour
 from fedpurel_app.server.text_tower import TextTower
 from fedpurel_app.strategies import Aggregation, FedPuReL, Schedule
 from fedpurel_app.strategies.parts import Part, load_part
+from fedpurel_app.strategies.parts.several import chained
 from fedpurel_app.strategies.parts.text_split import TextSplit
+from fedpurel_app.strategies.parts.trust import Trust
 
 
 def build_strategy(
@@ -58,7 +61,7 @@ def build_strategy(
         max_failed_rounds=config.max_failed_rounds,
         keeps_state=kit.keeps_state,
         codec=kit.codec,
-        part=_part(kit),
+        part=_part(config, kit),
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,
         num_sites=len(experiment.federation.site_names) or config.num_sites,
@@ -73,8 +76,12 @@ def build_strategy(
     return strategy
 
 
-def _part(kit: ModelKit) -> Part | None:
-    """Make what the server does beside averaging."""
+def _part(config: RunConfig, kit: ModelKit) -> Part | None:
+    """Make what the server does beside averaging: for the method, for a text tower of its own, and to weigh replies."""
+    sgd = kit.shared_sgd
+    found = [load_part(kit.method.part, kit.options, sgd)]
     if kit.settings["split"] == "text":
-        return TextSplit(kit.options, kit.shared_sgd, TextTower(kit))
-    return load_part(kit.method.part, kit.options, kit.shared_sgd)
+        found.append(TextSplit(kit.options, sgd, TextTower(kit)))
+    if config.trust != "none":
+        found.append(Trust({"trust-tolerance": config.trust_tolerance}, sgd, behaviour(kit)))
+    return chained(found)

@@ -257,6 +257,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
         **({"scores_withheld": report.withheld} if report.withheld else {}),
         "train": report.train,
         **({"privacy": report.privacy} if report.privacy else {}),
+        **({"trust": report.trust} if report.trust else {}),
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
     }

@@ -130,7 +130,8 @@ class GlobalRound(Round):
         part.meet(sent, {site: one.class_counts for site, one in described if one is not None})
         for message in messages:
             site = self.post.roster.site(message.metadata.dst_node_id) or ""
-            message.content = RecordDict({**message.content, BRIEF: to_array_record(part.brief(sent, site))})
+            if brief := part.brief(sent, site):
+                message.content = RecordDict({**message.content, BRIEF: to_array_record(brief)})
 
     def needed(self, report: RoundReport) -> int:
         """Return the quorum; raises RunError when no client runs the mod that the privacy rests on."""
@@ -148,9 +149,9 @@ class GlobalRound(Round):
             report.privacy = {"clipping_norm": clipping.norm}
         try:
             refuse_idle(self.inner, len(screened.messages))
-            sent, replies, factors = self._for_part(screened)
+            sent, replies, report.trust = self._for_part(screened)
             messages = [
-                strip_reply(message, names, self.key, equal=clipping is not None, factor=factors.get(site, 1))
+                strip_reply(message, names, self.key, equal=clipping is not None, factor=report.trust.get(site, 1))
                 for site, message in screened.messages.items()
             ]
             arrays, _ = self.inner.aggregate_train(report.round, messages)
@@ -167,7 +168,7 @@ class GlobalRound(Round):
         report.kept_old_model = arrays is None
         return arrays
 
-    def _for_part(self, screened: ScreenedReplies) -> tuple[Arrays, dict[str, Reply], Mapping[str, float]]:
+    def _for_part(self, screened: ScreenedReplies) -> tuple[Arrays, dict[str, Reply], dict[str, float]]:
         """Read for the method's part what was sent and what came, and ask it for weights; nothing where it has none."""
         if self.part is None:
             return {}, {}, {}
@@ -184,7 +185,9 @@ class GlobalRound(Round):
             for site, message in screened.messages.items()
         }
         sent = to_arrays(self.sent)
-        return sent, replies, self.part.weights(sent, replies)
+        factors = dict(self.part.weights(sent, replies))
+        weighed = {site: reply._replace(factor=factors.get(site, 1.0)) for site, reply in replies.items()}
+        return sent, weighed, factors
 
     def _see_purification(self, metrics: Mapping[str, float]) -> None:
         """Say once when clients do not seem to do what the strategy is named after."""

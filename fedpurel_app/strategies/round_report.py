@@ -44,6 +44,8 @@ class RoundReport:
     privacy : dict of str to float
         In a global round with clipping: ``clipping_norm``; where Flower accounts for it, also ``epsilon``, ``delta``
         and the number of ``releases`` so far.
+    trust : dict of str to float
+        By site, the factor of its reply's weight in the mean, where the server weighs replies.
     means : dict of str to float
         Means of what the sites sent in evaluation where none sent counts, weighted by their numbers of examples.
     bytes_down, bytes_up : int
@@ -65,6 +67,7 @@ class RoundReport:
     withheld: list[str] = field(default_factory=list)
     restarted: list[str] = field(default_factory=list)
     privacy: dict[str, float] = field(default_factory=dict)
+    trust: dict[str, float] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0

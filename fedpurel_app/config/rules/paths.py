@@ -17,6 +17,7 @@ def path_rules(config: RunConfig) -> list[Rule]:
         "state-dir": config.state_dir,
         "dataset-path": config.dataset_path,
         "image-root": config.image_root,
+        "probe-path": config.probe_path,
         "pretrained": config.pretrained if names_weights(config.pretrained) else "",
     }
     return [

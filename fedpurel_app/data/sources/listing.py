@@ -88,6 +88,12 @@ def list_images(root: Path) -> Listing:
     return found
 
 
+def image_files(root: Path) -> list[str]:
+    """Return the paths below a root of all images in it and in its folders, sorted."""
+    loose = [name for name, kind in _entries(root) if kind == "file" and _is_image(name)]
+    return sorted((*loose, *(name for names in list_images(root).files.values() for name in names)))
+
+
 def folders_in(path: Path) -> list[str]:
     """Name the folders in a folder that are neither hidden nor a system's, sorted; none where there is no folder."""
     if not path.is_dir():

@@ -22,12 +22,15 @@ class Reply(NamedTuple):
         How many it has, as it described itself.
     loss : float or None
         Mean over the steps of its visit; None where it does not tell.
+    factor : float
+        Of its weight in the mean, as all parts' ``weights`` have it, once they were asked.
     """
 
     arrays: Arrays
     examples: int
     size: int
     loss: float | None = None
+    factor: float = 1.0
 
 
 class Part:
@@ -72,7 +75,7 @@ class Part:
         mean : mapping of str to ndarray
             What the inner strategy made of the replies.
         replies : mapping of str to Reply
-            By site, in the order of their names.
+            By site, in the order of their names, with the factors of their weights.
         examples : int
             Images of the whole federation, as far as sites have told.
 

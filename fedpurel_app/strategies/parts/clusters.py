@@ -83,9 +83,10 @@ class Clusters(Part):
         trained = sorted({self._of.get(site, 0) for site in replies})
         for number in trained:
             members = [reply for site, reply in replies.items() if self._of.get(site, 0) == number]
-            weights = np.array([reply.examples for reply in members], float)
+            weights = np.array([reply.factor * reply.examples for reply in members])
             stack = np.stack([reply.arrays[_NAME] for reply in members]).astype(float)
-            prompts[number] = np.average(stack, 0, weights).astype(sent[_NAME].dtype)
+            if weights.any():
+                prompts[number] = np.average(stack, 0, weights).astype(sent[_NAME].dtype)
             told = [reply.loss for reply in members if reply.loss is not None]
             losses[number] = np.mean(told) if told else UNKNOWN
         bandit = self._bandit.copy()

@@ -9,6 +9,8 @@ import numpy as np
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.strategies.parts.base import Part, Reply
 
+_WORTHY = 0.5  # factor of a reply's weight from which on it is passed to other sites
+
 
 class Nearest(Part):
     """Keep every site's last parameters, and send a site those of others that are nearest to its own."""
@@ -28,8 +30,9 @@ class Nearest(Part):
         return {f"expert/{name}": np.stack([self._last[other][name] for other in near]) for name in own if near}
 
     def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
-        """Keep what came, and leave the mean as it is."""
-        self._last = {**self._last, **{site: dict(reply.arrays) for site, reply in replies.items()}}
+        """Keep what came and is worth half of its weight or more, and leave the mean as it is."""
+        worthy = {site: dict(reply.arrays) for site, reply in replies.items() if reply.factor >= _WORTHY}
+        self._last = {**self._last, **worthy}
         return mean
 
     def state(self) -> Arrays:

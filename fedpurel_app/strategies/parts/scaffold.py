@@ -35,7 +35,7 @@ class Scaffold(Part):
             for reply in replies.values():
                 travel = self.sgd.travel(self.sgd.steps(reply.examples))  # K eta
                 change = (x - reply.arrays[name].astype(float)) / travel - old[name]  # c_k' - c_k
-                c += reply.size / examples * change
+                c += reply.factor * reply.size / examples * change
             with np.errstate(over="ignore"):
                 moved[name] = c.astype(x.dtype)
         if not is_finite(moved):

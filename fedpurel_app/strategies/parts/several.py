@@ -1,0 +1,69 @@
+"""Several parts at the server as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedpurel_app.core.records import Arrays
+from fedpurel_app.strategies.parts.base import Part, Reply
+
+
+class Several(Part):
+    """Parts one after the other: what they brief and finish adds up in this order, and their factors multiply.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        At least one. The parameters that are sent, and the replies, all of them see as they are.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__({key: value for part in parts for key, value in part.options.items()}, parts[0].sgd)
+        self._parts = tuple(parts)
+
+    def first(self, arrays: Arrays) -> Arrays:
+        """Let each part make of the fresh parameters what it makes of them."""
+        for part in self._parts:
+            arrays = part.first(arrays)
+        return arrays
+
+    def meet(self, sent: Arrays, counts: Mapping[str, Sequence[int]]) -> None:
+        """Let every part learn the sites' counts."""
+        for part in self._parts:
+            part.meet(sent, counts)
+
+    def brief(self, sent: Arrays, site: str) -> Arrays:
+        """Return what all parts tell a site; of one name, what the last one tells."""
+        return {name: value for part in self._parts for name, value in part.brief(sent, site).items()}
+
+    def weights(self, sent: Arrays, replies: Mapping[str, Reply]) -> Mapping[str, float]:
+        """Return the products of the parts' factors."""
+        found: dict[str, float] = {}
+        for part in self._parts:
+            for site, factor in part.weights(sent, replies).items():
+                found[site] = found.get(site, 1.0) * factor
+        return found
+
+    def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
+        """Let each part make of the mean what it makes of it."""
+        for part in self._parts:
+            mean = part.finish(sent, mean, replies, examples)
+        return mean
+
+    def state(self) -> Arrays:
+        """Return the parts' states, with their places before the names."""
+        return {
+            f"{place}/{key}": value for place, part in enumerate(self._parts) for key, value in part.state().items()
+        }
+
+    def restore(self, state: Arrays) -> None:
+        """Take up the parts' states."""
+        for place, part in enumerate(self._parts):
+            own = f"{place}/"
+            part.restore({key.removeprefix(own): value for key, value in state.items() if key.startswith(own)})
+
+
+def chained(parts: Sequence[Part | None]) -> Part | None:
+    """Make one part of those that there are: itself where there is one, None where there is none."""
+    found = [part for part in parts if part is not None]
+    return Several(found) if len(found) > 1 else next(iter(found), None)
