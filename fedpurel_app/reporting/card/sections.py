@@ -172,6 +172,8 @@ def _noise(config: Mapping[str, Any]) -> str:
 def _bounds(config: Mapping[str, Any]) -> str:
     if config["aggregation"] == "norm-clipping":
         return f"bounds an update's norm by {config['clipping-norm']:g}"
+    if config.get("trust", "none") != "none":
+        return "bounds no update by itself; replies that predict other than most weigh less (trust)"
     return "bounds no update" if config["aggregation"] == "mean" else "bounds what a few lying sites can do"
 
 

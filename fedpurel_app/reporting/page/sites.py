@@ -9,6 +9,7 @@ from fedpurel_app.reporting.columns import number
 from fedpurel_app.reporting.page.blocks import Block, Items, Link, Part, Section, Table, Text, table
 from fedpurel_app.reporting.page.drawn import class_names, drawn, site_names
 from fedpurel_app.reporting.page.snapshot import Snapshot
+from fedpurel_app.reporting.trust import factor_in_words, factors_by_site, mean_factors, trust_lines
 
 _MOST_ROWS, _MOST_PARTS = 500, 60
 _MODELS = (("zero-shot", "zero_shot"), ("global", "global"), ("personalized", "personalized"))
@@ -24,12 +25,15 @@ def sites_section(run: Snapshot) -> Section:
         why = "No scores by site: sites.csv is written with the first evaluation at the sites, of those that tell them."
         return Section("sites", "Sites", (Text(why),))
     detailed = _detailed(rows)
-    lines = [_line(row, index if index in detailed else None) for index, row in enumerate(rows[:_MOST_ROWS])]
+    trust = mean_factors(run.played)
+    lines = [_line(row, index if index in detailed else None, trust) for index, row in enumerate(rows[:_MOST_ROWS])]
     header = ("site", "test images", "global", "95 % interval", "personalized", "95 % interval", "gain",
-              "95 % interval", "global − zero-shot")  # fmt: skip
+              "95 % interval", "global − zero-shot", *(["trust"] if trust else []))  # fmt: skip
     notes = [
         "Accuracy in % on the site's own test part. Gain: personalized minus global, in points; where its interval "
         "holds 0, the test part is too small to tell.",
+        *(["Trust: mean factor of the weight of a site's replies in the mean; 1 = by their images."] if trust else []),
+        *trust_lines(run.played),
         *([f"The first {_MOST_ROWS} of {len(rows)} sites; all are in sites.csv."] if len(rows) > _MOST_ROWS else []),
         *([f"{len(detailed)} of {len(rows)} sites have a section below: those that gain least and most."]
           if len(detailed) < len(rows) else []),
@@ -75,13 +79,14 @@ def _detailed(rows: Sequence[Row]) -> set[int]:
     return set(order if len(order) <= _MOST_PARTS else [*order[:half], *order[-half:]])
 
 
-def _line(row: Row, anchor: int | None) -> list[object]:
+def _line(row: Row, anchor: int | None, trust: Mapping[str, float]) -> list[object]:
     name = clean(row["site"], 64)
     gain = _value(row, "gain", "+") if row["has_private_branch"] == "1" else "no branch"
     return [
         name if anchor is None else Link(name, f"#site-{anchor}"), row.get("test_images"),
         _value(row, "global"), _interval(row, "global"), _value(row, "personalized"), _interval(row, "personalized"),
         gain, _interval(row, "gain", "+"), _value(row, "global_gain", "+"),
+        *([factor_in_words(trust[row["site"]]) if row["site"] in trust else number(None)] if trust else []),
     ]  # fmt: skip
 
 
@@ -103,7 +108,7 @@ def _part(run: Snapshot, row: Row, index: int) -> Part:
             for title, key in _MODELS
         ),
     )
-    facts = (*_classes(run, site), *_course(run, site))
+    facts = (*_classes(run, site), *_course(run, site), *_weighed(run, site))
     blocks: tuple[Block, ...] = (Text(f"{images}. {gain}"), scores, *([Items(facts)] if facts else []))
     return Part(f"site-{index}", clean(site, 64), blocks)
 
@@ -130,6 +135,17 @@ def _course(run: Snapshot, site: str) -> list[str]:
     if len(dropped) > _LAST:
         facts.append(f"{len(dropped) - _LAST} earlier replies of it were dropped as well.")
     return facts + ([f"Lost its private branch in round {_listed(lost)}."] if lost else [])
+
+
+def _weighed(run: Snapshot, site: str) -> list[str]:
+    """Say how much of its weight a site's replies had."""
+    if not (own := factors_by_site(run.played).get(site)):
+        return []
+    mean, least = sum(own.values()) / len(own), min(own, key=lambda number: own[number])
+    return [
+        f"Trust: its replies had {factor_in_words(mean)} of their weight on average, and "
+        f"{factor_in_words(own[least])} in round {least}."
+    ]
 
 
 def _value(row: Row, name: str, sign: str = "", digits: int = 1) -> str:

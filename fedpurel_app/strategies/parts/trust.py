@@ -15,7 +15,7 @@ ELSA, arXiv 2601.13824, 2026: trust in sites by their models' behaviour on publi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ def divergences(logits: Floats) -> Floats:
     return found
 
 
-def factors(apart: Floats, tolerance: float) -> Floats:
+def factors(apart: Floats, tolerance: float, middle: Literal["linear", "lower"] = "linear") -> Floats:
     """Compute min(1, (c m / apart_k)^2), m being the median.
 
     The square makes the pull of a reply, its weight times its size, smaller the larger it is.
@@ -68,6 +68,8 @@ def factors(apart: Floats, tolerance: float) -> Floats:
         How far each site is from the others, at least 0; inf for a reply that cannot be used, which gets 0.
     tolerance : float
         c, at least 1: then half of the sites that can be used, or more, have a factor of 1.
+    middle : {"linear", "lower"}
+        What m is of an even number: the mean of the two in the middle, or the lower one of them.
 
     Returns
     -------
@@ -83,10 +85,10 @@ def factors(apart: Floats, tolerance: float) -> Floats:
     away = apart[usable & (apart > _ROUNDING)]
     if not away.size:
         return usable.astype(np.float64)
-    middle = float(np.median(apart[usable]))
-    if middle <= _ROUNDING:  # most have not moved: those that did are measured by each other
-        middle = float(np.median(away))
-    ratio = tolerance * middle / np.maximum(apart, _ROUNDING)  # 0 for inf
+    m = np.quantile(apart[usable], 0.5, method=middle)
+    if m <= _ROUNDING:  # most have not moved: those that did are measured by each other
+        m = np.quantile(away, 0.5, method=middle)
+    ratio = tolerance * m / np.maximum(apart, _ROUNDING)  # 0 for inf
     return np.asarray(np.minimum(1.0, ratio) ** 2)
 
 
@@ -132,5 +134,7 @@ class Trust(Part):
             raise ValueError("no reply makes a model whose predictions are finite")
         # A model without finite predictions has weight 0 already: its length is not to move the median.
         long = np.where(np.isfinite(apart), lengths(sent, replies), np.inf)
-        trust = factors(apart, self._tolerance) * factors(long, self._tolerance)
+        # Where half of a cohort lies, the mean of the two lengths in the middle would be the liars' to choose. Of
+        # divergences it is the right one: q lies between the two in the middle, which are nearest to it by making.
+        trust = factors(apart, self._tolerance) * factors(long, self._tolerance, "lower")
         return dict(zip(replies, trust.tolist(), strict=True))
