@@ -85,7 +85,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         from benchmarks.synthetic import tiny_features
 
-        self.sites, self.seeds, self.scratch = options.sites, options.seeds, scratch
+        self.sites, self.seeds, self.only, self.scratch = options.sites, options.seeds, options.only, scratch
         self.given = tomllib.loads("\n".join(options.set))
         data = options.data or blurred(tiny_features(scratch / "features.npz", 10, 16, 100))
         self.common: dict[str, Any] = {
@@ -110,10 +110,10 @@ class Bench:
     def liars(self) -> None:
         """Print the table of attacks."""
         drifts, starts = [], []
-        print("| liars | " + " | ".join(METHODS) + " |\n|---|" + "---|" * len(METHODS))
+        print("| liars | " + " | ".join(self.only) + " |\n|---|" + "---|" * len(self.only))
         for liars, factor in ATTACKS:
             cells = []
-            for method in METHODS:
+            for method in self.only:
                 all_rounds = [self.run(method, seed, liars, factor).rounds() for seed in self.seeds]
                 cells.append(fmean(rounds[-1]["global"]["all"] for rounds in all_rounds))
                 drifts += [rounds[-1]["train"]["drift"] for rounds in all_rounds]
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--share", type=float, default=1.0, help="of the sites in a round")
     parser.add_argument("--data", type=Path, help="a file of features, in the place of drawn ones")
+    parser.add_argument("--only", choices=METHODS, nargs="+", default=list(METHODS), help="columns")
     parser.add_argument("--cost", action="store_true", help="what trust costs honest sites")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="of every run that has a use")
     options = parser.parse_args()

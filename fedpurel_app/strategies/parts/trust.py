@@ -26,8 +26,11 @@ from fedpurel_app.strategies.parts.base import Part, Reply
 
 Floats = npt.NDArray[np.float64]
 Behave = Callable[[Arrays], npt.NDArray[Any]]
+Middle = Literal["linear", "lower"]
 
 _ROUNDING = 1e-12  # what is not farther than this [nats, or of the parameters' norm] is not apart at all
+
+_FEW = 4  # replies
 
 
 def divergences(logits: Floats) -> Floats:
@@ -57,7 +60,7 @@ def divergences(logits: Floats) -> Floats:
     return found
 
 
-def factors(apart: Floats, tolerance: float, middle: Literal["linear", "lower"] = "linear") -> Floats:
+def factors(apart: Floats, tolerance: float, middle: Middle = "linear") -> Floats:
     """Compute min(1, (c m / apart_k)^2), m being the median.
 
     The square makes the pull of a reply, its weight times its size, smaller the larger it is.
@@ -134,7 +137,8 @@ class Trust(Part):
             raise ValueError("no reply makes a model whose predictions are finite")
         # A model without finite predictions has weight 0 already: its length is not to move the median.
         long = np.where(np.isfinite(apart), lengths(sent, replies), np.inf)
-        # Where half of a cohort lies, the mean of the two lengths in the middle would be the liars' to choose. Of
-        # divergences it is the right one: q lies between the two in the middle, which are nearest to it by making.
-        trust = factors(apart, self._tolerance) * factors(long, self._tolerance, "lower")
+        # Where half of a cohort lies, the mean of the two in the middle would be the liars' to choose. But of up to
+        # four replies q lies between two, which are nearest to it by making: the lower middle would be one of these.
+        middle: Middle = "linear" if len(replies) <= _FEW else "lower"
+        trust = factors(apart, self._tolerance, middle) * factors(long, self._tolerance, "lower")
         return dict(zip(replies, trust.tolist(), strict=True))
