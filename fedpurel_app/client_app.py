@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fedpurel_app.config import load_node_config
 from fedpurel_app.core.errors import AttemptError, FedPurelError, PolicyError
+from fedpurel_app.core.layout import METHOD, Layout, of_lists
 from fedpurel_app.core.names import clean
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import (
@@ -57,7 +58,7 @@ def train(message: Message, context: Context) -> Message:
         # Flower's mods clip to what the message says, whatever that is.
         records = message.content.config_records.values()
         site.require_clipping([record[CLIPPING_NORM] for record in records if CLIPPING_NORM in record])
-        arrays, metrics = site.train(Phase.GLOBAL, *_unpack(message), _brief(message))
+        arrays, metrics = site.train(Phase.GLOBAL, *_unpack(message), _brief(message), _layout(message))
         lines = [] if site.kit.keeps_secrets else log.shared(site.node)
     content = RecordDict({ARRAYS: to_array_record(arrays), METRICS: MetricRecord(metrics)})
     return Message(with_lines(content, lines), reply_to=message)
@@ -67,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
 def personalize(message: Message, context: Context) -> Message:
     """Train this site's private branch (phase 2); the reply carries numbers alone."""
     with _site(message, context) as (site, _):
-        _, metrics = site.train(Phase.PERSONAL, *_unpack(message))
+        _, metrics = site.train(Phase.PERSONAL, *_unpack(message), layout=_layout(message))
     return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
 
 
@@ -75,7 +76,7 @@ def personalize(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score the models on this site's test part."""
     with _site(message, context) as (site, _):
-        metrics = site.evaluate(*_unpack(message))
+        metrics = site.evaluate(*_unpack(message), _layout(message))
     return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
 
 
@@ -132,6 +133,11 @@ def _brief(message: Message) -> Arrays:
     """Return what the method's part at the server sent beside the shared parameters."""
     record = message.content.array_records.get(BRIEF)
     return {} if record is None else _finite(record)
+
+
+def _layout(message: Message) -> Layout:
+    """Return how the shared parameters are laid out, as the server says."""
+    return of_lists(message.content.config_records.get(METHOD, {}))
 
 
 def _finite(record: ArrayRecord) -> Arrays:

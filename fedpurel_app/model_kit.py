@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.base import Algorithm, Facts, Memory, Models
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.algorithms.relocation import RELOCATION
 from fedpurel_app.algorithms.split import SPLITS
 from fedpurel_app.compression import COMPRESSIONS, LEAST_VALUES, Codec, make_codec
 from fedpurel_app.config import RunConfig
 from fedpurel_app.config.model import key_of
 from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.metrics import GROUPS
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import MOST_EXAMPLES
@@ -59,9 +61,9 @@ class ModelKit:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """The method, with the sharing and the balancer that the settings name."""
-        method = SHARES[self.settings["shares"]](self.method.load())
-        return self.balancer.put_on(SPLITS[self.settings["split"]](method))
+        """The method, with the sharing, the split, the balancer and the movement of tokens that the settings name."""
+        method = SPLITS[self.settings["split"]](SHARES[self.settings["shares"]](self.method.load()))
+        return RELOCATION[self.settings["prompt-relocation"]](self.balancer.put_on(method))
 
     @cached_property
     def codec(self) -> Codec | None:
@@ -92,6 +94,17 @@ class ModelKit:
     def keeps_secrets(self) -> bool:
         """Whether a global round runs on what its site alone knows."""
         return self.algorithm.keeps_secrets or COMPRESSIONS[self.settings["compression"]].remembers
+
+    @property
+    def part(self) -> str:
+        """The file in ``strategies/parts`` with what the server does beside averaging; "" = nothing."""
+        return self.method.part or self.family.part(self.settings)
+
+    @property
+    def part_options(self) -> dict[str, Any]:
+        """What that part may read: the method's keys, the family's, the seed, and how many global rounds there are."""
+        more = (*self.family.keys, "seed", "global-rounds")
+        return {**self.options, **{key: self.settings[key] for key in more}}
 
     def unfit_for_own_data(self) -> str:
         """Return what cannot work at sites with data of their own, whatever the settings call them, and why; or ""."""
@@ -175,10 +188,16 @@ class ModelKit:
         settings = self.settings | {key_of(name): value for name, value in options.items()}
         return make_module(self.family, host, role, settings, generator)
 
-    def new_shared(self) -> PeftModule:
-        """Make the module of global rounds, freshly initialised."""
+    def laid_out(self, told: Arrays | None) -> Layout:
+        """Return what says how the family's parameters are laid out, among other things; nothing where they stay."""
+        names = self.family.layout if self.family.part(self.settings) else ()
+        return {name: told[name] for name in names if told and name in told}
+
+    def new_shared(self, layout: Layout | None = None) -> PeftModule:
+        """Make the module of global rounds, freshly initialised; laid out as at first, or as it is told."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", "method"))
-        module = self.algorithm.compose(self.new_module, self.options, generator)
+        placed: dict[str, Any] = {**self.laid_out(layout)}
+        module = self.algorithm.compose(partial(self.new_module, **placed), self.options, generator)
         if module.takes == "patches":
             _ = self.images_backbone.patch_count  # a tower without any is refused here, before a round begins
         return module
@@ -188,7 +207,7 @@ class ModelKit:
         """What of an image the modules are given."""
         return self.new_shared().takes
 
-    def shared_module(self, arrays: Arrays, kept: Arrays | None = None) -> PeftModule:
+    def shared_module(self, arrays: Arrays, kept: Arrays | None = None, layout: Layout | None = None) -> PeftModule:
         """Make the module of global rounds of given parameters.
 
         Parameters
@@ -197,13 +216,15 @@ class ModelKit:
             Those that are sent, all of them.
         kept : mapping of str to ndarray, optional
             Of the others, what a site has kept; what is missing is as it was at first.
+        layout : mapping of str to ndarray of int64, optional
+            How they are laid out; as at first where nothing is said of it.
 
         Raises
         ------
         ValueError
-            When they do not fit the module.
+            When they do not fit the module, or the layout fits neither.
         """
-        module = self.new_shared()
+        module = self.new_shared(layout)
         sent = self.algorithm.sent(module, self.options)
         own = {name: value for name, value in parameters_of(module).items() if name not in sent}
         # What a site kept fills the gaps of what is not sent, and no other: else a message that lacks a parameter that
@@ -211,6 +232,11 @@ class ModelKit:
         own |= {name: value for name, value in to_tensors(kept or {}).items() if name in own}
         load_parameters(module, own | to_tensors(arrays))
         return module
+
+    def private_module(self, told: Arrays | None) -> PeftModule:
+        """Make the module of personal rounds, freshly initialised; laid out as a site remembers, or as it is told."""
+        placed: dict[str, Any] = {**self.laid_out(told)}
+        return self.new_module("private", **placed)
 
     def split(self, module: PeftModule) -> tuple[Named, Named]:
         """Return the arrays of a shared module that are sent, and those that its site keeps."""

@@ -18,11 +18,12 @@ from fedpurel_app.algorithms.beyond.registry import (
 from fedpurel_app.algorithms.method import Method
 from fedpurel_app.algorithms.unfit import (
     changes_images,
+    controls_steps,
     draws_images,
     hides_nothing,
-    hides_replies,
     leaves_images,
     leaves_text,
+    remembers_places,
     sees_no_patches,
     shares_class_contexts,
     shares_no_factor,
@@ -130,12 +131,13 @@ _ALL = (
             Option("moon-weight", 1.0, NotNegative, "mu, weight of the contrast of models"),
             Option("moon-temperature", 0.5, Positive, "tau, of the contrast, > 0"),
         ),
+        unfit=remembers_places,
     ),
     Method(
         "scaffold",
         "SCAFFOLD",
         "Karimireddy et al., ICML 2020",
-        unfit=hides_replies,
+        unfit=controls_steps,
         part="scaffold",
     ),
     Method(

@@ -15,7 +15,7 @@ from fedpurel_app.functional import cross_entropy, cross_entropy_gradient
 from fedpurel_app.models.peft.base import PeftModule
 
 Options = Mapping[str, Any]  # a method's keys and their values
-Metrics = dict[str, Tensor]  # scalars, averaged over the steps of a visit
+Metrics = dict[str, Tensor]  # scalars, or vectors, averaged over the steps of a visit
 Made = TypeVar("Made")
 Memory = dict[str, Tensor]  # what a site keeps of a method that is no parameter, and writes with its private state
 _SCALE = 2.0**10  # keeps small gradients in the range of half precision; a power of two costs no accuracy
@@ -123,6 +123,8 @@ class Batch:
     velocity: Sequence[Tensor | None] = ()
     momentum: float = 0.0
     decay: float = 0.0
+    _cotangent: Tensor | None = None  # of the task loss, once it was asked for,
+    _of_task: list[Tensor] | None = None  # and what came of pulling it back
 
     @property
     def counts(self) -> Tensor:
@@ -162,7 +164,7 @@ class Batch:
         for weight, logits in others:
             gradient = gradient + weight * cross_entropy_gradient(logits, self.labels)
             loss = loss + weight * cross_entropy(logits, self.labels)
-        return gradient if self.balance.weigh is None else self.balance.weigh(gradient), loss
+        return self._weighed(gradient), loss
 
     def task_of_each(self) -> tuple[Tensor, Tensor]:
         """Return the gradient of several task losses, shape (B, n, C), and the losses, shape (n,) [nats].
@@ -172,7 +174,22 @@ class Batch:
         several = [self._shifted(logits) for logits in self.logits.unbind(1)]
         gradient = torch.stack([cross_entropy_gradient(logits, self.labels) for logits in several], 1)
         losses = torch.stack([cross_entropy(logits, self.labels) for logits in several])
-        return gradient if self.balance.weigh is None else self.balance.weigh(gradient), losses
+        return self._weighed(gradient), losses
+
+    def _weighed(self, gradient: Tensor) -> Tensor:
+        self._cotangent = gradient if self.balance.weigh is None else self.balance.weigh(gradient)
+        return self._cotangent
+
+    @property
+    def task_gradients(self) -> list[Tensor]:
+        """The gradient of every parameter of the task loss alone, whatever the step makes of it.
+
+        It is what the rule pulled back by itself; where it pulled back a sum with something else, one more way back.
+        """
+        if self._of_task is None:
+            cotangent = self.task()[0] if self._cotangent is None else self._cotangent
+            self._of_task = self.pull_back(cotangent)
+        return self._of_task
 
     def carried(self) -> list[Tensor]:
         """Return what the optimiser adds to the gradient of every parameter in this step: m v + d w."""
@@ -194,7 +211,10 @@ class Batch:
         found = torch.autograd.grad(
             self.output, self.trained, scaled, retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        return [part / _SCALE for part in found]
+        gradients = [part / _SCALE for part in found]
+        if cotangent is self._cotangent:
+            self._of_task = gradients
+        return gradients
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Return the gradient of every parameter of a scalar loss, which autograd finds: of output, or of the module.

@@ -39,6 +39,21 @@ def sees_no_patches(settings: Settings) -> str:
     return changes_images(settings)
 
 
+def remembers_places(settings: Settings) -> str:
+    """Refuse tokens that move: what is remembered of them is of the blocks where they were."""
+    if settings["prompt-relocation"] == "none":
+        return ""
+    return (
+        'it remembers parameters of earlier rounds, and prompt-relocation = "'
+        f'{settings["prompt-relocation"]}" moves them to other blocks; set prompt-relocation = "none"'
+    )
+
+
+def controls_steps(settings: Settings) -> str:
+    """Refuse what hides single replies, and tokens that move."""
+    return remembers_places(settings) or hides_replies(settings)
+
+
 def trains_no_matrix(settings: Settings) -> str:
     """Refuse families that train more, or less, than one matrix of text features."""
     if why := changes_images(settings):

@@ -19,6 +19,7 @@ from fedpurel_app.core.names import listed, plain_name, split_names
 from fedpurel_app.data.sources.class_names import usable_names
 from fedpurel_app.data.sources.source import Source
 from fedpurel_app.experiment import Experiment
+from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.site.state import Named, PrivateState
 
 _BY_CLASS = "residual"  # the parameter whose rows belong to classes, each for itself
@@ -122,7 +123,9 @@ class OtherClasses:
         """
         by_class = self.by_class(config, cache)
         count = len(self.source.class_names)
-        if held := [name for name, value in stored.memory.items() if count in value.shape]:
+        placed = FAMILIES[config.peft].layout  # of which there may be as many as classes
+        held = [name for name, value in stored.memory.items() if count in value.shape and name not in placed]
+        if held:
             raise ConfigError(f"--classes: the site remembers images of the run's own classes ({listed(held)}).")
         branch, kept = (self.fit(part, by_class) for part in (stored.branch, stored.kept))
         return self.fit(arrays, by_class), replace(stored, branch=branch, kept=kept)

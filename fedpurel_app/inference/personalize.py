@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.errors import DataError, StateError
 from fedpurel_app.core.files import make_folders
+from fedpurel_app.core.layout import Layout, stored
 from fedpurel_app.core.metrics import GROUPS
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import FEATURE_SECONDS, NUM_EXAMPLES, SECONDS, WORKER, Arrays, Instruction
@@ -27,10 +28,9 @@ from fedpurel_app.data.sources.source import Source
 from fedpurel_app.inference.class_file import keep_classes, kept_classes
 from fedpurel_app.inference.new_site import require_branch, site_settings
 from fedpurel_app.inference.run_settings import run_settings
-from fedpurel_app.inference.trained import Which
 from fedpurel_app.reporting.outcome import write_outcome
 from fedpurel_app.reporting.provenance import provenance
-from fedpurel_app.reporting.run_folder import PERSONALIZED, RunFolder
+from fedpurel_app.reporting.run_folder import PERSONALIZED, RunFolder, Which
 from fedpurel_app.reporting.tables import class_rows, evaluation_tables
 from fedpurel_app.site.site import Site
 
@@ -65,6 +65,7 @@ class _Finished:
     config: RunConfig
     source: Source
     arrays: Arrays
+    layout: Layout
     experiment_id: str
     class_table: list[dict[str, str]]
 
@@ -134,10 +135,10 @@ def personalize(
     folder = RunFolder.open(run)
     config = run_settings(folder, pretrained)
     require_branch(config)
-    arrays, state = folder.read_best() if checkpoint == "best" else folder.read_checkpoint()
+    arrays, state, layout = folder.read_model(checkpoint)
     if (source := kept_classes(folder)) is None:
         raise StateError(f"{run} has no classes.json: it was made by an older version. Run it again with this one.")
-    begun = _Finished(config, source, arrays, str(state["experiment_id"]), folder.read_csv("classes.csv"))
+    begun = _Finished(config, source, arrays, layout, str(state["experiment_id"]), folder.read_csv("classes.csv"))
     settings, table = site_settings(config, source, data, changes or {})
     with _new_folder(out) as partial:
         node: dict[str, Any] = {"site": site, "data": str(data), "state-dir": str(partial / "private")}
@@ -153,9 +154,10 @@ def _train(begun: _Finished, config: RunConfig, meet_site: Callable[[], Site], f
     lines, last = [], 0
     for number in range(config.global_rounds + 1, sum(config.total_rounds) + 1):
         asked = Instruction(Phase.PERSONAL.value, number, begun.experiment_id, private_round=last)
-        lines.append(_line(number, meet_site(), begun.arrays, asked, sum(config.total_rounds)))
+        lines.append(_line(number, meet_site(), begun, asked, sum(config.total_rounds)))
         last = number
-    scores = meet_site().scores(begun.arrays, Instruction(Phase.PERSONAL.value, last, begun.experiment_id, last))
+    asked = Instruction(Phase.PERSONAL.value, last, begun.experiment_id, last)
+    scores = meet_site().scores(begun.arrays, asked, begun.layout)
     metric, classes = (config.balancedness_power, config.balancedness_sigma), len(begun.source.class_names)
     pooled = pool_sites({site.name: scores}, begun.groups, *metric, classes)
     lines[-1]["sites"] = pooled
@@ -163,9 +165,9 @@ def _train(begun: _Finished, config: RunConfig, meet_site: Callable[[], Site], f
     return Personalized(out, site.name, scores, pooled)
 
 
-def _line(number: int, site: Site, arrays: Arrays, asked: Instruction, total: int) -> dict[str, Any]:
+def _line(number: int, site: Site, begun: _Finished, asked: Instruction, total: int) -> dict[str, Any]:
     """Visit the site once; return the line of ``rounds.jsonl`` that tells of it."""
-    _, told = site.train(Phase.PERSONAL, arrays, asked)
+    _, told = site.train(Phase.PERSONAL, begun.arrays, asked, layout=begun.layout)
     books: dict[str, Any] = {"round": number, "phase": Phase.PERSONAL.value, "total_rounds": total}
     books |= {"cohort": [site.name], "usable": [site.name], "dropped": [], "kept_old_model": False}
     books |= {"train": {name: value for name, value in told.items() if name not in _BOOKS}}
@@ -195,7 +197,8 @@ def _write(
         folder.append_round(line)
     state = {"round": last, "roster": {site.name: asdict(site.describe())}, "private_rounds": {site.name: last}}
     state |= {"failed_in_a_row": 0, "experiment_id": begun.experiment_id, "attempt": 1}
-    folder.write_checkpoint(begun.arrays, {**state, "seconds": sum(line["seconds"]["total"] for line in lines)})
+    state |= {"seconds": sum(line["seconds"]["total"] for line in lines)}
+    folder.write_checkpoint(begun.arrays, state, stored(begun.layout))
     write_outcome(folder, settings, "completed")
 
 

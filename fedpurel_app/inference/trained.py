@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +21,11 @@ from fedpurel_app.inference.other_classes import OtherClasses
 from fedpurel_app.inference.run_settings import run_settings
 from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, summed, to_tensors
 from fedpurel_app.models.peft.scaled import Scaled
-from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.run_folder import RunFolder, Which
 from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.site.sealing import read_key
 from fedpurel_app.site.state import PrivateState
 
-Which = Literal["last", "best"]
 _WHY = {  # by the reason of an UnusableBranchError; a folder follows
     "absent": "is not in",
     "damaged": "is damaged, in",
@@ -135,7 +134,7 @@ def load_trained(
         )
     folder = RunFolder.open(run)
     config = run_settings(folder, pretrained)
-    arrays, state = folder.read_best() if checkpoint == "best" else folder.read_checkpoint()
+    arrays, state, layout = folder.read_model(checkpoint)
     kept_source = kept_classes(folder)
     other = _other(run, kept_source, classes)
     experiment = Experiment(config, home() / "cache", source=other.renamed() if other else kept_source)
@@ -148,8 +147,8 @@ def load_trained(
     if other is not None:
         arrays, stored = other.fitted(arrays, stored, config, home() / "cache")
     try:
-        shared = experiment.kit.shared_module(arrays, stored.kept)
-        private = experiment.kit.new_module("private") if stored.branch else None
+        shared = experiment.kit.shared_module(arrays, stored.kept, layout)
+        private = experiment.kit.private_module(stored.memory) if stored.branch else None
         if private is not None:
             load_parameters(private, to_tensors(stored.branch))
     except ValueError as error:

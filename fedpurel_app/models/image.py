@@ -74,45 +74,44 @@ class ImageTower(nn.Module):
         """Width of the tokens."""
         return int(self.class_token.shape[0])
 
-    def forward(self, pixels: Tensor, prompts: Tensor | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
         """Encode images.
 
         Parameters
         ----------
         pixels : Tensor, shape (B, 3, H, W)
             Preprocessed.
-        prompts : Tensor, shape (K, n, width), optional
-            Learned tokens, put behind the class token: those of row i enter before block i, and take the place of the
-            ones that came through the blocks before.
+        prompts : sequence of Tensor, shapes (n_i, width)
+            Learned tokens, put behind the class token: those of entry i enter before block i, and take the place of
+            the ones that came through the blocks before. Some n_i may be 0.
 
         Returns
         -------
         Tensor, shape (B, D)
             Image features, projected but not normalised.
         """
-        x = self._tokens(pixels, prompts)
-        return self._pooled(x, 0 if prompts is None else prompts.shape[1])
+        return self._pooled(self._tokens(pixels, prompts), len(prompts[-1]) if len(prompts) else 0)
 
     def with_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images, shape (B, 3, H, W), to features of theirs, (B, D), and of their patches, (B, M, D).
 
         Those of the patches are the last block's tokens but the class token, put through the same norm and projection.
         """
-        x = self._tokens(pixels, None)
+        x = self._tokens(pixels)
         patches: Tensor = self.norm_after(x[:, 1:]) @ self.projection
         return self._pooled(x, 0), patches
 
-    def _tokens(self, pixels: Tensor, prompts: Tensor | None) -> Tensor:
-        """Put images through all blocks: class token, learned tokens of the last row, patches."""
+    def _tokens(self, pixels: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
+        """Put images through all blocks: class token, learned tokens of the last entry, patches."""
         patches = functional.conv2d(pixels, self.patches.to(pixels.dtype), stride=self.patches.shape[2:])
         count = pixels.shape[0]  # len() would fix the size of the batch where the tower is exported
         x = torch.cat([self.class_token.expand(count, 1, -1), patches.flatten(2).transpose(1, 2)], 1)
         x = self.norm_before(x + self.positions)
-        depth, extra = (0, 0) if prompts is None else prompts.shape[:2]
+        there = 0  # learned tokens behind the class token
         for index, block in enumerate(self.blocks):
-            if prompts is not None and index < depth:
-                skipped = 1 + (extra if index else 0)
-                x = torch.cat([x[:, :1], prompts[index].expand(count, -1, -1), x[:, skipped:]], 1)
+            if index < len(prompts):
+                x = torch.cat([x[:, :1], prompts[index].expand(count, -1, -1), x[:, 1 + there :]], 1)
+                there = len(prompts[index])
             x = block(x)
         return x
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_atomically
+from fedpurel_app.core.layout import among, stored
 from fedpurel_app.core.tensor_file import dump, read
 from fedpurel_app.reporting.run_files import SCHEMA, read_object, write_object
 
@@ -79,7 +80,8 @@ class Checkpoint:
             As JSON; it names its round and, as ``best``, the best one: where they are the same, the arrays are kept as
             the best, too.
         part : mapping of str to ndarray
-            State of the method's part at the server.
+            State of the method's part at the server. How the parameters are laid out, the best ones have beside them,
+            too: they may be laid out otherwise than the last.
         """
         number, before = state["round"], dict[str, Any]()
         with contextlib.suppress(StateError):
@@ -87,7 +89,8 @@ class Checkpoint:
         tensors = {**arrays, **{_PART + name: value for name, value in part.items()}}
         self._last.write(tensors, number, before.get("round"))
         if best_round(state) == number:
-            self._best.write(arrays, number, best_round(before))
+            layout = {_PART + name: value for name, value in stored(among(part)).items()}
+            self._best.write({**arrays, **layout}, number, best_round(before))
         write_object(self._state, state, mode=0o600)  # the experiment's secret is in it
 
     def read(self) -> tuple[Named, dict[str, Any], Named]:
@@ -102,12 +105,11 @@ class Checkpoint:
         tensors = self._last.read(state["round"])
         if tensors is None:
             raise StateError(f"{folder} has no readable checkpoint of round {state['round']}.")
-        arrays = {name: value for name, value in tensors.items() if not name.startswith(_PART)}
-        part = {name.removeprefix(_PART): tensors[name] for name in tensors.keys() - arrays.keys()}
+        arrays, part = _apart(tensors)
         return arrays, state, part
 
-    def read_best(self) -> tuple[Named, dict[str, Any]]:
-        """Read the shared parameters of the best round, and the state with ``round`` as that one.
+    def read_best(self) -> tuple[Named, dict[str, Any], Named]:
+        """Read the shared parameters of the best round, the state with ``round`` as that one, and what part is saved.
 
         Raises
         ------
@@ -121,10 +123,11 @@ class Checkpoint:
                 f"{folder} has no best model: none is chosen with validation-share = 0, before an evaluation, or where "
                 "the sites tell no score to choose by. Take the last one, --checkpoint last."
             )
-        arrays = self._best.read(number)
-        if arrays is None:
+        tensors = self._best.read(number)
+        if tensors is None:
             raise StateError(f"{folder} has no readable checkpoint-best.safetensors of round {number}.")
-        return arrays, {**state, "round": number}
+        arrays, part = _apart(tensors)
+        return arrays, {**state, "round": number}, part
 
     def settle(self) -> None:
         """Put the best file in order before a run goes on: what a crash left of a lost round gives way."""
@@ -135,6 +138,12 @@ class Checkpoint:
             folder = self._state.parent
             raise StateError(f"{folder} has no checkpoint yet: nothing was lost, start it anew with another folder.")
         return read_object(self._state)
+
+
+def _apart(tensors: Named) -> tuple[Named, Named]:
+    """Return the parameters in a file, and what the method's part at the server keeps."""
+    arrays = {name: value for name, value in tensors.items() if not name.startswith(_PART)}
+    return arrays, {name.removeprefix(_PART): tensors[name] for name in tensors.keys() - arrays.keys()}
 
 
 def best_round(state: Mapping[str, Any]) -> int | None:

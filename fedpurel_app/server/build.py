@@ -79,7 +79,7 @@ def build_strategy(
 def _part(config: RunConfig, kit: ModelKit) -> Part | None:
     """Make what the server does beside averaging: for the method, for a text tower of its own, and to weigh replies."""
     sgd = kit.shared_sgd
-    found = [load_part(kit.method.part, kit.options, sgd)]
+    found = [load_part(kit.part, kit.part_options, sgd)]
     if kit.settings["split"] == "text":
         found.append(TextSplit(kit.options, sgd, TextTower(kit)))
     if config.trust != "none":

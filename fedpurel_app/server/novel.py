@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.data.sources.source import Source
 from fedpurel_app.experiment import Experiment
@@ -41,16 +42,18 @@ class Novel:
         self._one = Experiment(experiment.config, cache, source=novel)
         self._other.fit(experiment.kit.split(experiment.kit.new_shared())[0], self._by_class)
 
-    def score(self, arrays: Arrays) -> dict[str, float]:
+    def score(self, arrays: Arrays, layout: Layout | None = None) -> dict[str, float]:
         """Return accuracies by model, "zero-shot" and "global", in percent.
 
         Parameters
         ----------
         arrays : mapping of str to ndarray
             The shared parameters, as they are for the base classes.
+        layout : mapping of str to ndarray of int64, optional
+            How they are laid out; as at first where nothing is said of it.
         """
         kit, images = self._one.kit, self._one.images
-        module = kit.shared_module(self._other.fit(dict(arrays), self._by_class))
+        module = kit.shared_module(self._other.fit(dict(arrays), self._by_class), layout=layout)
         data = images.data("test", np.arange(len(self._one.federation.source.test.labels)), module.takes)
         found = evaluate(data, kit.algorithm.global_model(kit.models(module)))
         return {name: 100 * (counts.accuracy or 0.0) for name, counts in found.counts.items()}

@@ -179,7 +179,7 @@ class Server:
         line["total_rounds"] = strategy.schedule.total
         seconds: dict[str, float] = {} if report is None else dict(report.seconds)
         if report is None or report.scores is not None:
-            seconds |= scoring.score(named)
+            seconds |= scoring.score(named, strategy.layout())
             line |= {"global": scoring.global_model, "tkl": scoring.tkl}
         if report is None:
             line["zero_shot"] = scoring.zero_shot
@@ -258,6 +258,7 @@ def _round_facts(report: RoundReport) -> dict[str, Any]:
         "train": report.train,
         **({"privacy": report.privacy} if report.privacy else {}),
         **({"trust": report.trust} if report.trust else {}),
+        **report.part,
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
     }

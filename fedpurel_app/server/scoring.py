@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fedpurel_app.core.details import Details, detail_scores
 from fedpurel_app.core.files import home
+from fedpurel_app.core.layout import Layout, stored
 from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.site_scores import SiteScores, pool_sites
@@ -36,27 +37,34 @@ class Scoring:
         novel = experiment.federation.novel
         self._novel = None if novel is None else Novel(experiment, novel, home() / "cache")
         self._here: Scores | None = None  # of the last evaluation here,
-        self._scored: Arrays | None = None  # the parameters it was of,
+        self._scored: Arrays | None = None  # the parameters, and their layout, that it was of,
         self._novel_here: dict[str, float] = {}  # accuracies on novel classes
         self._is_known = False  # and whether they are all of the global model
 
-    def score(self, arrays: Arrays) -> dict[str, float]:
+    def score(self, arrays: Arrays, layout: Layout | None = None) -> dict[str, float]:
         """Score zero-shot and the global model on the server's test set.
 
-        Skipped when there is no test data or the parameters have not changed.
+        Skipped when there is no test data or neither the parameters nor their layout have changed.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            The shared parameters.
+        layout : mapping of str to ndarray of int64, optional
+            How they are laid out; as at first where nothing is said of it.
 
         Returns
         -------
         dict of str to float
             Seconds spent: ``server``, and ``server_features`` on encoding images.
         """
-        before, experiment = self._scored, self._experiment
-        unchanged = before is not None and all(np.array_equal(value, before[name]) for name, value in arrays.items())
+        before, experiment, scored = self._scored, self._experiment, {**arrays, **stored(layout or {})}
+        unchanged = before is not None and _same(scored, before)
         rows = np.arange(len(experiment.federation.source.test.labels))
         if unchanged or not len(rows):
             return {"server": 0.0, "server_features": 0.0}
         started, encoding = time.monotonic(), experiment.images.seconds
-        module = experiment.kit.shared_module(arrays)
+        module = experiment.kit.shared_module(arrays, layout=layout)
         data, bias = (
             experiment.images.data("test", rows, module.takes),
             experiment.kit.bias(experiment.kit.facts()),
@@ -64,8 +72,8 @@ class Scoring:
         model = experiment.kit.algorithm.global_model(experiment.kit.models(module))
         self._here = evaluate(data, model, bias=bias, groups=self._groups)
         if self._novel is not None:
-            self._novel_here = self._novel.score(arrays)
-        self._scored, self._is_known = arrays, experiment.kit.algorithm.is_known(module, experiment.kit.options)
+            self._novel_here = self._novel.score(arrays, layout)
+        self._scored, self._is_known = scored, experiment.kit.algorithm.is_known(module, experiment.kit.options)
         features = experiment.images.seconds - encoding
         return {"server": time.monotonic() - started - features, "server_features": features}
 
@@ -125,6 +133,11 @@ class Scoring:
     def _groups(self) -> dict[str, npt.NDArray[np.int64]] | None:
         counts = self._train_counts
         return None if counts is None else self._experiment.federation.group(counts)
+
+
+def _same(one: Arrays, other: Arrays) -> bool:
+    """Tell whether arrays have the same names and values."""
+    return one.keys() == other.keys() and all(np.array_equal(value, other[name]) for name, value in one.items())
 
 
 def _scored(here: Scores, model: str) -> tuple[ClassCounts, Details]:

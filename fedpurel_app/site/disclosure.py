@@ -35,12 +35,12 @@ class Disclosure:
     trusted: bool
     by_class: bool
 
-    def training(self, metrics: Mapping[str, float], is_private: bool) -> Metrics:
+    def training(self, metrics: Mapping[str, Any], is_private: bool) -> Metrics:
         """Return the metrics of a visit that leave the site.
 
         Parameters
         ----------
-        metrics : mapping of str to float
+        metrics : mapping of str to float or list of float
             Means over the steps of the visit.
         is_private : bool
             The visit trained, or ran on, what the site keeps to itself. Every such number is a function of the private

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedpurel_app.config import NodeConfig, RunConfig, require_few_steps
 from fedpurel_app.core.errors import PolicyError, RunError, StateError, UnusableBranchError
+from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.records import Arrays, Instruction, is_finite
 from fedpurel_app.site.data_paths import private_folder
 from fedpurel_app.site.private_quota import Quota
@@ -52,6 +53,7 @@ class Keeper:
         instruction: Instruction,
         images: Callable[[], int] = int,
         brief: Arrays | None = None,
+        layout: Layout | None = None,
     ) -> None:
         """Refuse what this site does not work for.
 
@@ -68,6 +70,8 @@ class Keeper:
             Counts those to be trained on; not called for what is refused before.
         brief : mapping of str to ndarray, optional
             What came beside the shared parameters.
+        layout : mapping of str to ndarray of int64, optional
+            How they are laid out.
         """
         config = self.config
         if self.simulated:
@@ -81,7 +85,8 @@ class Keeper:
         settings = config.model_dump(by_alias=True)
         names = [config.algorithm, config.peft, settings["shares"]]
         method = ", ".join(names if config.balancer == "none" else [*names, config.balancer])
-        self.open(instruction).begin(work, instruction.round, _digest(arrays, brief or {}, instruction, config), method)
+        asked = _digest(arrays, brief or {}, layout or {}, instruction, config)
+        self.open(instruction).begin(work, instruction.round, asked, method)
 
     def meet(self, instruction: Instruction) -> None:
         """Refuse a run that is another than the one that this site serves, when it is first met.
@@ -142,12 +147,11 @@ def _shared(simulation_dir: str) -> str:
     return simulation_dir
 
 
-def _digest(arrays: Arrays, brief: Arrays, instruction: Instruction, config: RunConfig) -> str:
+def _digest(arrays: Arrays, brief: Arrays, layout: Layout, instruction: Instruction, config: RunConfig) -> str:
     """Return the SHA-256 of all that a message asks of a site."""
     digest = hashlib.sha256(f"{instruction!r}|{config!r}".encode())
-    for part in (arrays, brief):
+    for mark, part in ((b"", arrays), (b"||", brief), (b"|||", layout)):
+        digest.update(mark if part else b"")  # no name is empty
         for name, value in sorted(part.items()):
             digest.update(f"|{name}|{value.dtype.str}|{value.shape}|".encode() + value.tobytes())
-        if part is arrays and brief:
-            digest.update(b"||")  # no name is empty
     return digest.hexdigest()

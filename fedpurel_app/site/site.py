@@ -27,6 +27,7 @@ from fedpurel_app.config import (
 )
 from fedpurel_app.core import disk_memo
 from fedpurel_app.core.errors import PolicyError, RunError
+from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import (
     NUM_EXAMPLES,
@@ -84,6 +85,7 @@ class Site:
     """
 
     _brief: Mapping[str, torch.Tensor] = MappingProxyType({})  # what the method's part at the server sent
+    _layout: Layout = MappingProxyType({})  # how the shared parameters are laid out
 
     def __init__(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
         # The number of threads decides the last bits of a result. Ray sets OMP_NUM_THREADS to what a site gets.
@@ -142,7 +144,12 @@ class Site:
             require_clipping(self.config, self.node, norms[0] if len(norms) == 1 else None)
 
     def train(
-        self, phase: Phase, arrays: Arrays, instruction: Instruction, brief: Arrays | None = None
+        self,
+        phase: Phase,
+        arrays: Arrays,
+        instruction: Instruction,
+        brief: Arrays | None = None,
+        layout: Layout | None = None,
     ) -> tuple[Named, Metrics]:
         """Do a phase's visit on this site's data; return what is sent, in personal rounds nothing.
 
@@ -154,6 +161,8 @@ class Site:
         instruction : Instruction
         brief : mapping of str to ndarray, optional
             What the method's part at the server sent beside them.
+        layout : mapping of str to ndarray of int64, optional
+            How they are laid out; as at first where nothing is said of it.
 
         Raises
         ------
@@ -163,7 +172,8 @@ class Site:
         visit = self.kit.algorithm.visits.get(phase)
         if visit is None:
             raise RunError(f'algorithm = "{self.kit.method.name}" has no {phase} rounds.')
-        self.keeper.begin("train", arrays, instruction, lambda: len(self.data.rows("train")), brief)
+        self.keeper.begin("train", arrays, instruction, lambda: len(self.data.rows("train")), brief, layout)
+        self._layout = layout or {}
         self._brief = {name: value.to(self.kit.device) for name, value in to_tensors(brief or {}).items()}
         if phase is Phase.GLOBAL and not self.kit.keeps_state:
             # Whatever branch a server names: what is not read here cannot fail here, nor be told of by a shared log.
@@ -207,15 +217,16 @@ class Site:
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
             private = self._private_module(shared, instruction)
             tensors, memory = _numpy(parameters_of(private)), self._memory(shared, instruction, facts)
-        memory |= self.data.chosen(self.kit.models(shared, private))
+        memory |= self.data.chosen(self.kit.models(shared, private)) | to_tensors(self._own_layout(instruction))
         state = replace(self.keeper.state(instruction), branch=tensors, memory=_numpy(memory))
         self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=True)
         return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
-    def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
+    def evaluate(self, arrays: Arrays, instruction: Instruction, layout: Layout | None = None) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test and validation parts."""
-        self.keeper.begin("evaluate", arrays, instruction)
+        self.keeper.begin("evaluate", arrays, instruction, layout=layout)
+        self._layout = layout or {}
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores(None))
         score, is_private = self._scorer(arrays, instruction)
@@ -224,8 +235,9 @@ class Site:
             told |= self.discloses.validation(score("validation"), is_private)
         return self._reply(told)
 
-    def scores(self, arrays: Arrays, instruction: Instruction) -> SiteScores:
+    def scores(self, arrays: Arrays, instruction: Instruction, layout: Layout | None = None) -> SiteScores:
         """Score the same models on the test part, for the site's own eyes: nothing is withheld, and nothing booked."""
+        self._layout = layout or {}
         return self._scorer(arrays, instruction)[0]("test")
 
     # --- parts ------------------------------------------------------------------------------------------------------
@@ -252,7 +264,7 @@ class Site:
         facts: Facts,
         memory: Memory,
         anchor: Mapping[str, torch.Tensor] | None = None,
-    ) -> dict[str, float]:
+    ) -> Metrics:
         visit = self.kit.algorithm.visits[phase]
         seed = derive_seed(self.config.seed, "train", phase.value, instruction.round, self.name)
         order = torch.Generator().manual_seed(seed)  # of the batches
@@ -261,16 +273,21 @@ class Site:
 
     def _shared_module(self, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
-        return self.kit.shared_module(arrays, self.keeper.state(instruction).kept)
+        return self.kit.shared_module(arrays, self.keeper.state(instruction).kept, self._layout)
 
     def _private_module(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
         """Return the private module that the server's message names: one on disk, or the common initial one."""
-        module = self.kit.new_module("private")
+        module = self.kit.private_module(self._own_layout(instruction))
         if stored := self.keeper.state(instruction).branch:
             load_parameters(module, to_tensors(stored))
         elif self.config.private_init == "global" and are_alike(module, shared):
             load_parameters(module, parameters_of(shared))
         return module
+
+    def _own_layout(self, instruction: Instruction) -> Layout:
+        """Return how the private module is laid out, for good: as the shared one was when its first visit began."""
+        state = self.keeper.state(instruction)
+        return self.kit.laid_out(state.memory if state.branch else self._layout)
 
     def _scorer(self, arrays: Arrays, instruction: Instruction) -> tuple[Callable[[PartName], SiteScores], bool]:
         """Return what scores this site's models on a part, and whether the global one holds parts that it keeps."""

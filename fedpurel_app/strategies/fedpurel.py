@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedpurel_app.compression import Codec
 from fedpurel_app.core.errors import RunError
+from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import NUM_EXAMPLES
 from fedpurel_app.strategies.evaluation import Evaluation
@@ -128,7 +129,7 @@ class FedPuReL(Strategy):
         self.part, self.roster, self.round_offset = part, Roster(), 0
         self.report: RoundReport | None = None
         self._quorum, abilities = Quorum(min_replies, max_failed_rounds), Abilities()
-        self._post = Post(self.roster, experiment_id, simulation_dir)
+        self._post = Post(self.roster, experiment_id, simulation_dir, self.layout)
         self._sites = Sites(self.roster, self._post, num_sites, connect_timeout, query_timeout)
         common = (self._post, abilities, self._quorum, weighted_by_key)
         self._rounds: dict[Phase, Round] = {
@@ -154,6 +155,10 @@ class FedPuReL(Strategy):
     def private_rounds(self) -> Mapping[str, int]:
         """By site, the round that wrote its newest private state."""
         return self._post.private_rounds
+
+    def layout(self) -> Layout:
+        """Return how the shared parameters are laid out now; nothing where that never changes."""
+        return {} if self.part is None else self.part.layout()
 
     # --- sites ------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from fedpurel_app.strategies.quorum import Quorum
 from fedpurel_app.strategies.replies import ScreenedReplies, cast_like, size_of, strip_reply
 from fedpurel_app.strategies.round_report import RoundReport
 from fedpurel_app.strategies.rounds import Round
-from fedpurel_app.strategies.screening import BadReplyError, check_arrays
+from fedpurel_app.strategies.screening import BadReplyError, check_arrays, check_lists, the_metrics
 
 logger = getLogger("flwr.fedpurel.strategy")
 _NO_MOD = "the client's privacy mod did not run"
@@ -75,6 +75,7 @@ class GlobalRound(Round):
         self._without_mod: set[str] = set()
         self._number = 0  # of the round
         self._sizes: dict[str, int] = {}  # images by site
+        self._lists: Mapping[str, int] = {}  # of numbers that a reply may have, by name with their length
         if part is not None and clipping is not None:
             raise ValueError("a method's part at the server weighs replies, which a strategy that clips must not do.")
         if codec is not None and clipping is not None:
@@ -96,15 +97,18 @@ class GlobalRound(Round):
             messages = [self.post.with_private_round(message) for message in messages]
         if self.part is not None:
             self._brief(self.part, messages)
+        messages = [self.post.laid_out(message) for message in messages]
         report.bytes_down += sum(size_of(message) for message in messages)
         return messages
 
     def check(self, content: RecordDict, site: str) -> None:
-        """Refuse arrays of another form, and updates whose client did not do its part of the privacy."""
+        """Refuse arrays and lists of another form, and updates whose client did not do its part of the privacy."""
         if self.codec is None:
             check_arrays(content, self.sent)
         else:
             self._expand(content, self.codec)
+        if self.part is not None:
+            check_lists(the_metrics(content), self._lists)
         record = content.config_records.get(PRIVACY)
         said = record.get(PRIVACY_MOD) if record else None
         if self.required_mod and said != self.required_mod:
@@ -127,6 +131,7 @@ class GlobalRound(Round):
     def _brief(self, part: Part, messages: list[Message]) -> None:
         sent = to_arrays(self.sent)
         described = self.post.roster.descriptions.items()
+        self._lists = part.lists(sent)
         part.meet(sent, {site: one.class_counts for site, one in described if one is not None})
         for message in messages:
             site = self.post.roster.site(message.metadata.dst_node_id) or ""
@@ -166,6 +171,7 @@ class GlobalRound(Round):
         if clipping is not None:
             report.privacy |= clipping.facts()
         report.kept_old_model = arrays is None
+        report.part = {} if self.part is None else dict(self.part.tells())
         return arrays
 
     def _for_part(self, screened: ScreenedReplies) -> tuple[Arrays, dict[str, Reply], dict[str, float]]:
@@ -181,6 +187,7 @@ class GlobalRound(Round):
                 trained[site],
                 self._sizes[site],
                 _number(screened.metrics[site].get("loss")),
+                lists=check_lists(screened.metrics[site], self._lists),
             )
             for site, message in screened.messages.items()
         }

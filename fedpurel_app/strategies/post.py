@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedpurel_app.core.layout import METHOD, Layout, as_lists
 from fedpurel_app.core.records import ARRAYS, CONFIG, Instruction
 from fedpurel_app.strategies.replies import size_of
 from fedpurel_app.strategies.roster import Roster
@@ -23,6 +24,8 @@ class Post:
     experiment_id : str
     simulation_dir : str
         Folder for private branches that simulated sites use.
+    layout : callable
+        Returns how the shared parameters are laid out, now; nothing where that never changes.
 
     Attributes
     ----------
@@ -32,8 +35,11 @@ class Post:
         By site, the round that wrote its newest private state.
     """
 
-    def __init__(self, roster: Roster, experiment_id: str, simulation_dir: str) -> None:
+    def __init__(
+        self, roster: Roster, experiment_id: str, simulation_dir: str, layout: Callable[[], Layout] = dict
+    ) -> None:
         self.roster, self.experiment_id, self._simulation_dir = roster, experiment_id, simulation_dir
+        self._layout = layout
         self.attempt, self._token, self._secret = 1, secrets.token_hex(8), secrets.token_hex(16)
         self.private_rounds: dict[str, int] = {}
 
@@ -49,6 +55,12 @@ class Post:
             secret=self._secret,
         )
 
+    def laid_out(self, message: Message) -> Message:
+        """Say in a message how the shared parameters are laid out, where that changes."""
+        if layout := self._layout():
+            message.content = RecordDict({**message.content, METHOD: ConfigRecord({**as_lists(layout)})})
+        return message
+
     def address(
         self, sites: list[str], arrays: ArrayRecord, config: ConfigRecord, report: RoundReport, message_type: str
     ) -> list[Message]:
@@ -63,7 +75,7 @@ class Post:
                 continue
             own = Instruction(**{**vars(common), "private_round": self.private_rounds.get(site, 0)})
             content = ConfigRecord({**config, "server-round": own.round, **own.to_config()})
-            messages.append(Message(RecordDict({ARRAYS: arrays, CONFIG: content}), node, message_type))
+            messages.append(self.laid_out(Message(RecordDict({ARRAYS: arrays, CONFIG: content}), node, message_type)))
         report.bytes_down += sum(size_of(message) for message in messages)
         return messages
 

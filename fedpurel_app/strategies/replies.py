@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
+from fedpurel_app.core.layout import METHOD
 from fedpurel_app.core.records import ARRAYS, METRICS, is_finite, to_array_record, to_arrays
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.screening import BadReplyError, check_size, last_line
@@ -137,6 +138,8 @@ def screen(
 
 
 def size_of(message: Message) -> int:
-    """Count the bytes of a message's arrays and metrics; instructions, which name folders, are left out."""
-    arrays = sum(record.count_bytes() for record in message.content.array_records.values())
-    return arrays + sum(record.count_bytes() for record in message.content.metric_records.values())
+    """Count the bytes of a message's arrays, layout and metrics; instructions, which name folders, are left out."""
+    content = message.content
+    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    layouts = (record.count_bytes() for name, record in content.config_records.items() if name == METHOD)
+    return arrays + sum(layouts) + sum(record.count_bytes() for record in content.metric_records.values())

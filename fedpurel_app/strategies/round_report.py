@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import MetricRecord
 
@@ -46,6 +47,8 @@ class RoundReport:
         and the number of ``releases`` so far.
     trust : dict of str to float
         By site, the factor of its reply's weight in the mean, where the server weighs replies.
+    part : dict
+        What the method's part at the server tells of a global round, as JSON.
     means : dict of str to float
         Means of what the sites sent in evaluation where none sent counts, weighted by their numbers of examples.
     bytes_down, bytes_up : int
@@ -68,6 +71,7 @@ class RoundReport:
     restarted: list[str] = field(default_factory=list)
     privacy: dict[str, float] = field(default_factory=dict)
     trust: dict[str, float] = field(default_factory=dict)
+    part: dict[str, Any] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0

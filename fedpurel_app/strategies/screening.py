@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -99,6 +100,19 @@ def check_metrics(content: RecordDict, key: str, described: int | None) -> Metri
         raise BadReplyError(f"{key} = {number}, but the site described itself with {described}")
     _check_books(metrics)
     return metrics
+
+
+def check_lists(metrics: MetricRecord, lengths: Mapping[str, int]) -> dict[str, list[float]]:
+    """Return those lists of numbers, by name and length, that a reply has; raise BadReplyError for one that is none."""
+    found: dict[str, list[float]] = {}
+    for name, length in lengths.items():
+        values = metrics.get(name)
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) != length or not all(map(is_number, values)):
+            raise BadReplyError(f"{name}: expected a list of {length} finite numbers")
+        found[name] = [float(value) for value in values]
+    return found
 
 
 def the_metrics(content: RecordDict) -> MetricRecord:

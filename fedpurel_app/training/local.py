@@ -25,7 +25,7 @@ def train(
     facts: Facts | None = None,
     anchor: Mapping[str, Tensor] | None = None,
     memory: Memory | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train a module in place on one client's data.
 
     Parameters
@@ -48,14 +48,18 @@ def train(
 
     Returns
     -------
-    dict of str to float
+    dict of str to float or list of float
         Means over the steps (``loss`` and what the rule reports), ``steps``, and ``drift``: the Euclidean distance
         between the parameters before and after.
     """
     totals, steps = take_steps(module, data, visit, settings, generator, options, facts or Facts(), anchor, memory)
     # What a GPU computed comes to the host here, once a visit.
     drift = float(totals.pop("drift"))
-    return {**{name: float(value) / steps for name, value in totals.items()}, "steps": steps, "drift": drift}
+    return {**{name: _mean(value, steps) for name, value in totals.items()}, "steps": steps, "drift": drift}
+
+
+def _mean(total: Tensor, steps: int) -> float | list[float]:
+    return [one / steps for one in total.tolist()] if total.ndim else float(total) / steps
 
 
 def take_steps(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.rules.base import Rule, rule
+from fedpurel_app.models.peft.registry import FAMILIES
 
 
 def compression_rules(config: RunConfig) -> list[Rule]:
     """List the rules of compression, under which the server has no single update as it was."""
-    given, method = config.model_dump(by_alias=True)["compression"], METHODS[config.algorithm]
+    values, method = config.model_dump(by_alias=True), METHODS[config.algorithm]
+    given = values["compression"]
     shortens = given != "none"
     return [
         rule(
@@ -23,6 +25,12 @@ def compression_rules(config: RunConfig) -> list[Rule]:
             shortens and config.privacy != "none",
             f'privacy = "{config.privacy}" clips whole updates or adds noise to them, and compression = "{given}" '
             'sends none: set one of them to "none".',
+        ),
+        rule(
+            "compression peft prompt-relocation",
+            shortens and bool(FAMILIES[config.peft].part(values)),
+            f'compression = "{given}" does not go with prompt-relocation = "{values["prompt-relocation"]}", where what '
+            'waits at a site is of tokens that move: set one of them to "none".',
         ),
         rule(
             "compression algorithm",

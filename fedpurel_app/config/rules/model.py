@@ -39,6 +39,12 @@ def model_rules(config: RunConfig) -> list[Rule]:
             f'balancer = "{balancer.name}" cannot be used here: {no_balance}.',
         ),
         rule(
+            "prompt-relocation algorithm",
+            values["prompt-relocation"] != "none" and not method.trains,
+            f'prompt-relocation = "{values["prompt-relocation"]}" has no use with algorithm = "{method.name}", which '
+            "trains no tokens that could move. Drop it.",
+        ),
+        rule(
             "backbone pretrained",
             config.backbone == "demo" and config.pretrained != defaults["pretrained"],
             f'pretrained = "{config.pretrained}" has no use with backbone = "demo", which has one set of weights: drop '

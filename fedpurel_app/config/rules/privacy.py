@@ -28,6 +28,13 @@ def privacy_rules(config: RunConfig) -> list[Rule]:
             'shares = "lora-a" cannot be clipped: B is zero at first, hence the first update of A, by which Flower '
             'divides. Use shares = "all", or aggregation = "median" and privacy = "none".',
         ),
+        rule(
+            "prompt-relocation aggregation privacy",
+            values["prompt-relocation"] != "none" and (config.privacy != "none" or config.aggregation != "mean"),
+            f'prompt-relocation = "{values["prompt-relocation"]}" does not go with privacy = "{config.privacy}", '
+            f'aggregation = "{config.aggregation}": the server moves tokens by what single sites tell, which neither '
+            'noise nor a robust aggregation covers. Set privacy = "none" and aggregation = "mean".',
+        ),
         *(
             rule(
                 f"aggregation privacy {key}",

@@ -5,17 +5,27 @@ A new family is one file in this folder, with a function ``build``, and one entr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedpurel_app.core.options import Count, Option, Positive
+from fedpurel_app.core.layout import HOME
+from fedpurel_app.core.options import Count, Number, Option, Positive, Settings, unless
 
 Needs = Literal["features", "text tower", "image tower"]
 Tower = Literal["vision", "text"]
+
+
+def no_part(settings: Settings) -> str:
+    """Return that the parameters stay as they are laid out."""
+    return ""
+
+
+def _relocation(settings: Settings) -> str:
+    return "" if settings["prompt-relocation"] == "none" else "relocation"
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,10 @@ class Family:
         Whether all its parameters are one tensor.
     matrix : bool
         Whether they are one matrix, at the defaults of its options.
+    layout : tuple of str
+        What :mod:`fedpurel_app.core.layout` says of its parameters beside their values.
+    part : callable
+        From all settings to the file in ``strategies/parts`` that changes the layout; "" where it stays as it is.
     """
 
     name: str
@@ -53,6 +67,8 @@ class Family:
     tower_option: str = ""
     one_tensor: bool = False
     matrix: bool = False
+    layout: tuple[str, ...] = ()
+    part: Callable[[Settings], str] = no_part
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -78,6 +94,9 @@ class Family:
     def towers(self, options: Mapping[str, Any]) -> set[Tower]:
         """Return which of the towers, "vision" and "text", a module with these options trains through."""
         return set() if self.needs_of(options) == "features" else self.changed(options)
+
+
+_stay = unless("prompt-relocation", "bandit", "random")
 
 
 def one_tensor(settings: Mapping[str, Any]) -> str:
@@ -174,7 +193,18 @@ _ALL = (
                 Literal["shallow", "deep"],
                 "tokens before the first block | anew before every block",
             ),
+            Option(
+                "prompt-relocation",
+                "none",
+                Literal["none", "bandit", "random"],
+                "tokens move between blocks: none | bandit = where they help (PRO-VPT, our reading) | random, control",
+                idle=unless("prompt-depth", "deep"),
+            ),
+            Option("relocate-every", 2, Count, "global rounds from move to move; 1 = PRO-VPT's pace", idle=_stay),
+            Option("relocation-warmup", 1, Number, "global rounds before the first move", idle=_stay),
         ),
+        layout=(HOME,),
+        part=_relocation,
     ),
 )
 FAMILIES = {family.name: family for family in _ALL}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.sgd import SgdSettings
 
@@ -24,6 +25,8 @@ class Reply(NamedTuple):
         Mean over the steps of its visit; None where it does not tell.
     factor : float
         Of its weight in the mean, as all parts' ``weights`` have it, once they were asked.
+    lists : mapping of str to sequence of float
+        Those that :meth:`Part.lists` names and the site tells: finite numbers, as many as that says.
     """
 
     arrays: Arrays
@@ -31,6 +34,7 @@ class Reply(NamedTuple):
     size: int
     loss: float | None = None
     factor: float = 1.0
+    lists: Mapping[str, Sequence[float]] = {}
 
 
 class Part:
@@ -59,6 +63,18 @@ class Part:
 
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return what a site's message carries beside the shared parameters, as ``Facts.brief`` at the site."""
+        return {}
+
+    def layout(self) -> Layout:
+        """Return how the shared parameters are laid out, which all messages say; nothing where that never changes."""
+        return {}
+
+    def lists(self, sent: Arrays) -> Mapping[str, int]:
+        """Return lists of numbers that a reply may have among its metrics, each with its length."""
+        return {}
+
+    def tells(self) -> Mapping[str, Any]:
+        """Return what the round's line in the run folder says of the part, as JSON."""
         return {}
 
     def weights(self, sent: Arrays, replies: Mapping[str, Reply]) -> Mapping[str, float]:

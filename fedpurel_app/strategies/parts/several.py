@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from fedpurel_app.core.layout import Layout, among, stored
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.strategies.parts.base import Part, Reply
 
@@ -36,6 +38,18 @@ class Several(Part):
         """Return what all parts tell a site; of one name, what the last one tells."""
         return {name: value for part in self._parts for name, value in part.brief(sent, site).items()}
 
+    def layout(self) -> Layout:
+        """Return how all parts lay out the shared parameters."""
+        return {name: value for part in self._parts for name, value in part.layout().items()}
+
+    def lists(self, sent: Arrays) -> Mapping[str, int]:
+        """Return the lists that any part wants."""
+        return {name: length for part in self._parts for name, length in part.lists(sent).items()}
+
+    def tells(self) -> Mapping[str, Any]:
+        """Return what all parts tell of the round."""
+        return {name: value for part in self._parts for name, value in part.tells().items()}
+
     def weights(self, sent: Arrays, replies: Mapping[str, Reply]) -> Mapping[str, float]:
         """Return the products of the parts' factors."""
         found: dict[str, float] = {}
@@ -51,16 +65,20 @@ class Several(Part):
         return mean
 
     def state(self) -> Arrays:
-        """Return the parts' states, with their places before the names."""
-        return {
-            f"{place}/{key}": value for place, part in enumerate(self._parts) for key, value in part.state().items()
-        }
+        """Return the parts' states, with their places before the names; a layout keeps the name that others know."""
+        found: dict[str, Any] = {}
+        for place, part in enumerate(self._parts):
+            own = part.state()
+            layout = stored(among(own))
+            found |= layout | {f"{place}/{key}": value for key, value in own.items() if key not in layout}
+        return found
 
     def restore(self, state: Arrays) -> None:
         """Take up the parts' states."""
+        layout = stored(among(state))
         for place, part in enumerate(self._parts):
-            own = f"{place}/"
-            part.restore({key.removeprefix(own): value for key, value in state.items() if key.startswith(own)})
+            own = {key.removeprefix(f"{place}/"): value for key, value in state.items() if key.startswith(f"{place}/")}
+            part.restore(own | layout if own else {})
 
 
 def chained(parts: Sequence[Part | None]) -> Part | None:
