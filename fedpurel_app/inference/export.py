@@ -34,6 +34,9 @@ _USE = {
     "parameters.safetensors and x the image features of the frozen backbone, shape (B, D), not normalised",
     "visual-prompt": "f: image features of the frozen backbone, shape (B, D), with the tokens of "
     "parameters.safetensors behind the class token; row i goes in before block i, in the place of the row before",
+    "moved tokens": "f: image features of the frozen backbone, shape (B, D), with the tokens of parameters.safetensors "
+    "behind the class token: before block i those whose number in layout.home is i, by their order in the file, in the "
+    "place of what the block before made of its own, even where there are none",
     "lora": "f: open_clip.create_model('local-dir:THIS_FOLDER').encode_image(...), shape (B, D)",
 }
 
@@ -56,9 +59,9 @@ def export(model: TrainedModel, out: Path, form: Form = "safetensors") -> list[P
         ``export.json``. Else ``parameters.safetensors``, the trained tensors; ``classifier.safetensors`` with
         ``text_features`` (C, D), ``logit_scale`` and ``weights`` = their product, so that ``normalise(f) @ weights.T``
         are the logits, plus ``bias`` where the method has one, and the backbone's own ``logit_bias``, the same for all
-        classes; ``export.json`` with class names and how to get f; for LoRA also ``open_clip_model.safetensors`` and
-        ``open_clip_config.json``, the backbone with the updates merged. Beside either, ``MODEL_CARD.md``, see
-        :func:`fedpurel_app.reporting.card.card.card`.
+        classes; ``export.json`` with class names and how to get f, of tokens that moved also their blocks; for LoRA
+        also ``open_clip_model.safetensors`` and ``open_clip_config.json``, the backbone with the updates merged. Beside
+        either, ``MODEL_CARD.md``, see :func:`fedpurel_app.reporting.card.card.card`.
 
     Raises
     ------
@@ -153,6 +156,8 @@ def _files(model: TrainedModel, branch: PeftModule) -> dict[str, bytes]:
         + (" + bias" if model.bias is not None else ""),
         "image_features": _USE[image_side],
     }
+    if layout := getattr(seen_through, "layout", {}):
+        facts["layout"] = layout
     if logit_bias:
         facts["logit_bias"] = logit_bias
         facts["probabilities"] = "of each class by itself, as this backbone was trained: sigmoid(logits + logit_bias)"
@@ -169,6 +174,8 @@ def _image_side(branch: PeftModule, peft: str) -> str:
     """Tell how a branch changes image features."""
     if isinstance(branch, ZeroShot):
         return "plain"
+    if getattr(branch, "layout", {}):
+        return "moved tokens"
     if isinstance(branch, Lora):
         return "lora" if branch.takes == "pixels" else "plain"
     return peft if peft in _USE else "plain"

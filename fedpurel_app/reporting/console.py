@@ -17,6 +17,7 @@ from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.selection import chosen
 from fedpurel_app.reporting.settings import run_in_words
 from fedpurel_app.reporting.site_table import site_lines
+from fedpurel_app.reporting.tokens import token_lines
 from fedpurel_app.reporting.trust import mean_factors, trust_lines
 
 _PLAIN = {"–": "-", "—": "-", "±": "+/-", "×": "x", "→": "->", "…": "...", "·": ".", "α": "alpha", "λ": "lambda"}
@@ -234,6 +235,7 @@ def show_lines(folder: RunFolder) -> list[str]:
     if "zero_shot" in summary:
         lines += summary_lines(summary) + site_lines(folder.read_csv("sites.csv"), mean_factors(rounds))
         lines += trust_lines(rounds)
+    lines += token_lines(rounds)
     if {"dropped_replies", "bytes_up", "bytes_down"} <= set(summary):
         up, down = (summary[f"bytes_{way}"] / 1e6 for way in ("up", "down"))
         lines.append(f"{summary['dropped_replies']} replies dropped; {up:.1f} MB from the sites, {down:.1f} MB to them")

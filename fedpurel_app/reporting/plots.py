@@ -17,6 +17,7 @@ from fedpurel_app.reporting.reliability import calibration
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.settings import run_in_words
 from fedpurel_app.reporting.site_table import any_branch
+from fedpurel_app.reporting.tokens import tokens
 
 
 def pyplot() -> Any:
@@ -51,7 +52,7 @@ def draw(folder: RunFolder) -> list[Path]:
     except OSError as error:
         raise StateError(f"{folder.path / 'plots'} cannot be written ({error.strerror}).") from error
     written: list[Path] = []
-    for name, paint in PAINTERS.items():
+    for name, paint in {**PAINTERS, **OTHERS}.items():
         figure = plt.figure(figsize=(7.5 if name in _IN_FOLDER else 9, 4.2), layout="constrained")
         if table := paint(folder, figure):
             _name(folder, figure)
@@ -205,4 +206,6 @@ PAINTERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {
     "contribution": contribution,
     "calibration": calibration,
 }
+# Likewise, of what few runs have: nobody misses them in others.
+OTHERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {"tokens": tokens}
 _IN_FOLDER = ("curves", "classes", "sites", "calibration")  # whose numbers are tables of the run folder

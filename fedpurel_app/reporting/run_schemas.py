@@ -67,6 +67,22 @@ class Choice(_Plain):
     value: Number
 
 
+class Moved(_Plain):
+    """A learned token that went from a block to another."""
+
+    token: Count
+    from_: Count = Field(alias="from")
+    to: Count
+
+
+class Relocation(_Plain):
+    """Where learned tokens are after a global round: how many before each block."""
+
+    tokens: Annotated[list[Count], Field(min_length=1, max_length=1000)]
+    moved: Moved | None = None
+    last_move_helped: bool | None = None
+
+
 class Round(_Plain):
     """A line of ``rounds.jsonl``."""
 
@@ -88,6 +104,7 @@ class Round(_Plain):
     train: dict[str, Mean] | None = None
     privacy: dict[str, Score] = {}
     trust: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]] = {}
+    relocation: Relocation | None = None
     bytes_up: Count | None = None
     bytes_down: Count | None = None
 

@@ -160,6 +160,11 @@ class Branch(FromText, nn.Module):
         """Return image features, shape (B, D): here, the inputs themselves."""
         return inputs
 
+    @property
+    def layout(self) -> dict[str, list[int]]:
+        """How the parameters are laid out, see :mod:`fedpurel_app.core.layout`: here, in the one way that there is."""
+        return {}
+
     def logits_of(self, inputs: Tensor, class_features: Tensor) -> Tensor:
         """Compute logits of other class features, shape (C, D); to (B, C)."""
         return cosine_logits(self.image_features(inputs), class_features, self.logit_scale)

@@ -49,6 +49,7 @@ class VisualPrompt(Branch):
         self._backbone = [host.towers("visual-prompt")]
         self.tokens = nn.Parameter(tokens.to(self._backbone[0].device))
         self._counts: list[int] | None = None
+        self._home: list[int] = []
         if home is not None:
             self._lay_out(home, len(self._backbone[0].image.blocks))
 
@@ -57,7 +58,7 @@ class VisualPrompt(Branch):
             raise ValueError(f"home has the shape {home.shape} for {len(self.tokens)} tokens.")
         if len(home) and not 0 <= home.min() <= home.max() < blocks:
             raise ValueError(f"home names blocks {home.min()} to {home.max()}; the tower has 0 to {blocks - 1}.")
-        self._counts = np.bincount(home, minlength=blocks).tolist()
+        self._counts, self._home = np.bincount(home, minlength=blocks).tolist(), home.tolist()
         order = torch.from_numpy(home.argsort(kind="stable"))  # within a block, by the number of the token
         self.register_buffer("_order", order.to(self.tokens.device), persistent=False)
 
@@ -65,6 +66,11 @@ class VisualPrompt(Branch):
     def prompts(self) -> Sequence[Tensor]:
         """The tokens of each block, shapes (n_i, width)."""
         return self.tokens.unbind() if self._counts is None else self.tokens[self._order].split(self._counts)
+
+    @property
+    def layout(self) -> dict[str, list[int]]:
+        """Every token's block, where tokens move."""
+        return {} if self._counts is None else {HOME: self._home}
 
     def image_features(self, inputs: Tensor) -> Tensor:
         """Encode uint8 pixels, shape (B, 3, H, W), with the learned tokens; to (B, D)."""

@@ -11,7 +11,8 @@ from fedpurel_app.reporting.columns import number
 from fedpurel_app.reporting.page.blocks import Block, Fold, Section, Table, Text, table
 from fedpurel_app.reporting.page.pictures import picture
 from fedpurel_app.reporting.page.snapshot import Snapshot
-from fedpurel_app.reporting.plots import PAINTERS
+from fedpurel_app.reporting.plots import OTHERS, PAINTERS
+from fedpurel_app.reporting.tokens import token_lines
 
 _MOST_ROUNDS = 300  # rows of the table of rounds
 _MOST_DRAWN = 200  # evaluated rounds in a picture, and others
@@ -49,6 +50,9 @@ _PICTURES = {
                           "Each mark is a bin of confidence: on the diagonal a model has as much right as it is "
                           "sure of, above it is too modest, below too sure. Bins with less than half a percent of a "
                           "model's images are left out."),
+    "tokens": _Shown((7.5, 3.6), "Learned tokens by block",
+                     "A row for each block of the image tower, the one next to the input at the bottom: on the left "
+                     "over the rounds, the fuller the colour, the more tokens; on the right after the last round."),
 }  # fmt: skip
 
 
@@ -57,7 +61,7 @@ def drawn(run: Snapshot, name: str) -> list[Block]:
     shown = _PICTURES[name]
 
     def paint(figure: Any) -> Table | None:
-        found = PAINTERS[name](run.sparse(_MOST_DRAWN), figure)
+        found = {**PAINTERS, **OTHERS}[name](run.sparse(_MOST_DRAWN), figure)
         if found is None:
             return None
         header, rows = found
@@ -111,6 +115,13 @@ def rounds_section(run: Snapshot) -> Section:
     whole = table("Rounds; scores in %, of those that were evaluated", header, rows, 2)
     more = (Text(cut),) if cut else ()
     return Section("rounds", "Rounds", (*pictures, Fold("All rounds as a table", (*more, whole))))
+
+
+def tokens_section(run: Snapshot) -> list[Section]:
+    """Return where learned tokens went; nothing of a run in which they stay."""
+    lines = token_lines(run.played)
+    blocks = (*(Text(f"{line[:1].upper()}{line[1:]}.") for line in lines), *drawn(run, "tokens"))
+    return [Section("tokens", "Where tokens are", blocks)] if lines else []
 
 
 def partition_section(run: Snapshot) -> Section:

@@ -6,7 +6,7 @@ from fedpurel_app import __version__
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.console import text_lines
 from fedpurel_app.reporting.page.blocks import Code, Page, Section
-from fedpurel_app.reporting.page.drawn import classes_section, partition_section, rounds_section
+from fedpurel_app.reporting.page.drawn import classes_section, partition_section, rounds_section, tokens_section
 from fedpurel_app.reporting.page.lead import lead, title, todo
 from fedpurel_app.reporting.page.scores import calibration_section, scores_section
 from fedpurel_app.reporting.page.setup import again_section, configuration_section, costs_section
@@ -33,6 +33,7 @@ def run_page(run: Snapshot, refresh: int = 0) -> Page:
         scores_section(run),
         classes_section(run),
         rounds_section(run),
+        *tokens_section(run),
         sites_section(run),
         calibration_section(run),
         dropped_section(run),
