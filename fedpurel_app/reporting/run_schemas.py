@@ -79,6 +79,7 @@ class Relocation(_Plain):
     """Where learned tokens are after a global round: how many before each block."""
 
     tokens: Annotated[list[Count], Field(min_length=1, max_length=1000)]
+    most_idle: Mean = None
     moved: Moved | None = None
     last_move_helped: bool | None = None
 

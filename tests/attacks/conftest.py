@@ -21,6 +21,7 @@ CASES = {
     "adapter": {"peft": "adapter"},
     "prompt": {"peft": "prompt"},
     "visual-prompt": {"peft": "visual-prompt", "prompt-depth": "shallow"},
+    "moving-tokens": {"peft": "visual-prompt", "prompt-relocation": "bandit", "prompt-tokens": 1},
     "lora": {"peft": "lora", "lora-blocks": "0", "lora-rank": 2},
     "lora-a": {"peft": "lora", "lora-blocks": "0", "lora-rank": 2, "shares": "lora-a"},
     "ditto": {"peft": "text-residual", "algorithm": "ditto"},
@@ -42,7 +43,7 @@ KEEPERS = {  # methods, and a balancer, whose private part is written by global 
     "fedpgp": {"peft": "text-residual", "algorithm": "fedpgp"},
     "fedotp": {"peft": "text-residual", "algorithm": "fedotp"},
 }
-_IMAGES = ("prompt", "visual-prompt", "lora", "lora-a", "fedotp")
+_IMAGES = ("prompt", "visual-prompt", "moving-tokens", "lora", "lora-a", "fedotp")
 
 
 def feature_site(folder: Path, **node):
@@ -81,7 +82,13 @@ def pictures(tmp_path_factory):
     return {"site": "north", "data": str(folder / "own")}
 
 
-SLOW = ("prompt", "visual-prompt", "lora", "lora-a")  # they load towers for every message, as a real site does
+SLOW = (
+    "prompt",
+    "visual-prompt",
+    "moving-tokens",
+    "lora",
+    "lora-a",
+)  # they load towers for every message, as a real site does
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])

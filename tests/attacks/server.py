@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import Array, ConfigRecord, Message, RecordDict
 
 from fedpurel_app.client_app import app as client_app
+from fedpurel_app.core.layout import METHOD
 from fedpurel_app.core.records import (
     ARRAYS,
     BRIEF,
@@ -56,15 +57,18 @@ class Server:
         changes : mapping, optional
             Other settings of the run, for this message.
         **how
-            Other fields of the instruction; ``extra`` adds to the message's config, ``brief`` is a second ArrayRecord.
+            Other fields of the instruction; ``extra`` adds to the message's config, ``brief`` is a second ArrayRecord,
+            ``layout`` what the message says of how the arrays are laid out.
         """
-        extra, brief = how.pop("extra", {}), how.pop("brief", None)
+        extra, brief, layout = how.pop("extra", {}), how.pop("brief", None), how.pop("layout", None)
         config = {**replace(self.instruction, **how).to_config(), **extra}
         grid = LocalGrid(client_app, 1, {**self.config, **(changes or {})}, nodes=[self.node])
         (node,) = grid.contexts
         content = RecordDict({ARRAYS: to_array_record(arrays), CONFIG: ConfigRecord(config)})
         if brief is not None:
             content[BRIEF] = to_array_record(brief)
+        if layout is not None:
+            content[METHOD] = ConfigRecord(layout)
         (reply,) = grid.send_and_receive([Message(content, node, kind)])
         return reply
 

@@ -1,4 +1,4 @@
-"""Visual prompts whose tokens have each a block of their own: today's bits where nothing moved, and by hand elsewhere."""
+"""Visual prompts, each of whose tokens has a block: deep prompts' bits where none moved, and by hand where some did."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_all_tokens_before_the_first_block_are_no_shallow_prompt(host):
 def test_a_tower_that_pools_by_the_mean_leaves_the_last_blocks_tokens_out(host):
     """By the sum of what it takes the mean of: a token before the last block is none of it, whatever their number."""
     backbone = host.backbone
-    weights = {name: value for name, value in backbone.checkpoint.load("visual.").items()}
+    weights = backbone.checkpoint.load("visual.")
     config = {**backbone.checkpoint.architecture["vision_cfg"], "pool_type": "avg"}
     tower = ImageTower(weights, config)
     shown, tokens = backbone.normalise(pixels()), build(host).tokens.detach()

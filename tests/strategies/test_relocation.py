@@ -86,7 +86,8 @@ def test_without_a_site_of_both_rounds_there_is_no_verdict():
     assert one.tells()["relocation"]["moved"] is not None
     play(one, {"b": reply(1, [-1.0] * TOKENS, 0.1)}, 1)
     assert one.tells()["relocation"] == {
-        "tokens": np.bincount(home(one), minlength=3).tolist(), "moved": None, "last_move_helped": None
+        "tokens": np.bincount(home(one), minlength=3).tolist(), "most_idle": -1.0,
+        "moved": None, "last_move_helped": None,
     }  # fmt: skip
     state = one.state()
     assert not state["successes"].any() and not state["failures"].any() and not len(state["waiting"])

@@ -36,6 +36,7 @@ logger = getLogger("flwr.fedpurel.strategy")
 _FADED = np.float32(1e-3)  # what a token is multiplied by when it moves
 _TOKENS = "tokens"  # what the parameter is called, in a composed module after a dot
 _LOSS = "loss/"
+_MOST_TOLD = 1e30  # idleness that is written down: an honest one is of the order of the loss
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -129,7 +130,7 @@ class Relocation(Part):
             blocks = len(sent[_name(sent)]) // count
             none = np.zeros(blocks, np.int64)
             self._state = State(np.arange(blocks).repeat(count), none, none)
-        self._told = self._tell(None, None)
+        self._told = self._tell(None, None, None)
 
     def layout(self) -> Layout:
         """Return every token's block."""
@@ -140,7 +141,7 @@ class Relocation(Part):
         return {IDLENESS: len(sent[_name(sent)])} if self._by_scores else {}
 
     def tells(self) -> Mapping[str, Any]:
-        """Return how many tokens each block has, the move that was made, and whether the last one was a gain."""
+        """Return how many tokens each block has, the largest idleness, the move, and whether the last one helped."""
         return self._told
 
     def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
@@ -150,8 +151,8 @@ class Relocation(Part):
         state, helped = judge(self._known, replies)
         losses = {site: reply.loss for site, reply in replies.items() if reply.loss is not None}
         state = replace(state, rounds=state.rounds + 1, losses=losses)
-        arrays = dict(mean)
-        if move := self._choose(state, replies):
+        arrays, idle = dict(mean), mean_idleness(replies)
+        if move := self._choose(state, idle):
             tokens = arrays[_name(sent)].copy()
             tokens[move.token] *= _FADED
             arrays[_name(sent)] = tokens
@@ -159,10 +160,10 @@ class Relocation(Part):
             home[move.token] = move.target
             state = replace(state, home=home, waiting=move if self._by_scores else None)
         self._state = state
-        self._told = self._tell(move, helped)
+        self._told = self._tell(move, helped, idle)
         return arrays
 
-    def _choose(self, state: State, replies: Mapping[str, Reply]) -> Move | None:
+    def _choose(self, state: State, idle: Floats | None) -> Move | None:
         """Return the move of this round; None where it has none, or the token is where it shall be."""
         since = state.rounds - self.options["relocation-warmup"] - 1
         # A token that fades after the last round has nobody to train it.
@@ -173,7 +174,6 @@ class Relocation(Part):
             token, target = int(draw.integers(len(state.home))), int(draw.integers(len(state.successes)))
             move = Move(token, int(state.home[token]), target, 0.0)
             return move if move.target != move.source else None
-        idle = mean_idleness(replies)
         if idle is None:
             self._warn()
             return None
@@ -190,10 +190,11 @@ class Relocation(Part):
                        "secrets), or all together it is no number: no token moves.")  # fmt: skip
         self._has_warned = True
 
-    def _tell(self, move: Move | None, helped: bool | None) -> Mapping[str, Any]:
+    def _tell(self, move: Move | None, helped: bool | None, idle: Floats | None) -> Mapping[str, Any]:
         tokens = np.bincount(self._known.home, minlength=len(self._known.successes)).tolist()
         moved = None if move is None else {"token": move.token, "from": move.source, "to": move.target}
-        return {"relocation": {"tokens": tokens, "moved": moved, "last_move_helped": helped}}
+        most = None if idle is None or np.abs(idle).max() > _MOST_TOLD else float(idle.max())
+        return {"relocation": {"tokens": tokens, "most_idle": most, "moved": moved, "last_move_helped": helped}}
 
     @property
     def _known(self) -> State:
