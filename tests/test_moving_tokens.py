@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from fedpurel_app.reporting.checkpoint import Checkpoint
 from fedpurel_app.reporting.console import show_lines
 from fedpurel_app.reporting.page.write import write_report
 from fedpurel_app.reporting.plots import draw
-from fedpurel_app.reporting.run_folder import RunFolder
+from fedpurel_app.reporting.run_folder import RunFolder, Which
 from fedpurel_app.reporting.tokens import token_lines
 from tests.support import a_round, private_files, run_tiny, run_whole_and_resumed, timeless
 
@@ -63,7 +64,13 @@ def recorded(tmp_path_factory):
         home = None if told is None else list(told["home"])
         seen.append((message.metadata.message_type, home, sorted(message.content[ARRAYS]), reply.content))
 
-    changes = {"prompt_relocation": "random", "schedule": "interleaved", "global_rounds": 3, "seed": 2, "learning_rate": 3.0}
+    changes = {
+        "prompt_relocation": "random",
+        "schedule": "interleaved",
+        "global_rounds": 3,
+        "seed": 2,
+        "learning_rate": 3.0,
+    }
     folder = run_tiny(tmp_path_factory.mktemp("moving"), **SETTINGS, **changes, grid={"spy": lambda m, r: None
                       if m.metadata.message_type.startswith("query") else spy(m, r)})  # fmt: skip
     return folder, seen
@@ -71,6 +78,11 @@ def recorded(tmp_path_factory):
 
 def home_of(folder):
     return Checkpoint(folder.path).read()[2]["layout/home"].tolist()
+
+
+def layout_of(model, role):
+    module: Any = model.branches[role]
+    return module.layout
 
 
 def replayed(folder):
@@ -111,7 +123,8 @@ class Tokens(torch.nn.Module):
 @pytest.mark.parametrize(("token", "expected"), [((1.0, 0.0), -1.0), ((3.0, 0.0), 3.0)])
 def test_by_hand_a_token_short_of_its_place_stays_and_one_beyond_is_idle(token, expected):
     """L = |p - a|^2 / 2 with a = (2, 0); as a second token, one at its place, which has no slope."""
-    module, place = Tokens([token, (2.0, 0.0)]), torch.tensor([2.0, 0.0])
+    module: Any = Tokens([token, (2.0, 0.0)])
+    place = torch.tensor([2.0, 0.0])
     slope = module.tokens.detach() - place
     batch: Any = Batch(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1), module, [module.tokens], [],
                        Facts(), {}, 0.1, torch.Generator(), _of_task=[slope])  # fmt: skip
@@ -178,7 +191,7 @@ def test_scores_are_of_the_models_that_are_loaded_and_of_no_other_layout(recorde
     folder, _ = recorded
     last = folder.rounds()[-1]
     whole = load_trained(folder.path)
-    assert whole.branches["global"].layout == {"home": home_of(folder)}
+    assert layout_of(whole, "global") == {"home": home_of(folder)}
     assert last["global"]["nll"] == pytest.approx(nll(whole), abs=1e-4)
     parts, table = (
         folder.read_json("partition.json")["test"],
@@ -186,7 +199,7 @@ def test_scores_are_of_the_models_that_are_loaded_and_of_no_other_layout(recorde
     )
     for number, rows in enumerate(parts):
         own, row = load_trained(folder.path, f"site-{number}"), table[f"site-{number}"]
-        assert own.branches["private"].layout == {"home": replayed(folder)[0]} != own.branches["global"].layout
+        assert layout_of(own, "private") == {"home": replayed(folder)[0]} != layout_of(own, "global")
         assert float(row["global_nll"]) == pytest.approx(nll(whole, rows), abs=2e-3)
         assert float(row["personalized_nll"]) == pytest.approx(nll(own, rows), abs=2e-3)
     other = forgotten(folder)
@@ -209,8 +222,9 @@ def test_the_best_model_has_the_layout_of_its_own_round(recorded, tmp_path):
     best = {"best": {"global": {"round": 98, "value": 1.0}}}
     for number, home in ((98, [0] * TOKENS), (99, [4] * TOKENS)):
         copy.write_checkpoint(arrays, {**state, **best, "round": number}, stored({"home": np.array(home)}))
-    for which, home in (("best", [0] * TOKENS), ("last", [4] * TOKENS)):
-        assert load_trained(copy.path, checkpoint=which).branches["global"].layout == {"home": home}
+    both: tuple[tuple[Which, list[int]], ...] = (("best", [0] * TOKENS), ("last", [4] * TOKENS))
+    for which, home in both:
+        assert layout_of(load_trained(copy.path, checkpoint=which), "global") == {"home": home}
         assert copy.read_model(which).layout["home"].tolist() == home
     assert copy.read_best()[0].keys() == copy.read_checkpoint()[0].keys() == {"tokens"}
 
@@ -228,7 +242,7 @@ def test_export_says_how_to_place_the_tokens(recorded, tmp_path, site):
         assert "layout.home" in facts["image_features"] and len(facts["layout"]["home"]) == TOKENS
         tokens = load_file(part / "parameters.safetensors")["tokens"]
         rows = [tokens[[home == block for home in facts["layout"]["home"]]] for block in range(BLOCKS)]
-        images = backbone.encode_pixels(shown, lambda x, rows=rows: backbone.image(x, rows))
+        images = backbone.encode_pixels(shown, partial(backbone.image, prompts=rows))
         weights = load_file(part / "classifier.safetensors")["weights"]
         found = found + torch.nn.functional.normalize(images, dim=-1) @ weights.T
     assert torch.allclose(found, model.logits(shown), atol=1e-4)
@@ -271,7 +285,7 @@ def test_a_new_site_begins_with_the_tokens_where_they_are(recorded, tmp_path):
             Image.fromarray(picture).save(place / f"{index}.png")
     made = personalize(folder.path, tmp_path / "data", tmp_path / "out", changes={"personal-rounds": 1})
     model = load_trained(made.path, "new-site")
-    assert model.branches["private"].layout == model.branches["global"].layout == {"home": home_of(folder)}
+    assert layout_of(model, "private") == layout_of(model, "global") == {"home": home_of(folder)}
     whole = load_trained(folder.path)
     shown = torch.randint(256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     found = load_trained(made.path).logits(shown)

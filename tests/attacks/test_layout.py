@@ -1,5 +1,7 @@
 """Tokens that move: what a server says of their blocks, and what sites tell of their idleness, whatever it is."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -105,7 +107,7 @@ def rounds_with(lie, number=3, told=True):
     def train(message, context):
         index = int(context.node_config["partition-id"])
         heard.append(list(message.content[METHOD]["home"]))
-        values: dict[str, object] = {"num-examples": 2, "loss": 1.0}
+        values: dict[str, Any] = {"num-examples": 2, "loss": 1.0}
         values |= {"idleness": lie if index == 0 else honest} if told or index == 0 else {}
         content = RecordDict({ARRAYS: message.content[ARRAYS], METRICS: MetricRecord(values)})
         return Message(content, reply_to=message)

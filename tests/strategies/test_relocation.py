@@ -53,8 +53,10 @@ IDLE = [-1.0, -2.0, 0.5, 0.1, -3.0, 0.0]  # token 2, of block 1, is the idlest
 
 def test_idleness_is_weighed_by_images():
     """n = (1, 3), I = (4, 0): 1. Sites that tell none are left out."""
-    assert mean_idleness({"a": reply(1, [4.0, 0.0]), "b": reply(3, [0.0, 8.0])}).tolist() == [1.0, 6.0]
-    assert mean_idleness({"a": reply(1, [4.0]), "b": reply(3)}).tolist() == [4.0]
+    both, one = {"a": reply(1, [4.0, 0.0]), "b": reply(3, [0.0, 8.0])}, {"a": reply(1, [4.0]), "b": reply(3)}
+    for replies, expected in ((both, [1.0, 6.0]), (one, [4.0])):
+        found = mean_idleness(replies)
+        assert found is not None and found.tolist() == expected
     assert mean_idleness({"a": reply(1)}) is None
     assert mean_idleness({"a": reply(10**8, [1e300]), "b": reply(1, [-1e300])}) is not None
     with np.errstate(over="ignore", invalid="ignore"):
@@ -68,7 +70,7 @@ def test_a_move_helped_when_the_loss_fell_by_more_than_fading_alone_promised(idl
     state = State(np.zeros(TOKENS, int), none, none, 1, {"a": 2.0}, Move(0, 1, 2, idleness))
     found, said = judge(state, {"a": reply(7, loss=1.5)})
     assert said is helped and found.waiting is None
-    assert found.successes.tolist() == [0, 0, int(helped)] and found.failures.tolist() == [0, 0, int(not helped)]
+    assert found.successes.tolist() == [0, 0, helped] and found.failures.tolist() == [0, 0, not helped]
 
 
 def test_only_sites_of_both_rounds_are_compared_by_their_images():
