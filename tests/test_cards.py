@@ -3,7 +3,7 @@
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.beyond.registry import VARIANTS
 from fedpurel_app.algorithms.registry import METHODS
-from tools.write_cards import PAGE, as_markdown, names, page, sections
+from tools.write_cards import OF_FAMILIES, PAGE, as_markdown, names, page, sections
 
 
 def test_the_page_is_printed_from_the_methods():
@@ -16,7 +16,7 @@ def test_the_page_is_printed_from_the_methods():
 
 def test_every_card_has_a_source_and_equations():
     cards = PAGE.read_text("utf-8").split("\n## ")[1:]
-    assert len(cards) == len(METHODS) + len(BALANCERS) - 1 + len(VARIANTS)
+    assert len(cards) == len(METHODS) + len(BALANCERS) - 1 + len(VARIANTS) + len(OF_FAMILIES)
     for one in cards:
         assert "\n| source | " in one and "| source |  |" not in one, one[:60]
         assert "```text\n" in one, one[:60]

@@ -34,11 +34,20 @@ from fedpurel_app.models.peft.registry import FAMILIES
 _DOCS = Path(__file__).parent.parent / "docs"
 PAGE, COSTS = _DOCS / "methods.md", _DOCS / "costs.json"
 _DEFAULTS = {str(field.alias): field.default for field in RunConfig.model_fields.values()}
+OF_FAMILIES = (
+    Variant(
+        "relocation",
+        "Prompts that move between blocks (PRO-VPT)",
+        tuple(option for option in FAMILIES["visual-prompt"].options if "relocat" in option.key),
+        'prompt-relocation = "bandit"',
+    ),
+)
 _HEAD = """# Methods, one card each
 
 Printed by `python tools/write_cards.py` from the methods' own files. Names of parameters are those on the wire and in
 private files, with `*` for numbers. *Ours* says what a source leaves open, or where we depart from it. Methods come
-first, then balancers, then variants of FedPuReL that are off by default ([beyond-the-paper.md](beyond-the-paper.md)).
+first, then balancers, variants of FedPuReL that are off by default ([beyond-the-paper.md](beyond-the-paper.md)), and at
+last what a family can do under most methods.
 
 Costs: {backbone}, {classes} classes; a visit of {steps} steps of {batch} images with features cached; {machine};
 {date}, `benchmarks/methods.py`. In brackets the ratio to FedAvg with the same family.
@@ -136,12 +145,14 @@ def balancer_card(balancer: Balancer, measured: dict[str, Any]) -> str:
     return card(balancer, "balancer", module.__doc__ or "", rows, getattr(module, "READING", ""))
 
 
-def variant_card(variant: Variant) -> str:
-    """Return the card of a variant of FedPuReL."""
-    name = variant.name.replace("-", "_")
-    summary, paragraphs, references = sections(import_module(f"fedpurel_app.algorithms.beyond.{name}").__doc__ or "")
+def variant_card(variant: Variant, package: str = "fedpurel_app.algorithms.beyond") -> str:
+    """Return the card of a variant of FedPuReL, or of a family."""
+    module = import_module(f"{package}.{variant.name.replace('-', '_')}")
+    summary, paragraphs, references = sections(module.__doc__ or "")
     body = "\n\n".join(as_markdown(paragraph) for paragraph in paragraphs if paragraph)
     table = f"| source | {references} |\n| keys | {keys(variant.options)} |"
+    if reading := getattr(module, "READING", ""):
+        table += f"\n| ours | {reading} |"
     return f"## {variant.title}: `{variant.setting}`\n\n{summary}\n\n{body}\n\n| | |\n|---|---|\n{table}\n"
 
 
@@ -151,6 +162,7 @@ def page() -> str:
     cards = [method_card(method, measured) for method in METHODS.values()]
     cards += [balancer_card(balancer, measured) for name, balancer in BALANCERS.items() if name != "none"]
     cards += [variant_card(variant) for variant in VARIANTS]
+    cards += [variant_card(variant, "fedpurel_app.algorithms") for variant in OF_FAMILIES]
     return "\n".join([_HEAD.format(**measured), *cards])
 
 
