@@ -29,8 +29,8 @@ from fedpurel_app.core.phase import Phase
 READING = (
     "The paper trains in one place. What is ours: the server moves tokens between the rounds of a federation; idleness "
     "is taken along in the steps of a visit, where the paper spends a pass on it; losses are compared over the sites "
-    "of two successive rounds. Blocks are chosen by Thompson sampling, which the released code offers beside the paper's "
-    "PPO. A token that would go where it is stays as it is and is not judged; none moves after the last round."
+    "of two successive rounds. Blocks are chosen by Thompson sampling, which the released code offers beside the "
+    "paper's PPO. A token that would go where it is stays as it is and is not judged; none moves after the last round."
 )
 _TOKENS = "tokens"  # what the parameter is called, in a composed module after a dot
 
