@@ -30,11 +30,11 @@ from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft.base import Host
 from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
-from fedpurel_app.reporting.checkpoint import Checkpoint
+from fedpurel_app.reporting.checkpoint import Checkpoint, Which
 from fedpurel_app.reporting.console import show_lines
 from fedpurel_app.reporting.page.write import write_report
 from fedpurel_app.reporting.plots import draw
-from fedpurel_app.reporting.run_folder import RunFolder, Which
+from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.tokens import token_lines
 from tests.support import a_round, private_files, run_tiny, run_whole_and_resumed, timeless
 

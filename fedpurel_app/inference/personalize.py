@@ -28,9 +28,10 @@ from fedpurel_app.data.sources.source import Source
 from fedpurel_app.inference.class_file import keep_classes, kept_classes
 from fedpurel_app.inference.new_site import require_branch, site_settings
 from fedpurel_app.inference.run_settings import run_settings
+from fedpurel_app.reporting.checkpoint import Which
 from fedpurel_app.reporting.outcome import write_outcome
 from fedpurel_app.reporting.provenance import provenance
-from fedpurel_app.reporting.run_folder import PERSONALIZED, RunFolder, Which
+from fedpurel_app.reporting.run_folder import PERSONALIZED, RunFolder
 from fedpurel_app.reporting.tables import class_rows, evaluation_tables
 from fedpurel_app.site.site import Site
 

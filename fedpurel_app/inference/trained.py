@@ -21,7 +21,8 @@ from fedpurel_app.inference.other_classes import OtherClasses
 from fedpurel_app.inference.run_settings import run_settings
 from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, summed, to_tensors
 from fedpurel_app.models.peft.scaled import Scaled
-from fedpurel_app.reporting.run_folder import RunFolder, Which
+from fedpurel_app.reporting.checkpoint import Which
+from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.site.private_store import PrivateStore
 from fedpurel_app.site.sealing import read_key
 from fedpurel_app.site.state import PrivateState

@@ -5,19 +5,38 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
 
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_atomically
-from fedpurel_app.core.layout import among, stored
+from fedpurel_app.core.layout import Layout, among, stored
 from fedpurel_app.core.tensor_file import dump, read
 from fedpurel_app.reporting.run_files import SCHEMA, read_object, write_object
 
 _PART = "part/"  # before the names, in the file, of what the method's part at the server keeps
 Arrays = Mapping[str, npt.NDArray[Any]]
 Named = dict[str, npt.NDArray[Any]]
+Which = Literal["last", "best"]  # of a run's global models
+
+
+class Trained(NamedTuple):
+    """What a checkpoint says of a global model.
+
+    Attributes
+    ----------
+    arrays : dict of str to ndarray
+        The shared parameters.
+    state : dict
+        What a resumed run needs beside them, with their ``round``.
+    layout : mapping of str to ndarray of int64
+        How they are laid out; empty where that never changes.
+    """
+
+    arrays: Named
+    state: dict[str, Any]
+    layout: Layout
 
 
 class _Generations:
@@ -128,6 +147,11 @@ class Checkpoint:
             raise StateError(f"{folder} has no readable checkpoint-best.safetensors of round {number}.")
         arrays, part = _apart(tensors)
         return arrays, {**state, "round": number}, part
+
+    def read_model(self, which: Which) -> Trained:
+        """Read the shared parameters of the last round, or of the best one, and their layout; raises StateError."""
+        arrays, state, part = self.read_best() if which == "best" else self.read()
+        return Trained(arrays, state, among(part))
 
     def settle(self) -> None:
         """Put the best file in order before a run goes on: what a crash left of a lost round gives way."""

@@ -11,39 +11,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from fedpurel_app.core.errors import DiskFullError, StateError
 from fedpurel_app.core.files import drop_leftovers, full_disk_named, home, make_folders, write_atomically, write_csv
-from fedpurel_app.core.layout import Layout, among
 from fedpurel_app.core.names import FLOWER_LOG
-from fedpurel_app.reporting.checkpoint import Arrays, Checkpoint, Named
+from fedpurel_app.reporting.checkpoint import Arrays, Checkpoint, Named, Trained, Which
 from fedpurel_app.reporting.claim import Claim, going_on, is_own
 from fedpurel_app.reporting.run_files import finite, read_object, read_rounds, read_table, write_object
 
 _KILLED = 10.0  # seconds that a killed command's server may live on
 LAUNCH = "launch.json"  # what a resumed run must have, too, for the same bits
 PERSONALIZED = "personalized-from"  # of config.json: the experiment whose global model a new site began with
-Which = Literal["last", "best"]  # of a run's global models
 _STOP = "stop"  # a file that is there when the run is to end after its round
-
-
-class Trained(NamedTuple):
-    """What a checkpoint says of a global model.
-
-    Attributes
-    ----------
-    arrays : dict of str to ndarray
-        The shared parameters.
-    state : dict
-        What a resumed run needs beside them, with their ``round``.
-    layout : mapping of str to ndarray of int64
-        How they are laid out; empty where that never changes.
-    """
-
-    arrays: Named
-    state: dict[str, Any]
-    layout: Layout
 
 
 class RunFolder:
@@ -284,16 +264,8 @@ class RunFolder:
         return Checkpoint(self.path).read_best()[:2]
 
     def read_model(self, which: Which) -> Trained:
-        """Read the shared parameters of the last round, or of the best one, with all that belongs to them.
-
-        Raises
-        ------
-        StateError
-            When there are none.
-        """
-        checkpoint = Checkpoint(self.path)
-        arrays, state, part = checkpoint.read_best() if which == "best" else checkpoint.read()
-        return Trained(arrays, state, among(part))
+        """Read the shared parameters of the last round, or of the best one, and their layout; raises StateError."""
+        return Checkpoint(self.path).read_model(which)
 
     def spent(self) -> dict[str, Any] | None:
         """Return what the checkpoint says of the privacy that was spent; None where nothing accounts for it.
