@@ -350,6 +350,22 @@ def test_a_resumed_run_is_the_same_run(tmp_path, kind, schedule, message):
     assert home_of(whole) != FIRST
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["fedloge", "ditto", "fedavg-kl", "prograd"])
+def test_tokens_move_under_other_methods(tmp_path, algorithm):
+    """A composed module's tokens are found, a private one's stay."""
+    rounds = {"global_rounds": 3, "personal_rounds": 1 if algorithm == "ditto" else -1, "evaluate_every": 1, "seed": 2}
+    folder = run_tiny(tmp_path, **{**SETTINGS, **rounds}, algorithm=algorithm, prompt_relocation="bandit")
+    assert folder.summary()["outcome"] == "completed" and len(replayed(folder)) == 3
+    (name,) = (one for one in folder.read_checkpoint()[0] if one.endswith("tokens"))
+    assert folder.read_checkpoint()[0][name].shape == (TOKENS, 128)
+    assert all(line["relocation"]["most_idle"] is not None for line in folder.rounds()[1:4])
+    if METHODS[algorithm].personalizes:
+        export(load_trained(folder.path, "site-0"), tmp_path / "out")
+        facts = json.loads(next((tmp_path / "out").rglob("export.json")).read_text())
+        assert facts["layout"]["home"] == home_of(folder)
+
+
 def test_where_no_token_moves_the_run_is_that_of_deep_prompts(tmp_path):
     """All through the warm-up: the same bits, under another form."""
     rounds = {"global_rounds": 2, "personal_rounds": 0, "local_steps": 1}
