@@ -23,8 +23,11 @@ from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.records import ARRAYS
 from fedpurel_app.data.shapes import rendered, shapes
 from fedpurel_app.functional import cross_entropy
+from fedpurel_app.inference.class_file import kept_classes
 from fedpurel_app.inference.export import export
+from fedpurel_app.inference.other_classes import OtherClasses
 from fedpurel_app.inference.personalize import personalize
+from fedpurel_app.inference.run_settings import run_settings
 from fedpurel_app.inference.trained import load_trained
 from fedpurel_app.models.backbone import load_backbone
 from fedpurel_app.models.peft.base import Host
@@ -36,6 +39,7 @@ from fedpurel_app.reporting.page.write import write_report
 from fedpurel_app.reporting.plots import draw
 from fedpurel_app.reporting.run_folder import RunFolder
 from fedpurel_app.reporting.tokens import token_lines
+from fedpurel_app.site.state import PrivateState
 from tests.support import a_round, private_files, run_tiny, run_whole_and_resumed, timeless
 
 SITES, TOKENS, BLOCKS = 2, 10, 5
@@ -266,9 +270,16 @@ def test_an_onnx_file_has_the_tokens_in_their_blocks(recorded, tmp_path):
     assert float(np.abs(found - model.logits(shown).detach().numpy()).max()) <= 1e-4
 
 
-def test_other_classes_are_told_apart_with_the_tokens_where_they_are(recorded):
-    """Even as many classes as tokens: where they are is nothing that is remembered of classes."""
+def test_other_classes_are_told_apart_with_the_tokens_where_they_are(recorded, tmp_path):
+    """Even where there are as many classes as tokens: where these are is nothing that is remembered of classes."""
     folder, _ = recorded
+    source, config = kept_classes(folder), run_settings(folder, None)
+    assert source is not None
+    other = OtherClasses(source, ("cat", "dog"))
+    stored_there = PrivateState(memory={"home": np.zeros(48, np.int64)})
+    assert other.fitted({}, stored_there, config, tmp_path)[1].memory.keys() == {"home"}
+    with pytest.raises(ConfigError, match="remembers images"):
+        other.fitted({}, PrivateState(memory={"keys": np.zeros(48, np.float32)}), config, tmp_path)
     names = load_trained(folder.path).class_names[:3]
     shown = torch.randint(256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     for site in ("", "site-0"):
