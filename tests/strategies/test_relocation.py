@@ -35,7 +35,7 @@ def tokens(seed=0):
 
 
 def reply(examples, idle=None, loss=None):
-    return Reply({}, examples, examples, loss, {} if idle is None else {"idleness": idle})
+    return Reply({}, examples, examples, loss, lists={} if idle is None else {"idleness": idle})
 
 
 def play(one, replies, number=0):

@@ -7,10 +7,12 @@ from flwr.clientapp import ClientApp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpurel_app.core.layout import among
 from fedpurel_app.core.records import ARRAYS, METRICS, to_array_record, to_arrays
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.strategies import FedPuReL, Schedule
 from fedpurel_app.strategies.parts import Part, Reply, load_part
+from fedpurel_app.strategies.parts.relocation import Relocation
 from fedpurel_app.strategies.parts.several import Several, chained
 from fedpurel_app.strategies.parts.trust import Trust, divergences, factors, lengths
 from tests.support import LocalGrid
@@ -266,3 +268,26 @@ def test_a_clusters_prompts_are_averaged_by_weight_and_stay_where_nobody_has_any
     part.finish(sent, sent, {"a": one, "b": other._replace(factor=0.0), "c": other._replace(factor=0.0)}, 3)
     assert part.brief(sent, "b")["classes"].tolist() == [[1.0], [1.0]]
     assert part.brief(sent, "c")["classes"].tolist() == [[0.0], [0.0]]
+
+
+def test_a_layout_keeps_its_name_in_a_chain_and_comes_back():
+    """Who reads a finished model finds it there, whatever else the server did."""
+    options = {
+        "relocate-every": 1,
+        "relocation-warmup": 0,
+        "prompt-relocation": "random",
+        "seed": 0,
+        "global-rounds": 9,
+    }
+    tokens = {"tokens": np.arange(24, dtype=np.float32).reshape(6, 4)}
+
+    def chain():
+        trust = Trust({"trust-tolerance": 10}, SGD, lambda _: np.zeros((1, 2)))
+        return Several([Relocation(options | {"prompt-tokens": 2}, SGD), trust])
+
+    one, other = chain(), chain()
+    one.meet(tokens, {})
+    assert set(one.layout()) == {"home"} and among(one.state()).keys() == one.layout().keys()
+    other.restore(one.state())
+    assert np.array_equal(other.layout()["home"], one.layout()["home"])
+    assert one.lists(tokens) == other.lists(tokens)
