@@ -56,6 +56,8 @@ def build_strategy(
         max_failed_rounds=config.max_failed_rounds,
         keeps_state=kit.algorithm.keeps_state,
         part=load_part(kit.method.part, kit.options, kit.sgd(Phase.GLOBAL)),
+        personal_names=kit.sent_in_personal_rounds,
+        personal_inner=aggregation.strategy() if kit.sent_in_personal_rounds else None,
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,
         num_sites=len(experiment.federation.site_names) or config.num_sites,

@@ -149,7 +149,7 @@ class Server:
             # have spent of the privacy is on disk before it is spent again.
             self._checkpoint(strategy, self._arrays, self._state["seconds"])
         else:
-            self._arrays, _ = self.experiment.kit.split(self.experiment.kit.new_shared())
+            self._arrays = self.experiment.kit.first_arrays()
         try:
             strategy.connect(grid)
         except RunError as error:

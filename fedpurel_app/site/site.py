@@ -43,7 +43,8 @@ from fedpurel_app.core.site_scores import SiteScores
 from fedpurel_app.data.dealing.partition import PartName
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.models.peft.base import PeftModule, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.base import PeftModule, parameters_of, to_tensors
+from fedpurel_app.models.peft.pareto import family_part
 from fedpurel_app.site.data_paths import cache_folder, with_own_paths
 from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.site.keeper import Keeper
@@ -144,7 +145,7 @@ class Site:
     def train(
         self, phase: Phase, arrays: Arrays, instruction: Instruction, brief: Arrays | None = None
     ) -> tuple[Named, Metrics]:
-        """Do a phase's visit on this site's data; return what is sent, in personal rounds nothing.
+        """Do a phase's visit on this site's data; return what is sent, in personal rounds of most methods nothing.
 
         Parameters
         ----------
@@ -186,26 +187,31 @@ class Site:
         return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
-        """Train this site's private module beside the frozen global one, and keep it here."""
+        """Train this site's private module beside the frozen global one; keep what of it the method does not send."""
         shared = self._shared_module(arrays, instruction)
-        private = self._private_module(shared, instruction)
+        private = self._private_module(shared, arrays, instruction)
         data = self.data.training(private, visit, shared)
         start, facts = parameters_of(shared), self._facts(Phase.PERSONAL, instruction)
         memory = self._memory(shared, instruction, facts)
-        metrics = self._visit(private, data, Phase.PERSONAL, instruction, facts, memory, start)
-        tensors = _numpy(parameters_of(private))
-        squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items())
+        whole = family_part(private) is private  # else its parameters have other names
+        metrics = self._visit(private, data, Phase.PERSONAL, instruction, facts, memory, start if whole else None)
+        sent, kept = self.kit.split_private(private)
+        own = _numpy(parameters_of(family_part(private)))
+        squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in own.items())
         metrics["private-distance"] = float(np.sqrt(sum(squares)))
-        if not self.simulated and not is_finite(tensors):
+        if not is_finite(sent | kept):
+            if self.simulated:
+                raise RunError("the private part diverged (NaN or Inf) and was not kept: lower the learning rates.")
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
-            private = self._private_module(shared, instruction)
-            tensors, memory = _numpy(parameters_of(private)), self._memory(shared, instruction, facts)
+            private = self._private_module(shared, arrays, instruction)
+            sent, kept = self.kit.split_private(private)
+            memory = self._memory(shared, instruction, facts)
         memory |= self.data.chosen(self.kit.models(shared, private))
-        state = replace(self.keeper.state(instruction), branch=tensors, memory=_numpy(memory))
+        state = replace(self.keeper.state(instruction), branch=kept, memory=_numpy(memory))
         self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=True)
-        return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
+        return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def evaluate(self, arrays: Arrays, instruction: Instruction) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test and validation parts."""
@@ -257,21 +263,17 @@ class Site:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
         return self.kit.shared_module(arrays, self.keeper.state(instruction).kept)
 
-    def _private_module(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
+    def _private_module(self, shared: PeftModule, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the private module that the server's message names: one on disk, or the common initial one."""
-        module = self.kit.new_module("private")
-        if stored := self.keeper.state(instruction).branch:
-            load_parameters(module, to_tensors(stored))
-        elif self.config.private_init == "global":
-            load_parameters(module, parameters_of(shared))
-        return module
+        start = shared if self.config.private_init == "global" else None
+        return self.kit.private_module(arrays, self.keeper.state(instruction).branch, start)
 
     def _scorer(self, arrays: Arrays, instruction: Instruction) -> tuple[Callable[[PartName], SiteScores], bool]:
         """Return what scores this site's models on a part, and whether the global one holds parts that it keeps."""
         algorithm, shared = self.kit.algorithm, self._shared_module(arrays, instruction)
         state = self.keeper.state(instruction)
         # What nobody trained here is no model to score: without it, this site has the global model alone.
-        private = self._private_module(shared, instruction) if state.branch else None
+        private = self._private_module(shared, arrays, instruction) if state.branch else None
         models = self.kit.models(shared, private, state.memory)
         is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
         is_private = not algorithm.is_known(shared, self.kit.options)

@@ -47,6 +47,8 @@ class GlobalRound(Round):
         Whether clients are meant to purify their gradients.
     part : Part or None
         What the method does beside averaging.
+    others : frozenset of str
+        Of the arrays, those that are trained in personal rounds, and have no part in this one.
     """
 
     message_type = MessageType.TRAIN
@@ -63,15 +65,22 @@ class GlobalRound(Round):
         keeps_state: bool,
         purifies: bool,
         part: Part | None = None,
+        others: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(post, abilities, quorum, key)
         self.inner, self.clipping, self.required_mod = inner, clipping, required_mod
         self.writes_state, self._tells_of_purification, self.part = keeps_state, purifies, part
-        self.undoes_lost = part is not None
+        self.undoes_lost, self._others = part is not None, others
         self._without_mod: set[str] = set()
         self._sizes: dict[str, int] = {}  # images by site
         if part is not None and clipping is not None:
             raise ValueError("a method's part at the server weighs replies, which a strategy that clips must not do.")
+
+    def part_of(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Choose those that global rounds train."""
+        if not self._others:
+            return arrays
+        return ArrayRecord({name: array for name, array in arrays.items() if name not in self._others})
 
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Have the inner strategy write to the cohort, which is all that it sees."""
