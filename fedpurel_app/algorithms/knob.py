@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from fedpurel_app.core.options import Few, Option
-
-Rank = Annotated[int, Field(ge=0, le=64)]
-
+from fedpurel_app.core.options import Few, FewOrNone, Option
 
 KNOB = (
     Option(
@@ -22,7 +17,7 @@ KNOB = (
     Option(
         "pareto-rank",
         8,
-        Rank,
+        FewOrNone,
         "r, directions that a preference moves a site's branch in, 0..64; 0 = it does not move (our reading)",
         personal=True,
     ),

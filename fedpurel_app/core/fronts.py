@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fedpurel_app.core.errors import ConfigError
+
 Ints = npt.NDArray[np.int64]
 PARETO, ADJUSTED, DIAL = "pareto", "logit-adjustment", "dial"
 CURVES = (PARETO, ADJUSTED, DIAL)
-MOST_POINTS = 256  # of a front that a site may send
+_MOST_POINTS = 256  # of a front that a site may send
+_MOST_IMAGES = 100_000_000
+_CORRECT, _AGREE, _EVERYWHERE = "pareto/correct", "pareto/agree", "pareto/everywhere"  # on the wire
 _STEPS = 10  # of a curve from 0 to 1
 _PARTS = 4  # of the simplex of three objectives
 
@@ -46,6 +51,29 @@ def simplex(objectives: int) -> list[tuple[float, ...]]:
         for first in range(_PARTS + 1)
         for second in range(_PARTS + 1 - first)
     ]
+
+
+def preference_of(asked: Sequence[float], objectives: int) -> tuple[float, ...]:
+    """Return a preference as a user asked for it: of two objectives the weight of the first may do.
+
+    Raises
+    ------
+    ConfigError
+        When there are more or fewer weights, one is negative, or they do not add up to 1.
+
+    Examples
+    --------
+    >>> preference_of([0.75], 2)
+    (0.75, 0.25)
+    """
+    found = (*asked, 1 - asked[0]) if objectives == 2 and len(asked) == 1 else tuple(asked)
+    if len(found) == objectives and all(0 <= one <= 1 for one in found) and abs(sum(found) - 1) <= 1e-6:
+        return found
+    form = "a number from 0 to 1" if objectives == 2 else f"{objectives} numbers of at least 0 that add up to 1"
+    raise ConfigError(
+        f"--preference {','.join(f'{one:g}' for one in asked)}: the run weighs {objectives} losses. Give {form}, as "
+        f"--preference {'0.7' if objectives == 2 else '0.5,0.3,0.2'}."
+    )
 
 
 @cache
@@ -83,7 +111,7 @@ class Front:
 
     def require(self, total: Ints) -> None:
         """Raise ValueError unless the counts can be of so many images, shape (C,) or (1,)."""
-        if not 1 <= len(self.correct) <= MOST_POINTS or self.correct.shape != (len(self.correct), len(total)):
+        if not 1 <= len(self.correct) <= _MOST_POINTS or self.correct.shape != (len(self.correct), len(total)):
             raise ValueError(f"a front of shape {self.correct.shape} for {len(total)} counts of images")
         if (self.correct < 0).any() or (self.correct > total).any():
             raise ValueError("a front has more right answers than images")
@@ -93,6 +121,51 @@ class Front:
             self.everywhere.shape[:1] != self.agree.shape or (self.everywhere < 0).any()
         ):
             raise ValueError(f"a front of shape {self.everywhere.shape} on the balanced test set")
+
+
+def front_to_metrics(front: Front) -> dict[str, list[int]]:
+    """Pack a front: ``pareto/correct``, the counts of its points one after the other, and the other two likewise."""
+    metrics = {_CORRECT: front.correct.ravel().tolist(), _AGREE: front.agree.tolist()}
+    return metrics if front.everywhere is None else metrics | {_EVERYWHERE: front.everywhere.ravel().tolist()}
+
+
+def front_from_metrics(metrics: Mapping[str, Any], total: Ints) -> Front | None:
+    """Unpack a front, whatever a site sent; None where it sent none.
+
+    Parameters
+    ----------
+    metrics : mapping
+    total : ndarray of int64, shape (C,), or (1,)
+        Images by class, or in all, as the site's other counts have them.
+
+    Raises
+    ------
+    ValueError
+        When something is no whole number, is missing, or cannot belong to so many images.
+    """
+    found = {name: metrics[name] for name in (_CORRECT, _AGREE, _EVERYWHERE) if name in metrics}
+    if not found:
+        return None
+    for name, value in found.items():
+        if not isinstance(value, list) or not value or not all(map(_is_count, value)):
+            raise ValueError(f"{name} is no list of whole numbers from 0 to {_MOST_IMAGES}")
+    if not {_CORRECT, _AGREE} <= set(found):
+        raise ValueError(f"a front needs {_CORRECT} and {_AGREE}")
+    points = len(found[_AGREE])
+    if any(len(value) % points for value in found.values()):
+        sizes = ", ".join(str(len(value)) for value in found.values())
+        raise ValueError(f"a front of {points} points has {sizes} numbers")
+    correct, everywhere = (
+        np.array(found[name], np.int64).reshape(points, -1) if name in found else None
+        for name in (_CORRECT, _EVERYWHERE)
+    )
+    front = Front(np.zeros((0, 0), np.int64) if correct is None else correct, np.array(found[_AGREE]), everywhere)
+    front.require(total)
+    return front
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_IMAGES
 
 
 def mean_class_error(correct: Ints, total: Ints) -> npt.NDArray[np.float64]:

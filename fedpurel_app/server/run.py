@@ -183,8 +183,10 @@ class Server:
             seconds["start_up"] = max(0.0, time.time() - self._process_started - sum(seconds.values()))
         elif report.scores:
             line["sites"] = scoring.pooled(report.scores)
-            for name, (columns, rows) in scoring.tables(report.scores).items():
+            fronts, worth = scoring.fronts(report.scores)
+            for name, (columns, rows) in (scoring.tables(report.scores) | fronts).items():
                 self.folder.write_csv(name, columns, rows)
+            line |= {"fronts": worth} if worth else {}
             self._select(line, report)
         self._write_site_logs(strategy, line["round"])
         now = time.monotonic()

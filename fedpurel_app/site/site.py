@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedpurel_app.algorithms.base import Facts, Memory, Visit
+from fedpurel_app.algorithms.base import Facts, Memory, Models, Visit
 from fedpurel_app.config import (
     RunConfig,
     load_config,
@@ -218,15 +218,21 @@ class Site:
         self.keeper.begin("evaluate", arrays, instruction)
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores(None))
-        score, is_private = self._scorer(arrays, instruction)
-        told = self.discloses.scores(score("test"), is_private)
+        models, is_own = self._models(arrays, instruction)
+        score, is_private = self._scorer(models, is_own)
+        tested = score("test")
+        told = self.discloses.scores(tested, is_private)
+        is_last = instruction.round == sum(self.config.total_rounds)
+        if WITHHELD not in told and is_own and is_last and self.kit.algorithm.front is not None:
+            front = self.data.front(models, everywhere=self.simulated)
+            told |= self.discloses.front(front, tested.counts["global"].total)
         if WITHHELD not in told and len(self.data.rows("validation")):
             told |= self.discloses.validation(score("validation"), is_private)
         return self._reply(told)
 
     def scores(self, arrays: Arrays, instruction: Instruction) -> SiteScores:
         """Score the same models on the test part, for the site's own eyes: nothing is withheld, and nothing booked."""
-        return self._scorer(arrays, instruction)[0]("test")
+        return self._scorer(*self._models(arrays, instruction))[0]("test")
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -268,15 +274,18 @@ class Site:
         start = shared if self.config.private_init == "global" else None
         return self.kit.private_module(arrays, self.keeper.state(instruction).branch, start)
 
-    def _scorer(self, arrays: Arrays, instruction: Instruction) -> tuple[Callable[[PartName], SiteScores], bool]:
-        """Return what scores this site's models on a part, and whether the global one holds parts that it keeps."""
+    def _models(self, arrays: Arrays, instruction: Instruction) -> tuple[Models, bool]:
+        """Return this site's models, and whether it has one of its own."""
         algorithm, shared = self.kit.algorithm, self._shared_module(arrays, instruction)
         state = self.keeper.state(instruction)
         # What nobody trained here is no model to score: without it, this site has the global model alone.
         private = self._private_module(shared, arrays, instruction) if state.branch else None
-        models = self.kit.models(shared, private, state.memory)
         is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
-        is_private = not algorithm.is_known(shared, self.kit.options)
+        return self.kit.models(shared, private, state.memory), is_own
+
+    def _scorer(self, models: Models, is_own: bool) -> tuple[Callable[[PartName], SiteScores], bool]:
+        """Return what scores this site's models on a part, and whether the global one holds parts that it keeps."""
+        is_private = not self.kit.algorithm.is_known(models.shared, self.kit.options)
         return partial(self.data.scores, models=models, is_own=is_own), is_private
 
     def _reply(self, metrics: Mapping[str, Any]) -> Metrics:
