@@ -16,7 +16,7 @@ from fedpurel_app.reporting.columns import number
 FRONT_COLUMNS = ["site", "curve", "at", "own_accuracy", "all_accuracy", "all_of", "agreement", "nondominated"]
 FRONT_SCORE_COLUMNS = ["site", "curve", "points", "hypervolume", "sparsity", "own_range", "all_range"]
 _SCORES = FRONT_SCORE_COLUMNS[3:]
-_TITLES = {"pareto": "the knob", "logit-adjustment": "logit adjustment after training", "dial": "dial l_G + a l_P"}
+TITLES = {"pareto": "the knob", "logit-adjustment": "logit adjustment after training", "dial": "dial l_G + a l_P"}
 
 Tables = dict[str, tuple[list[str], list[list[Any]]]]
 Floats = npt.NDArray[np.float64]
@@ -141,7 +141,7 @@ def mean_scores(rows: Sequence[Sequence[Any]]) -> dict[str, dict[str, float]]:
 def front_lines(fronts: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Print the means, what costs no training always beside what does."""
     lines = [f"{'fronts, mean over sites':<34}{'hypervolume':>12}{'sparsity':>10}{'own range':>11}{'all range':>11}"]
-    for curve, title in _TITLES.items():
+    for curve, title in TITLES.items():
         if values := fronts.get(curve):
             cells = zip((12, 10, 11, 11), (values.get(name) for name in _SCORES), strict=True)
             lines.append(f"{title:<34}" + "".join(f"{number(value, 2):>{width}}" for width, value in cells))
