@@ -155,10 +155,11 @@ class ModelKit:
 
     def first_arrays(self) -> Named:
         """Return the parameters that sites share, as a run begins with them."""
-        shared, _ = self.split(self.new_shared())
-        if not self.sent_in_personal_rounds:
-            return shared
-        return shared | self.split_private(self.new_private())[0]
+        return self.split(self.new_shared())[0] | self.personal_arrays()
+
+    def personal_arrays(self) -> Named:
+        """Return those of them that are sent in personal rounds; most methods have none."""
+        return self.split_private(self.new_private())[0] if self.sent_in_personal_rounds else {}
 
     def split_private(self, module: PeftModule) -> tuple[Named, Named]:
         """Return the arrays of a private module that are sent in personal rounds, and those that its site keeps."""
