@@ -125,7 +125,7 @@ class Case:
     def visit(self, phase: Phase) -> float:
         """Return the seconds of a visit."""
         data, order = LocalData(self.inputs, self.labels, self.reference), torch.Generator().manual_seed(4)
-        module = self.module if phase is Phase.GLOBAL else self.build("private")
+        module = self.module if phase is Phase.GLOBAL else self.private()
         anchor = None if phase is Phase.GLOBAL else parameters_of(module)
         started = time.perf_counter()
         train(
@@ -133,9 +133,18 @@ class Case:
         )
         return self.steps * (time.perf_counter() - started)
 
-    def kilobytes(self) -> tuple[float, float]:
-        """Return what a site sends, and what is sent to it, in a global round."""
+    def private(self) -> PeftModule:
+        """Make the module of personal rounds."""
+        return self.algorithm.private(self.build, self.options, torch.Generator().manual_seed(5))
+
+    def kilobytes(self, phase: Phase) -> tuple[float, float]:
+        """Return what a site sends, and what is sent to it, in a round."""
         up = sum(value.nbytes for value in self.sent.values())
+        if phase is Phase.PERSONAL:
+            private = self.private()
+            names = self.algorithm.sent_of_private(private, self.options)
+            own = sum(value.nbytes for name, value in parameters_of(private).items() if name in names)
+            return own / 1e3, (up + own) / 1e3
         return up / 1e3, (up + sum(value.nbytes for value in self.facts.brief.values())) / 1e3
 
 
@@ -196,7 +205,7 @@ def measure(cases: list[Case], rounds: int) -> list[dict[str, Any]]:
                 case.visit(phase)
     rows: list[dict[str, Any]] = []
     for (case, phase), spent in zip(visits, times, strict=True):
-        up, down = case.kilobytes() if phase is Phase.GLOBAL else (0.0, case.kilobytes()[0])
+        up, down = case.kilobytes(phase)
         names = {"method": case.name, "balancer": case.balancer.name, "family": case.family, "phase": phase.value}
         rows.append({**names, "seconds": statistics.median(spent), "up_kb": up, "down_kb": down})
     plain = {row["family"]: row["seconds"] for row in rows if (row["method"], row["balancer"]) == ("fedavg", "none")}

@@ -66,10 +66,11 @@ def train(message: Message, context: Context) -> Message:
 
 @app.train("personalize")
 def personalize(message: Message, context: Context) -> Message:
-    """Train this site's private branch (phase 2); the reply carries numbers alone."""
+    """Train this site's private branch (phase 2); the reply carries numbers alone, and what the method names."""
     with _site(message, context) as (site, _):
-        _, metrics = site.train(Phase.PERSONAL, *_unpack(message), layout=_layout(message))
-    return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
+        arrays, metrics = site.train(Phase.PERSONAL, *_unpack(message), layout=_layout(message))
+    sent = {ARRAYS: to_array_record(arrays)} if arrays else {}
+    return Message(RecordDict({**sent, METRICS: MetricRecord(metrics)}), reply_to=message)
 
 
 @app.evaluate()

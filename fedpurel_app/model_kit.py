@@ -29,8 +29,9 @@ from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
 from fedpurel_app.models.backbone import Backbone, Takes, load_backbone
-from fedpurel_app.models.peft.base import Host, PeftModule, Role, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.base import Host, PeftModule, Role, are_alike, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.making import make_module
+from fedpurel_app.models.peft.pareto import family_part
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.models.peft.scaled import ZeroShot
 from fedpurel_app.training.feature_store import text_features
@@ -207,13 +208,76 @@ class ModelKit:
         """What of an image the modules are given."""
         return self.new_shared().takes
 
+    def new_private(self, layout: Arrays | None = None) -> PeftModule:
+        """Make the module of personal rounds, freshly initialised; laid out as at first, or as it is told."""
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "initial parameters", "private method"))
+        placed: dict[str, Any] = {**self.laid_out(layout)}
+        return self.algorithm.private(partial(self.new_module, **placed), self.options, generator)
+
+    @cached_property
+    def sent_in_personal_rounds(self) -> frozenset[str]:
+        """Names of the private module's parameters that are sent and averaged; most methods have none."""
+        if not self.algorithm.shares_in_personal_rounds:
+            return frozenset()
+        return self.algorithm.sent_of_private(self.new_private(), self.options)
+
+    def first_arrays(self) -> Named:
+        """Return the parameters that sites share, as a run begins with them."""
+        return self.split(self.new_shared())[0] | self.personal_arrays()
+
+    def personal_arrays(self) -> Named:
+        """Return those of them that are sent in personal rounds; most methods have none."""
+        return self.split_private(self.new_private())[0] if self.sent_in_personal_rounds else {}
+
+    def split_private(self, module: PeftModule) -> tuple[Named, Named]:
+        """Return the arrays of a private module that are sent in personal rounds, and those that its site keeps."""
+        arrays = {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
+        sent = self.sent_in_personal_rounds
+        return (
+            {name: value for name, value in arrays.items() if name in sent},
+            {name: value for name, value in arrays.items() if name not in sent},
+        )
+
+    def private_module(
+        self, arrays: Arrays, branch: Arrays, shared: PeftModule | None = None, layout: Arrays | None = None
+    ) -> PeftModule:
+        """Make the module of personal rounds.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            What sites share.
+        branch : mapping of str to ndarray
+            What a site keeps; where that is nothing, it begins afresh.
+        shared : PeftModule, optional
+            The global one, at whose parameters it then begins, if it has the same.
+        layout : mapping of str to ndarray, optional
+            What says, among other things, how its parameters are laid out; as at first where nothing does.
+
+        Raises
+        ------
+        ValueError
+            When they do not fit the module.
+        """
+        module = self.new_private(layout)
+        common = {name: value for name, value in arrays.items() if name in self.sent_in_personal_rounds}
+        if branch:
+            load_parameters(module, to_tensors(branch) | to_tensors(common))
+            return module
+        if shared is not None and are_alike(family_part(module), shared):
+            load_parameters(family_part(module), parameters_of(shared))
+        if missing := sorted(self.sent_in_personal_rounds - set(common)):
+            raise ValueError(f"these parameters of the private module did not come: {', '.join(missing)}")
+        load_parameters(module, parameters_of(module) | to_tensors(common))
+        return module
+
     def shared_module(self, arrays: Arrays, kept: Arrays | None = None, layout: Layout | None = None) -> PeftModule:
         """Make the module of global rounds of given parameters.
 
         Parameters
         ----------
         arrays : mapping of str to ndarray
-            Those that are sent, all of them.
+            Those that are sent, all of them; what belongs to the private module is left out.
         kept : mapping of str to ndarray, optional
             Of the others, what a site has kept; what is missing is as it was at first.
         layout : mapping of str to ndarray of int64, optional
@@ -230,13 +294,9 @@ class ModelKit:
         # What a site kept fills the gaps of what is not sent, and no other: else a message that lacks a parameter that
         # is sent would be answered with the site's own.
         own |= {name: value for name, value in to_tensors(kept or {}).items() if name in own}
-        load_parameters(module, own | to_tensors(arrays))
+        common = {name: value for name, value in arrays.items() if name not in self.sent_in_personal_rounds}
+        load_parameters(module, own | to_tensors(common))
         return module
-
-    def private_module(self, told: Arrays | None) -> PeftModule:
-        """Make the module of personal rounds, freshly initialised; laid out as a site remembers, or as it is told."""
-        placed: dict[str, Any] = {**self.laid_out(told)}
-        return self.new_module("private", **placed)
 
     def split(self, module: PeftModule) -> tuple[Named, Named]:
         """Return the arrays of a shared module that are sent, and those that its site keeps."""
@@ -262,9 +322,16 @@ class ModelKit:
             groups[federation.group(federation.train_counts)[name]] = number
         return groups.to(self.device)
 
-    def models(self, shared: PeftModule, private: PeftModule | None = None, memory: Arrays | None = None) -> Models:
+    def models(
+        self,
+        shared: PeftModule,
+        private: PeftModule | None = None,
+        memory: Arrays | None = None,
+        preference: tuple[float, ...] | None = None,
+    ) -> Models:
         """Return what there is to predict with; ``memory`` as a site keeps it."""
-        return Models(shared, private, self._tensors(memory or {}), self.options, self.zero_shot(shared.takes))
+        remembered = self._tensors(memory or {})
+        return Models(shared, private, remembered, self.options, self.zero_shot(shared.takes), preference)
 
     @cache  # noqa: B019  # one kit lives as long as its process
     def zero_shot(self, takes: Takes) -> PeftModule:

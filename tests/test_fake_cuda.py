@@ -19,6 +19,7 @@ from fedpurel_app.models.backbone import Backbone, load_backbone
 from fedpurel_app.models.checkpoints import Checkpoint
 from fedpurel_app.models.peft.base import Branch, Host, parameters_of
 from fedpurel_app.models.peft.making import make_module
+from fedpurel_app.models.peft.pareto import family_part
 from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.training.inputs import LocalData, all_logits
 from fedpurel_app.training.local import take_steps
@@ -113,11 +114,11 @@ def facts(one):
     return Facts(counts, counts, one.zero_shot_text)
 
 
-def visit(method, settings, module, images, phase, anchor, one):
+def visit(method, settings, module, images, phase, anchor, one, memory=None):
     rule = method.load().visits[phase]
     order = torch.Generator().manual_seed(0)
     totals, steps = take_steps(
-        module, images, rule, SgdSettings(0.1, 0.9, 1e-4, 4, 2), order, method.defaults(), facts(one), anchor
+        module, images, rule, SgdSettings(0.1, 0.9, 1e-4, 4, 2), order, method.defaults(), facts(one), anchor, memory
     )
     assert steps == 6 and all(value.device.type == "cuda" for value in totals.values())
     assert all(
@@ -162,10 +163,11 @@ def test_both_phases_and_prediction_stay_on_the_device(mode, weights, name, fami
         visit(method, settings, shared, images, Phase.GLOBAL, None, one)
         models = Models(shared)
         if algorithm.has_personal_rounds:
-            private = build("private")
-            against = images.measured_against(shared.frozen())
-            visit(method, settings, private, against, Phase.PERSONAL, parameters_of(shared), one)
-            models = Models(shared, private)
+            private = algorithm.private(build, method.defaults(), torch.Generator().manual_seed(2))
+            against, memory = images.measured_against(shared.frozen()), dict[str, torch.Tensor]()
+            anchor = parameters_of(shared) if family_part(private) is private else None
+            visit(method, settings, private, against, Phase.PERSONAL, anchor, one, memory)
+            models = Models(shared, private, memory)
         for model in (algorithm.global_model, algorithm.personalized or algorithm.global_model):
             logits = torch.stack([all_logits(part.frozen(), images.inputs) for part in model(models)]).sum(0)
             assert logits.shape == (12, 3) and logits.device.type == "cuda" and logits.dtype == torch.float32

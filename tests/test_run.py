@@ -316,7 +316,7 @@ def test_the_first_private_branch_is_what_was_asked_for(tmp_path, init):
     frozen = one.experiment.kit.new_module("global")
     shared = {name: value + 1 for name, value in parameters_of(frozen).items()}
     load_parameters(frozen, shared)
-    branch = parameters_of(one._private_module(frozen, Instruction("personal", 1, "e")))
+    branch = parameters_of(one._private_module(frozen, {}, Instruction("personal", 1, "e")))
     own = parameters_of(one.experiment.kit.new_module("private"))
     assert any(not np.array_equal(own[name], shared[name]) for name in own)
     for name, value in branch.items():

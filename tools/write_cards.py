@@ -90,12 +90,12 @@ def parts(method: Method) -> tuple[str, str]:
         memory = {} if kit.algorithm.memory is None else kit.algorithm.memory(parameters_of(module), kit.facts())
     own = [names(kept)] if kept and method.trains else []
     if method.personal_rounds:
-        own.append(
-            f"a module of its own, trained in personal rounds: {names(name for name, _ in module.named_parameters())}"
-        )
+        stays = kit.split_private(kit.new_private())[1]
+        own.append(f"a module of its own, trained in personal rounds: {names(stays)}")
     if kit.algorithm.memory is not None:
         own.append(f"what it remembers{': ' + names(memory) if memory else ''}")
-    return names(sent), "; ".join(own) or "–"
+    also = f"; in personal rounds {names(kit.personal_arrays())}" if kit.personal_arrays() else ""
+    return names(sent) + also, "; ".join(own) or "–"
 
 
 def costs(name: str, balancer: str, measured: dict[str, Any]) -> list[str]:

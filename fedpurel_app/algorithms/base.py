@@ -6,7 +6,7 @@ methods, and ask a value of :class:`Algorithm` for what differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -38,9 +38,9 @@ __all__ = [
     "Rule",
     "Visit",
     "Visited",
-    "everything",
     "names_of_shared",
     "nothing",
+    "own_branch",
     "plain",
     "shapes_of",
     "shared_alone",
@@ -67,11 +67,6 @@ class Maker(Protocol):
 Compose = Callable[[Maker, Options, torch.Generator], PeftModule]  # the generator is for what else is drawn
 
 
-def everything(names: Sequence[str], options: Options) -> Collection[str]:
-    """Choose every parameter."""
-    return names
-
-
 @dataclass(frozen=True)
 class Visit:
     """What a site does in one kind of round.
@@ -81,9 +76,9 @@ class Visit:
     rule : callable
         From a :class:`Batch` to the gradient of every parameter and scalars that are reported. The loop adds weight
         decay and momentum, and takes the step.
-    sends : callable
+    sends : callable or None
         From the names of all parameters, in the module's order, and the options to those that are sent and averaged;
-        the others stay with the site's private state. In a personal round nothing is sent.
+        the others stay with the site's private state. None: in a global round all are sent, in a personal one none.
     reference : {"zero-shot", "global"}
         Whose logits a batch has beside the module's own.
     begin : callable or None
@@ -95,7 +90,7 @@ class Visit:
     """
 
     rule: Rule
-    sends: Names = everything
+    sends: Names | None = None
     reference: Literal["zero-shot", "global"] = "zero-shot"
     begin: Begin | None = None
     end: End | None = None
@@ -132,6 +127,11 @@ def plain(build: Maker, options: Options, generator: torch.Generator) -> PeftMod
     return build("global")
 
 
+def own_branch(build: Maker, options: Options, generator: torch.Generator) -> PeftModule:
+    """Make a module of the family for personal rounds."""
+    return build("private")
+
+
 def shared_alone(models: Models) -> Model:
     """Predict by the module of global rounds."""
     return (models.shared,)
@@ -153,6 +153,9 @@ class Algorithm:
     compose : callable
         Makes the module of global rounds from modules of the family; its parameters' names are the names on the wire
         and in files.
+    private : callable
+        Makes the module of personal rounds likewise; its parameters' names are those in a site's private state and, of
+        what a personal visit sends, on the wire.
     global_model : callable
         From :class:`Models` to the modules whose logits add up to those of the global model (GM).
     personalized : callable or None
@@ -165,6 +168,9 @@ class Algorithm:
     choose : callable or None
         What a site finds out on its validation part after a personal visit, where it has such images, and remembers
         beside what else it keeps; it is no part of training, and no state of global rounds.
+    front : callable or None
+        From :class:`Models` with a private module, and what makes logits of a model on some images, to the logits at
+        every point of :func:`fedpurel_app.core.fronts.points_of` in turn; None: there is no preference to choose.
     reading : str
         What is ours where the source leaves something open, or differs; empty where it is as published.
     memory : callable or None
@@ -174,24 +180,24 @@ class Algorithm:
     Raises
     ------
     ValueError
-        When it trains, but not in global rounds, or its personal one names what is sent: nothing is.
+        When it trains, but not in global rounds.
     """
 
     visits: Mapping[Phase, Visit]
     compose: Compose = plain
+    private: Compose = own_branch
     global_model: Callable[[Models], Model] = shared_alone
     personalized: Callable[[Models], Model] | None = None
     bias: Callable[[Facts, Options], Tensor | None] | None = None
     memory: Callable[[Mapping[str, Tensor], Facts], Memory] | None = None
     memory_is_sent: bool = False
     choose: Callable[[Held], Memory] | None = None
+    front: Callable[[Models, Callable[[Model], Tensor]], Iterator[Tensor]] | None = None
     reading: str = ""
 
     def __post_init__(self) -> None:
         if self.visits and Phase.GLOBAL not in self.visits:
             raise ValueError("a method that trains needs a visit for global rounds.")
-        if self.has_personal_rounds and self.visits[Phase.PERSONAL].sends is not everything:
-            raise ValueError("a personal visit cannot choose what it sends: in personal rounds nothing is sent.")
 
     @property
     def has_personal_rounds(self) -> bool:
@@ -201,7 +207,7 @@ class Algorithm:
     @property
     def keeps_parts(self) -> bool:
         """Whether sites keep a part of what they train in global rounds to themselves."""
-        return bool(self.visits) and self.visits[Phase.GLOBAL].sends is not everything
+        return bool(self.visits) and self.visits[Phase.GLOBAL].sends is not None
 
     @property
     def keeps_state(self) -> bool:
@@ -218,7 +224,22 @@ class Algorithm:
         names = [name for name, _ in shared.named_parameters()]
         if not self.visits:
             return frozenset()
-        return frozenset(self.visits[Phase.GLOBAL].sends(names, options))
+        sends = self.visits[Phase.GLOBAL].sends
+        return frozenset(names if sends is None else sends(names, options))
+
+    @property
+    def shares_in_personal_rounds(self) -> bool:
+        """Whether sites send, and the server averages, a part of their private module."""
+        return self.has_personal_rounds and self.visits[Phase.PERSONAL].sends is not None
+
+    def sent_of_private(self, private: PeftModule, options: Options) -> frozenset[str]:
+        """Return the names of the private module's parameters that are sent and averaged in personal rounds."""
+        sends = self.visits[Phase.PERSONAL].sends if self.has_personal_rounds else None
+        return (
+            frozenset()
+            if sends is None
+            else frozenset(sends([name for name, _ in private.named_parameters()], options))
+        )
 
     def is_known(self, shared: PeftModule, options: Options) -> bool:
         """Tell whether what is sent makes up the global model, so that the server has all of it."""

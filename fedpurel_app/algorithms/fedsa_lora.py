@@ -28,7 +28,8 @@ def share_a(host: Algorithm) -> Algorithm:
     visit = host.visits[Phase.GLOBAL]
 
     def all_a(names: Sequence[str], options: Options) -> set[str]:
-        return {name for name in visit.sends(names, options) if name.endswith(".A")}
+        sent = names if visit.sends is None else visit.sends(names, options)
+        return {name for name in sent if name.endswith(".A")}
 
     return replace(host, visits={**host.visits, Phase.GLOBAL: replace(visit, sends=all_a)})
 

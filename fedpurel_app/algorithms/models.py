@@ -29,6 +29,8 @@ class Models:
         The method's keys.
     zero_shot : PeftModule or None
         Zero-shot CLIP, on the inputs of the shared module; None where only parameters are asked for.
+    preference : tuple of float or None
+        Among the losses of a method that has several; None: the one that the method predicts by where nobody asks.
     """
 
     shared: PeftModule
@@ -36,6 +38,7 @@ class Models:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     options: Options = field(default_factory=dict)
     zero_shot: PeftModule | None = None
+    preference: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

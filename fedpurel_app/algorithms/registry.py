@@ -15,6 +15,7 @@ from fedpurel_app.algorithms.beyond.registry import (
     TARGET,
     ZERO_SHOT_WEIGHT,
 )
+from fedpurel_app.algorithms.knob import KNOB
 from fedpurel_app.algorithms.method import Method
 from fedpurel_app.algorithms.unfit import (
     changes_images,
@@ -27,6 +28,7 @@ from fedpurel_app.algorithms.unfit import (
     sees_no_patches,
     shares_class_contexts,
     shares_no_factor,
+    trades_a_knob,
     trades_matrices,
     trains_no_matrix,
     trains_one_tensor,
@@ -65,33 +67,34 @@ _PROJECTION = (
     TARGET,
 )
 
+_ALIGNMENT = (
+    *_PROJECTION,
+    Option(
+        "align-loss",
+        "tkl",
+        Literal["tkl", "kl", "none"],
+        "purify with the temperature-aligned KL | the plain one (reference adapter) | do not purify",
+    ),
+    Option(
+        "align-gradient",
+        "frozen",
+        Literal["frozen", "implicit"],
+        "gradient of the aligned KL: at constant temperatures | without its radial part",
+        idle=unless("align-loss", "tkl"),
+    ),
+)
+_PRIVATE_WEIGHT = Option(
+    "private-weight", 0.9, Share, "lambda, weight of the private branch's own loss, [0, 1]", personal=True
+)
+
 _ALL = (
     Method(
         "fedpurel",
         "FedPuReL",
         "FedPuReL, CVPR 2026, arXiv 2605.02247",
         options=(
-            *_PROJECTION,
-            Option(
-                "align-loss",
-                "tkl",
-                Literal["tkl", "kl", "none"],
-                "purify with the temperature-aligned KL | the plain one (reference adapter) | do not purify",
-            ),
-            Option(
-                "align-gradient",
-                "frozen",
-                Literal["frozen", "implicit"],
-                "gradient of the aligned KL: at constant temperatures | without its radial part",
-                idle=unless("align-loss", "tkl"),
-            ),
-            Option(
-                "private-weight",
-                0.9,
-                Share,
-                "lambda, weight of the private branch's own loss, [0, 1]",
-                personal=True,
-            ),
+            *_ALIGNMENT,
+            _PRIVATE_WEIGHT,
             ZERO_SHOT_WEIGHT,
             PRIVATE_SCALE,
             SITE_TEMPERATURE,
@@ -228,6 +231,15 @@ _ALL = (
         unfit=shares_class_contexts,
         part="clusters",
         needs_counts=True,
+    ),
+    Method(
+        "copsl",
+        "CoPSL (our reading)",
+        "in the manner of CoPSL, Shang et al., IJCNN 2024",
+        options=(*_ALIGNMENT, _PRIVATE_WEIGHT, *KNOB),
+        personal_rounds=True,
+        personalizes=True,
+        unfit=trades_a_knob,
     ),
     Method(
         "kgcoop",

@@ -140,3 +140,15 @@ def hides_replies(settings: Settings) -> str:
         "its part at the server goes by every single reply, which neither noise nor a robust aggregation covers; set "
         'privacy = "none" and aggregation = "mean"'
     )
+
+
+def trades_a_knob(settings: Settings) -> str:
+    """Refuse balancers, what clips, and noise: personal rounds send the knob, and that was not made for it."""
+    if settings["balancer"] != "none":
+        return 'its second loss counts all classes alike, and a balancer would do so again; set balancer = "none"'
+    if settings["privacy"] != "none" or settings["aggregation"] == "norm-clipping":
+        return (
+            "the knob, which sites send in personal rounds, has updates of zero at first, by which Flower divides, and "
+            'no noise covers them; set privacy = "none" and another aggregation than "norm-clipping"'
+        )
+    return ""

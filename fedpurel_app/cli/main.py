@@ -109,20 +109,21 @@ def _data(options: argparse.Namespace) -> int:
 # --- using models -----------------------------------------------------------------------------------------------------
 
 
-def _load(options: argparse.Namespace, classes: Sequence[str] = ()) -> TrainedModel:
+def _load(options: argparse.Namespace, classes: Sequence[str] = (), preference: Sequence[float] = ()) -> TrainedModel:
     from fedpurel_app.inference.trained import load_trained  # loads torch
 
     given = (options.state_dir, options.key_file, options.pretrained)
     state_dir, key_file, pretrained = (path.expanduser().absolute() if path else None for path in given)
     where = (options.run.absolute(), options.site, state_dir, key_file, pretrained, options.checkpoint)
-    return load_trained(*where, classes)
+    return load_trained(*where, classes, preference)
 
 
 def _predict(options: argparse.Namespace) -> int:
     from fedpurel_app.inference.other_classes import read_names
     from fedpurel_app.inference.predict import as_json, as_text, predict
 
-    model = _load(options, read_names(options.classes) if options.classes is not None else ())
+    names = read_names(options.classes) if options.classes is not None else ()
+    model = _load(options, names, options.preference or ())
     if model.note:
         print(as_printed(model.note), file=sys.stderr)
     predictions = predict(model, options.image, options.top)
@@ -131,9 +132,10 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from fedpurel_app.inference.export import export
+    from fedpurel_app.inference.export import export_each
 
-    for path in export(_load(options), options.out.absolute(), options.format):
+    models = [_load(options, preference=one) for one in options.preference or [()]]
+    for path in export_each(models, options.out.absolute(), options.format):
         print(path)
     return 0
 

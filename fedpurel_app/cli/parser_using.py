@@ -9,6 +9,22 @@ from typing import Any
 from fedpurel_app.cli.parser_parts import add_command, positive
 
 
+def _weights(text: str) -> tuple[float, ...]:
+    """Read a preference: numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1, or several with commas") from None
+
+
+_PREFERENCE: dict[str, Any] = {
+    "metavar": "P",
+    "type": _weights,
+    "help": "of a site's model with a knob, as of algorithm = copsl: 1 = its usual mix of classes, 0 = all classes "
+    "alike; with preferences = 3 three weights, as 0.5,0.3,0.2",
+}
+
+
 def add_using(commands: Any) -> None:
     """Add the commands that use what runs have trained."""
     predict = add_command(
@@ -18,6 +34,7 @@ def add_using(commands: Any) -> None:
         "--run ~/fedpurel/runs/2026-11-21_... --site site-07 photo.jpg",
     )
     _name_model(predict)
+    predict.add_argument("--preference", **_PREFERENCE)
     predict.add_argument("--top", metavar="K", type=positive, default=5, help="classes to print (default: 5)")
     predict.add_argument(
         "--classes",
@@ -33,6 +50,7 @@ def add_using(commands: Any) -> None:
         "--run ~/fedpurel/runs/2026-11-21_... --out model/",
     )
     _name_model(export)
+    export.add_argument("--preference", action="append", **_PREFERENCE)
     export.add_argument("--out", metavar="DIR", type=Path, required=True, help="a folder that is absent or empty")
     export.add_argument(
         "--format",

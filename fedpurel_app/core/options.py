@@ -19,6 +19,7 @@ ZeroToOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Part = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Few = Annotated[int, Field(ge=1, le=64)]
+FewOrNone = Annotated[int, Field(ge=0, le=64)]
 Number = Annotated[int, Field(ge=0)]
 
 Settings = Mapping[str, Any]  # all settings of a run by key

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpurel_app.core.details import Details, detail_scores
+from fedpurel_app.core.fronts import Front
 from fedpurel_app.core.metrics import ClassCounts, pool, summarize
 
 BEFORE = {"global": "zero-shot", "personalized": "global"}  # what each model is compared with
@@ -28,12 +29,15 @@ class SiteScores:
         What the site told beside counts, by model.
     both_right : dict of str to int
         For "global" how many images it and zero-shot both got right, for "personalized" it and the global model.
+    front : Front or None
+        Of a method that is asked for a preference, in a run's last evaluation.
     """
 
     counts: dict[str, ClassCounts]
     has_private_branch: bool
     details: dict[str, Details] = field(default_factory=dict)
     both_right: dict[str, int] = field(default_factory=dict)
+    front: Front | None = None
 
     @property
     def personalized(self) -> ClassCounts:

@@ -19,6 +19,7 @@ from fedpurel_app.functional.losses import (
     residual_gradient,
     residual_loss,
 )
+from fedpurel_app.functional.pareto import loss_weights, smoothed_log_prior
 from fedpurel_app.functional.projection import Purification, purify, purify_with_statistics
 from fedpurel_app.functional.step import PurifiedStep, purified_step
 from fedpurel_app.functional.temperature import entropy, match_temperature
@@ -36,12 +37,14 @@ __all__ = [
     "entropy",
     "kl_gradient",
     "kl_loss",
+    "loss_weights",
     "match_temperature",
     "purified_step",
     "purify",
     "purify_with_statistics",
     "residual_gradient",
     "residual_loss",
+    "smoothed_log_prior",
     "tkl",
     "transport_logits",
     "transport_plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedpurel_app import __version__
-from fedpurel_app.core.errors import StateError
+from fedpurel_app.core.errors import ConfigError, StateError
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.inference.onnx_file import as_onnx
 from fedpurel_app.inference.trained import TrainedModel
@@ -93,6 +93,28 @@ def export(model: TrainedModel, out: Path, form: Form = "safetensors") -> list[P
         raise StateError(f"{out} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
+def export_each(models: Sequence[TrainedModel], out: Path, form: Form = "safetensors") -> list[Path]:
+    """Write the models of several preferences, each as :func:`export` does into ``preference-P`` of a new folder.
+
+    One model alone goes into the folder itself.
+
+    Raises
+    ------
+    StateError
+        As :func:`export`.
+    ConfigError
+        When two preferences are one.
+    """
+    if len(models) == 1:
+        return export(models[0], out, form)
+    names = ["preference-" + "-".join(f"{share:g}" for share in model.preference) for model in models]
+    if len(set(names)) < len(names):
+        raise ConfigError("--preference: one of them is asked for twice.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StateError(f"{out} is not an empty folder, and nothing is overwritten: choose another one.")
+    return [path for name, model in zip(names, models, strict=True) for path in export(model, out / name, form)]
+
+
 def _contents(model: TrainedModel, form: Form) -> dict[str, dict[str, bytes]]:
     """Return name and content of all files, by folder."""
     told = {CARD: card(Snapshot(model.run), model.site).encode()}
@@ -117,6 +139,7 @@ def _facts(model: TrainedModel) -> dict[str, Any]:
         "experiment": model.experiment_id,
         "round": model.round,
         "site": model.site or None,
+        **({"preference": model.preference} if model.preference else {}),
         "algorithm": config.algorithm,
         "peft": config.peft,
         "options": {name: settings[name] for name in model.experiment.kit.family.keys},

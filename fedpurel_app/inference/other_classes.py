@@ -126,7 +126,9 @@ class OtherClasses:
         placed = FAMILIES[config.peft].layout  # of which there may be as many as classes
         held = [name for name, value in stored.memory.items() if count in value.shape and name not in placed]
         if held:
-            raise ConfigError(f"--classes: the site remembers images of the run's own classes ({listed(held)}).")
+            raise ConfigError(
+                f"--classes: the site remembers images, or numbers, of the run's own classes ({listed(held)})."
+            )
         branch, kept = (self.fit(part, by_class) for part in (stored.branch, stored.kept))
         return self.fit(arrays, by_class), replace(stored, branch=branch, kept=kept)
 
@@ -139,7 +141,7 @@ class OtherClasses:
         if kits[0].algorithm.bias is not None:
             raise ConfigError("--classes: the run's predictions are adjusted by how frequent its own classes are.")
         one, more = (
-            {name: tuple(value.shape) for module in (kit.new_shared(), kit.new_module("private"))
+            {name: tuple(value.shape) for module in (kit.new_shared(), kit.new_private())
              for name, value in module.named_parameters()}
             for kit in kits
         )  # fmt: skip

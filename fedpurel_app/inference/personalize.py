@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -153,28 +153,31 @@ def _train(begun: _Finished, config: RunConfig, meet_site: Callable[[], Site], f
     meet(site.federation.source)
     _refuse_other_texts(site, begun.source)
     lines, last = [], 0
+    arrays = dict(begun.arrays)
     for number in range(config.global_rounds + 1, sum(config.total_rounds) + 1):
         asked = Instruction(Phase.PERSONAL.value, number, begun.experiment_id, private_round=last)
-        lines.append(_line(number, meet_site(), begun, asked, sum(config.total_rounds)))
+        line, shared = _visit(number, meet_site(), replace(begun, arrays=arrays), asked, sum(config.total_rounds))
+        lines.append(line)
+        arrays |= shared  # what the sites of a run would average, this one goes on from alone
         last = number
     asked = Instruction(Phase.PERSONAL.value, last, begun.experiment_id, last)
-    scores = meet_site().scores(begun.arrays, asked, begun.layout)
+    scores = meet_site().scores(arrays, asked, begun.layout)
     metric, classes = (config.balancedness_power, config.balancedness_sigma), len(begun.source.class_names)
     pooled = pool_sites({site.name: scores}, begun.groups, *metric, classes)
     lines[-1]["sites"] = pooled
-    _write(RunFolder(folder), begun, config, site, scores, lines)
+    _write(RunFolder(folder), replace(begun, arrays=arrays), config, site, scores, lines)
     return Personalized(out, site.name, scores, pooled)
 
 
-def _line(number: int, site: Site, begun: _Finished, asked: Instruction, total: int) -> dict[str, Any]:
-    """Visit the site once; return the line of ``rounds.jsonl`` that tells of it."""
-    _, told = site.train(Phase.PERSONAL, begun.arrays, asked, layout=begun.layout)
+def _visit(number: int, site: Site, begun: _Finished, asked: Instruction, total: int) -> tuple[dict[str, Any], Arrays]:
+    """Visit the site once; return the line of ``rounds.jsonl`` that tells of it, and what it would send."""
+    sent, told = site.train(Phase.PERSONAL, begun.arrays, asked, layout=begun.layout)
     books: dict[str, Any] = {"round": number, "phase": Phase.PERSONAL.value, "total_rounds": total}
     books |= {"cohort": [site.name], "usable": [site.name], "dropped": [], "kept_old_model": False}
     books |= {"train": {name: value for name, value in told.items() if name not in _BOOKS}}
     seconds = {"training_at_sites": told[SECONDS], "training_features": told[FEATURE_SECONDS]}
-    return {**books, "bytes_up": 0, "bytes_down": 0,
-            "seconds": {"training": told[SECONDS], **seconds, "total": told[SECONDS]}}  # fmt: skip
+    books |= {"bytes_up": 0, "bytes_down": 0}
+    return {**books, "seconds": {"training": told[SECONDS], **seconds, "total": told[SECONDS]}}, sent
 
 
 def _write(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,5 +89,6 @@ def as_json(model: TrainedModel, predictions: Sequence[Prediction]) -> str:
         {"image": str(one.image), "classes": [{"class": name, "probability": value} for name, value in one.classes]}
         for one in predictions
     ]
-    facts = {"experiment": model.experiment_id, "round": model.round, "site": model.site or None}
+    facts: dict[str, Any] = {"experiment": model.experiment_id, "round": model.round, "site": model.site or None}
+    facts |= {"preference": model.preference} if model.preference else {}
     return json.dumps({**facts, "predictions": images}, indent=1, ensure_ascii=False)

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from fedpurel_app.algorithms.base import Facts, Models
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.core.errors import ConfigError, LockedError, StateError, UnusableBranchError
 from fedpurel_app.core.files import home
+from fedpurel_app.core.fronts import preference_of
 from fedpurel_app.data.sources.source import Source
 from fedpurel_app.experiment import Experiment
 from fedpurel_app.inference.class_file import kept_classes
 from fedpurel_app.inference.other_classes import OtherClasses
 from fedpurel_app.inference.run_settings import run_settings
-from fedpurel_app.models.peft.base import Logits, PeftModule, Role, load_parameters, summed, to_tensors
+from fedpurel_app.models.peft.base import Logits, PeftModule, Role, summed
+from fedpurel_app.models.peft.pareto import Pareto
 from fedpurel_app.models.peft.scaled import Scaled
 from fedpurel_app.reporting.checkpoint import Which
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -57,6 +60,8 @@ class TrainedModel:
         The folder of its run.
     note : str
         What is to be known of classes that the run did not know; else empty.
+    preference : tuple of float
+        That was asked for; else empty.
     """
 
     experiment: Experiment
@@ -67,6 +72,7 @@ class TrainedModel:
     bias: Tensor | None = None
     run: Path = Path()
     note: str = ""
+    preference: tuple[float, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -92,6 +98,7 @@ def load_trained(
     pretrained: Path | None = None,
     checkpoint: Which = "last",
     classes: Sequence[str] = (),
+    preference: Sequence[float] = (),
 ) -> TrainedModel:
     """Load what a run trained.
 
@@ -112,6 +119,9 @@ def load_trained(
         the private branches of their last rounds.
     classes : sequence of str
         Names to tell apart in the place of the run's: see :mod:`fedpurel_app.inference.other_classes`.
+    preference : sequence of float
+        Among the losses of a method that has several, as :func:`fedpurel_app.core.fronts.preference_of` takes it; by
+        default that for the site's own mix of classes.
 
     Returns
     -------
@@ -128,6 +138,8 @@ def load_trained(
     """
     if (state_dir or key_file) and not site:
         raise ConfigError("--state-dir and --key-file are for a site's private branch: name the site, --site NAME.")
+    if preference and not site:
+        raise ConfigError("--preference is for a site's personalized model: name the site, --site NAME.")
     if site and checkpoint == "best":
         raise ConfigError(
             "--checkpoint best is for the global model: of its private branch, a site keeps the last rounds alone. "
@@ -149,23 +161,44 @@ def load_trained(
         arrays, stored = other.fitted(arrays, stored, config, home() / "cache")
     try:
         shared = experiment.kit.shared_module(arrays, stored.kept, layout)
-        private = experiment.kit.private_module(stored.memory) if stored.branch else None
-        if private is not None:
-            load_parameters(private, to_tensors(stored.branch))
+        private = experiment.kit.private_module(arrays, stored.branch, layout=stored.memory) if stored.branch else None
     except ValueError as error:
         raise StateError(f"{run}: what was trained does not fit the run's own settings ({error}).") from error
-    algorithm, models = experiment.kit.algorithm, experiment.kit.models(shared, private, stored.memory)
+    asked = _preference(experiment, preference)
+    algorithm, models = experiment.kit.algorithm, experiment.kit.models(shared, private, stored.memory, asked)
     if not site and not algorithm.is_known(shared, experiment.kit.options):
         raise StateError(
             f"{run}: every site keeps a part of the global model to itself, and no place has the whole of it. Use a "
             f"site's model: --site NAME, of {_listed(state['private_rounds'])}."
         )
     model = algorithm.personalized(models) if site and algorithm.personalized else algorithm.global_model(models)
-    branches = {_role(part, models, number): part for number, part in enumerate(model)}
+    bias = _bias(folder, experiment)
+    branches: dict[Role, PeftModule] = {}
+    for number, part in enumerate(model):
+        if isinstance(part, Pareto):  # from here on a module of the family like any other, and a bias
+            into = experiment.kit.new_module("private")
+            bias = part.settle(into)
+            branches["private"] = into
+        else:
+            branches[_role(part, models, number)] = part
     return TrainedModel(
-        experiment, branches, str(state["experiment_id"]), int(state["round"]), site, _bias(folder, experiment), run,
-        other.note(arrays) if other else "",
+        experiment, branches, str(state["experiment_id"]), int(state["round"]), site, bias, run,
+        other.note(arrays) if other else "", () if asked is None else asked,
     )  # fmt: skip
+
+
+def _preference(experiment: Experiment, asked: Sequence[float]) -> tuple[float, ...] | None:
+    """Return the preference that is asked for; raises ConfigError where the method has none to ask for."""
+    kit = experiment.kit
+    if not asked:
+        return None
+    if kit.algorithm.front is None:
+        able = " or ".join(f'"{name}"' for name, one in METHODS.items() if "preferences" in one.keys)
+        raise ConfigError(
+            f'--preference: the run\'s algorithm = "{kit.method.name}" has one model for each site, and nothing to '
+            f"prefer. Drop it, or take a run with algorithm = {able}."
+        )
+    return preference_of(asked, kit.options["preferences"])
 
 
 def _other(run: Path, source: Source | None, classes: Sequence[str]) -> OtherClasses | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.columns import ACCURACIES, MODELS, detail_lines, number
+from fedpurel_app.reporting.fronts import front_lines
 from fedpurel_app.reporting.novel import LEGEND as NOVEL
 from fedpurel_app.reporting.novel import novel_lines
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -160,7 +161,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             lines.append(f"{title:<22}  – ({clean((summary.get('reasons') or {}).get(key, 'not known'))})")
         else:
             lines.append(_row(title, scores))
-    lines += _best(summary) + detail_lines(summary)
+    lines += _best(summary) + detail_lines(summary) + front_lines(summary.get("fronts") or {})
     if novel := novel_lines([summary]):
         lines += [*novel, NOVEL]
     if lost := summary.get("private_restarted"):

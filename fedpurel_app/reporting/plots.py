@@ -12,6 +12,7 @@ from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.files import write_atomically
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.diagnostics import Table, balance, contribution, gradients, head_to_tail
+from fedpurel_app.reporting.front_picture import fronts
 from fedpurel_app.reporting.marks import COLOURS, MARKS, TITLES
 from fedpurel_app.reporting.reliability import calibration
 from fedpurel_app.reporting.run_folder import RunFolder
@@ -205,7 +206,8 @@ PAINTERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {
     "gradients": gradients,
     "contribution": contribution,
     "calibration": calibration,
+    "fronts": fronts,
 }
 # Likewise, of what few runs have: nobody misses them in others.
 OTHERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {"tokens": tokens}
-_IN_FOLDER = ("curves", "classes", "sites", "calibration")  # whose numbers are tables of the run folder
+_IN_FOLDER = ("curves", "classes", "sites", "calibration", "fronts")  # whose numbers are tables of the run folder

@@ -17,7 +17,7 @@ from fedpurel_app.core.files import unquoted, write_atomically
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.run_schemas import Config, Launch, Partition, Round, State, Summary
 from fedpurel_app.reporting.sweep_schemas import Plan
-from fedpurel_app.reporting.table_schemas import CalibrationRow, ClassRow, SiteRow
+from fedpurel_app.reporting.table_schemas import CalibrationRow, ClassRow, FrontRow, SiteRow
 
 SCHEMA = 1
 
@@ -33,6 +33,7 @@ _ROWS: dict[str, TypeAdapter[Any]] = {
     "sites.csv": TypeAdapter(SiteRow),
     "classes.csv": TypeAdapter(ClassRow),
     "calibration.csv": TypeAdapter(CalibrationRow),
+    "fronts.csv": TypeAdapter(FrontRow),
 }
 _ROUND: TypeAdapter[Any] = TypeAdapter(Round)
 _ANY: TypeAdapter[Any] = TypeAdapter(dict[str, Any])

@@ -60,6 +60,15 @@ class AtSites(_Plain):
     personalized: Scores | None = None
 
 
+class Worth(_Plain):
+    """Means over sites of what their fronts are worth, on one curve."""
+
+    hypervolume: Score
+    sparsity: Score
+    own_range: Score
+    all_range: Score
+
+
 class Choice(_Plain):
     """Which round's model is the best."""
 
@@ -96,6 +105,7 @@ class Round(_Plain):
     tkl: Score = None
     sites: AtSites | None = None
     validation: AtSites | None = None
+    fronts: dict[str, Worth] = {}
     best: dict[str, Choice] = {}
     cohort: list[str] | None = None
     usable: list[str] | None = None
@@ -221,6 +231,7 @@ class Summary(_Plain):
     global_: Scores | None = Field(None, alias="global")
     global_at_sites: Scores | None = None
     personalized: Scores | None = None
+    fronts: dict[str, Worth] = {}
     reasons: dict[str, str] = {}
     best: Best | None = None
     balancedness_is: Balancedness | None = None

@@ -49,7 +49,7 @@ def summarize_run(
         ``reasons`` for what is null; ``best``, the test scores of the rounds that validation data chose, null where
         none did; ``best_on_test`` and ``mean_of_last_10`` over the evaluated rounds, and those among the last ten, of
         the phase that trains the model; ``seconds`` by part; sums over the rounds; ``privacy``, its ``epsilon`` null
-        where Flower does not account for it.
+        where Flower does not account for it; ``fronts`` by curve, of a method that is asked for a preference.
     """
     played = [line for line in rounds if line["round"]]
     series: dict[str, Series] = {
@@ -72,6 +72,7 @@ def summarize_run(
         **{key: settings[key] for key in ("algorithm", "peft", "dataset", "seed")},
         "rounds": len(played),
         **{name: last[name] for name in MODELS},
+        **_fronts(played),
         "reasons": {
             **_reasons(last, has_private_part, any(line.get("scores_withheld") for line in played)),
             **({"best": why_none} if why_none else {}),
@@ -89,6 +90,11 @@ def summarize_run(
         "rounds_without_quorum": sum(line["kept_old_model"] for line in played),
         "private_restarted": sorted({site for line in played for site in line.get("private_restarted", [])}),
     }
+
+
+def _fronts(played: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the sites' fronts are worth, as the last round that scored them has it."""
+    return next(({"fronts": line["fronts"]} for line in reversed(played) if line.get("fronts")), {})
 
 
 def _privacy(kind: str, outcome: str, spent: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -53,6 +53,19 @@ class ClassRow(_Row):
     personalized_at_sites: Cell
 
 
+class FrontRow(_Row):
+    """A line of ``fronts.csv``."""
+
+    site: str
+    curve: Literal["pareto", "logit-adjustment", "dial"]
+    at: Annotated[str, Field(pattern=r"^[0-9.;e-]{1,60}$")]
+    own_accuracy: Percent
+    all_accuracy: Percent | Literal[""]
+    all_of: Literal["server", "own classes", ""]
+    agreement: Percent
+    nondominated: Literal["0", "1", ""]
+
+
 class CalibrationRow(_Row):
     """A line of ``calibration.csv``."""
 

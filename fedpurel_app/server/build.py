@@ -62,6 +62,8 @@ def build_strategy(
         keeps_state=kit.keeps_state,
         codec=kit.codec,
         part=_part(config, kit),
+        personal_names=kit.sent_in_personal_rounds,
+        personal_inner=aggregation.strategy() if kit.sent_in_personal_rounds else None,
         purifies=False,  # what this app's clients do, its settings say
         evaluate_every=config.evaluate_every,
         num_sites=len(experiment.federation.site_names) or config.num_sites,

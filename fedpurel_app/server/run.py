@@ -149,7 +149,7 @@ class Server:
             # have spent of the privacy is on disk before it is spent again.
             self._checkpoint(strategy, self._arrays, self._state["seconds"])
         else:
-            fresh, _ = self.experiment.kit.split(self.experiment.kit.new_shared())
+            fresh = self.experiment.kit.first_arrays()
             self._arrays = dict(fresh if strategy.part is None else strategy.part.first(fresh))
         try:
             strategy.connect(grid)
@@ -186,8 +186,10 @@ class Server:
             seconds["start_up"] = max(0.0, time.time() - self._process_started - sum(seconds.values()))
         elif report.scores:
             line["sites"] = scoring.pooled(report.scores)
-            for name, (columns, rows) in scoring.tables(report.scores).items():
+            fronts, worth = scoring.fronts(report.scores)
+            for name, (columns, rows) in (scoring.tables(report.scores) | fronts).items():
                 self.folder.write_csv(name, columns, rows)
+            line |= {"fronts": worth} if worth else {}
             self._select(line, report)
         self._write_site_logs(strategy, line["round"])
         now = time.monotonic()

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from fedpurel_app.core.details import Details, detail_scores
 from fedpurel_app.core.files import home
+from fedpurel_app.core.fronts import points_of
 from fedpurel_app.core.layout import Layout, stored
 from fedpurel_app.core.metrics import ClassCounts, summarize
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.site_scores import SiteScores, pool_sites
 from fedpurel_app.experiment import Experiment
+from fedpurel_app.reporting.fronts import Tables, front_tables
 from fedpurel_app.reporting.tables import class_rows, evaluation_tables
 from fedpurel_app.server.novel import Novel, with_novel
 from fedpurel_app.training.evaluation import Scores, evaluate
@@ -58,7 +60,10 @@ class Scoring:
         dict of str to float
             Seconds spent: ``server``, and ``server_features`` on encoding images.
         """
-        before, experiment, scored = self._scored, self._experiment, {**arrays, **stored(layout or {})}
+        before, experiment = self._scored, self._experiment
+        others = experiment.kit.sent_in_personal_rounds  # no part of the global model
+        arrays = {name: value for name, value in arrays.items() if name not in others}
+        scored = {**arrays, **stored(layout or {})}
         unchanged = before is not None and _same(scored, before)
         rows = np.arange(len(experiment.federation.source.test.labels))
         if unchanged or not len(rows):
@@ -97,7 +102,15 @@ class Scoring:
         config, classes = self._experiment.config, len(self._experiment.federation.source.class_names)
         return pool_sites(scores, self._groups, config.balancedness_power, config.balancedness_sigma, classes)
 
-    def tables(self, scores: Mapping[str, SiteScores]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    def fronts(self, scores: Mapping[str, SiteScores]) -> tuple[Tables, dict[str, dict[str, float]]]:
+        """Make the tables of the sites' fronts, and the means of what they are worth; empty where none came."""
+        kit, labels = self._experiment.kit, self._experiment.federation.source.test.labels
+        if kit.algorithm.front is None:
+            return {}, {}
+        balanced = np.bincount(labels, minlength=len(self._experiment.federation.source.class_names))
+        return front_tables(points_of(kit.options["preferences"]), scores, balanced)
+
+    def tables(self, scores: Mapping[str, SiteScores]) -> Tables:
         """Make the tables of an evaluation: columns and rows, by the name of the run folder's file."""
         here, known = self._here, ("zero_shot", *(("global",) if self._is_known else ()))
         at_server = {} if here is None else {name: [_scored(here, name.replace("_", "-"))] for name in known}

@@ -30,7 +30,7 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
     path : Path
         The run folder.
     size : int
-        Bytes of what a site sends in a global round.
+        Bytes of what sites share.
     resumed : bool
     """
     config, sites = experiment.config, strategy.roster.present
@@ -41,7 +41,9 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
     logger.log(INFO, "%s, %s on %s (%s); %d sites, %d per round; seed %d", title, config.peft, config.dataset, data,
                len(sites), cohort, config.seed)  # fmt: skip
     if kit.method.trains:
-        logger.log(INFO, "a site sends %.1f KB per global round and nothing of its private branch", size / 1000)
+        own = sum(value.nbytes for value in kit.personal_arrays().values())
+        told = f"{own / 1000:.1f} KB per personal round of what turns" if own else "nothing of"
+        logger.log(INFO, "a site sends %.1f KB per global round and %s its private branch", (size - own) / 1000, told)
     if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
         logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
                    config.dataset)  # fmt: skip

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from fedpurel_app.config import NodeConfig
 from fedpurel_app.core.calibration import UNIT
 from fedpurel_app.core.detail_records import details_to_metrics
 from fedpurel_app.core.details import Details
+from fedpurel_app.core.fronts import Front, Ints, front_to_metrics
 from fedpurel_app.core.metrics import ClassCounts
 from fedpurel_app.core.records import FEATURE_SECONDS, NUM_EXAMPLES, SECONDS, VALIDATION, WITHHELD, counts_to_metrics
 from fedpurel_app.core.site_scores import BEFORE, SiteScores
@@ -97,6 +100,25 @@ class Disclosure:
         """
         told = self.scores(scores, global_is_private)
         return {} if WITHHELD in told else {f"{VALIDATION}{name}": value for name, value in told.items()}
+
+    def front(self, front: Front, total: Ints) -> Metrics:
+        """Return what leaves of a front: as of the personalized model's counts, by class or in all, rounded.
+
+        Parameters
+        ----------
+        front : Front
+        total : ndarray of int64, shape (C,)
+            Test images by class.
+        """
+        if self.trusted:
+            return dict(front_to_metrics(front))
+        if self.node.scores in ("global", "none"):
+            return {}
+        told = front if self.by_class else front.totals()
+        images = self._rounded(ClassCounts(total, total)).total.sum()
+        step = self.node.round_scores
+        correct, agree = (step * ((part + step // 2) // step) for part in (told.correct, told.agree))
+        return dict(front_to_metrics(Front(correct, np.minimum(agree, images))))
 
     @property
     def tells_no_scores(self) -> bool:

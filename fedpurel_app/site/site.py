@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedpurel_app.algorithms.base import Facts, Memory, Visit
+from fedpurel_app.algorithms.base import Facts, Memory, Models, Visit
 from fedpurel_app.config import (
     RunConfig,
     load_config,
@@ -44,7 +44,8 @@ from fedpurel_app.core.site_scores import SiteScores
 from fedpurel_app.data.dealing.partition import PartName
 from fedpurel_app.data.sources.inspection import meet
 from fedpurel_app.experiment import Experiment
-from fedpurel_app.models.peft.base import PeftModule, are_alike, load_parameters, parameters_of, to_tensors
+from fedpurel_app.models.peft.base import PeftModule, are_alike, parameters_of, to_tensors
+from fedpurel_app.models.peft.pareto import family_part
 from fedpurel_app.site.data_paths import cache_folder, with_own_paths
 from fedpurel_app.site.disclosure import Disclosure, shares_class_counts
 from fedpurel_app.site.keeper import Keeper
@@ -151,7 +152,7 @@ class Site:
         brief: Arrays | None = None,
         layout: Layout | None = None,
     ) -> tuple[Named, Metrics]:
-        """Do a phase's visit on this site's data; return what is sent, in personal rounds nothing.
+        """Do a phase's visit on this site's data; return what is sent, in personal rounds of most methods nothing.
 
         Parameters
         ----------
@@ -198,30 +199,33 @@ class Site:
         return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def _train_private(self, visit: Visit, arrays: Arrays, instruction: Instruction) -> tuple[Named, Metrics]:
-        """Train this site's private module beside the frozen global one, and keep it here."""
+        """Train this site's private module beside the frozen global one; keep what of it the method does not send."""
         shared = self._shared_module(arrays, instruction)
-        private = self._private_module(shared, instruction)
+        private = self._private_module(shared, arrays, instruction)
         data = self.data.training(private, visit, shared)
-        start = parameters_of(shared) if are_alike(private, shared) else None
+        start = parameters_of(shared) if are_alike(family_part(private), shared) else None
         facts = self._facts(Phase.PERSONAL, instruction)
         memory = self._memory(shared, instruction, facts)
-        metrics = self._visit(private, data, Phase.PERSONAL, instruction, facts, memory, start)
-        tensors = _numpy(parameters_of(private))
+        whole = family_part(private) is private  # else its parameters have other names
+        metrics = self._visit(private, data, Phase.PERSONAL, instruction, facts, memory, start if whole else None)
+        sent, kept = self.kit.split_private(private)
         if start is not None:
-            squares = (
-                np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in tensors.items()
-            )
+            own = _numpy(parameters_of(family_part(private)))
+            squares = (np.square(value.astype(float) - start[name].cpu().numpy()).sum() for name, value in own.items())
             metrics["private-distance"] = float(np.sqrt(sum(squares)))
-        if not self.simulated and not is_finite(tensors):
+        if not is_finite(sent | kept):
+            if self.simulated:
+                raise RunError("the private part diverged (NaN or Inf) and was not kept: lower the learning rates.")
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
-            private = self._private_module(shared, instruction)
-            tensors, memory = _numpy(parameters_of(private)), self._memory(shared, instruction, facts)
+            private = self._private_module(shared, arrays, instruction)
+            sent, kept = self.kit.split_private(private)
+            memory = self._memory(shared, instruction, facts)
         memory |= self.data.chosen(self.kit.models(shared, private)) | to_tensors(self._own_layout(instruction))
-        state = replace(self.keeper.state(instruction), branch=tensors, memory=_numpy(memory))
+        state = replace(self.keeper.state(instruction), branch=kept, memory=_numpy(memory))
         self.keeper.keep(state, instruction)
         told = self.discloses.training(metrics, is_private=True)
-        return {}, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
+        return sent, self._reply({**told, NUM_EXAMPLES: len(data.labels)})
 
     def evaluate(self, arrays: Arrays, instruction: Instruction, layout: Layout | None = None) -> Metrics:
         """Score zero-shot, the global and the personalized model on this site's test and validation parts."""
@@ -229,8 +233,14 @@ class Site:
         self._layout = layout or {}
         if self.discloses.tells_no_scores:
             return self._reply(self.discloses.scores(None))
-        score, is_private = self._scorer(arrays, instruction)
-        told = self.discloses.scores(score("test"), is_private)
+        models, is_own = self._models(arrays, instruction)
+        score, is_private = self._scorer(models, is_own)
+        tested = score("test")
+        told = self.discloses.scores(tested, is_private)
+        is_last = instruction.round == sum(self.config.total_rounds)
+        if WITHHELD not in told and is_own and is_last and self.kit.algorithm.front is not None:
+            front = self.data.front(models, everywhere=self.simulated)
+            told |= self.discloses.front(front, tested.counts["global"].total)
         if WITHHELD not in told and len(self.data.rows("validation")):
             told |= self.discloses.validation(score("validation"), is_private)
         return self._reply(told)
@@ -238,7 +248,7 @@ class Site:
     def scores(self, arrays: Arrays, instruction: Instruction, layout: Layout | None = None) -> SiteScores:
         """Score the same models on the test part, for the site's own eyes: nothing is withheld, and nothing booked."""
         self._layout = layout or {}
-        return self._scorer(arrays, instruction)[0]("test")
+        return self._scorer(*self._models(arrays, instruction))[0]("test")
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -275,29 +285,29 @@ class Site:
         """Return the module of global rounds: what the server sent, with what this site keeps of it to itself."""
         return self.kit.shared_module(arrays, self.keeper.state(instruction).kept, self._layout)
 
-    def _private_module(self, shared: PeftModule, instruction: Instruction) -> PeftModule:
+    def _private_module(self, shared: PeftModule, arrays: Arrays, instruction: Instruction) -> PeftModule:
         """Return the private module that the server's message names: one on disk, or the common initial one."""
-        module = self.kit.private_module(self._own_layout(instruction))
-        if stored := self.keeper.state(instruction).branch:
-            load_parameters(module, to_tensors(stored))
-        elif self.config.private_init == "global" and are_alike(module, shared):
-            load_parameters(module, parameters_of(shared))
-        return module
+        start = shared if self.config.private_init == "global" else None
+        layout = self._own_layout(instruction)
+        return self.kit.private_module(arrays, self.keeper.state(instruction).branch, start, layout)
 
     def _own_layout(self, instruction: Instruction) -> Layout:
         """Return how the private module is laid out, for good: as the shared one was when its first visit began."""
         state = self.keeper.state(instruction)
         return self.kit.laid_out(state.memory if state.branch else self._layout)
 
-    def _scorer(self, arrays: Arrays, instruction: Instruction) -> tuple[Callable[[PartName], SiteScores], bool]:
-        """Return what scores this site's models on a part, and whether the global one holds parts that it keeps."""
+    def _models(self, arrays: Arrays, instruction: Instruction) -> tuple[Models, bool]:
+        """Return this site's models, and whether it has one of its own."""
         algorithm, shared = self.kit.algorithm, self._shared_module(arrays, instruction)
         state = self.keeper.state(instruction)
         # What nobody trained here is no model to score: without it, this site has the global model alone.
-        private = self._private_module(shared, instruction) if state.branch else None
-        models = self.kit.models(shared, private, state.memory)
+        private = self._private_module(shared, arrays, instruction) if state.branch else None
         is_own = bool(state.branch if algorithm.has_personal_rounds else (state.kept or state.memory))
-        is_private = not algorithm.is_known(shared, self.kit.options)
+        return self.kit.models(shared, private, state.memory), is_own
+
+    def _scorer(self, models: Models, is_own: bool) -> tuple[Callable[[PartName], SiteScores], bool]:
+        """Return what scores this site's models on a part, and whether the global one holds parts that it keeps."""
+        is_private = not self.kit.algorithm.is_known(models.shared, self.kit.options)
         return partial(self.data.scores, models=models, is_own=is_own), is_private
 
     def _reply(self, metrics: Mapping[str, Any]) -> Metrics:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from fedpurel_app.algorithms.base import Facts, Held, Memory, Model, Models, Visit
+from fedpurel_app.core.fronts import Front, Ints
 from fedpurel_app.core.site_scores import SiteScores
 from fedpurel_app.data.dealing.partition import PartName, SplitName
 from fedpurel_app.experiment import Experiment
@@ -74,6 +75,38 @@ class SiteData:
         personalized = algorithm.personalized(models) if algorithm.personalized is not None and is_own else None
         bias = one.kit.bias(self.facts()) if algorithm.bias is not None else None
         return evaluate(data, algorithm.global_model(models), personalized, bias, one.federation.groups)
+
+    def front(self, models: Models, everywhere: bool) -> Front:
+        """Count what the models of a front get right; of a method that is asked for a preference.
+
+        Parameters
+        ----------
+        models : Models
+            With a private module.
+        everywhere : bool
+            Also on the server's balanced test set, where its images are encoded already: a family inside the image
+            tower would see all of them once for every point.
+        """
+        correct, agree = self._front(models, self.rows("test"))
+        if not everywhere or models.shared.takes != "features":
+            return Front(correct, agree)
+        return Front(correct, agree, self._front(models, np.arange(len(self._one.federation.source.test.labels)))[0])
+
+    def _front(self, models: Models, rows: npt.NDArray[np.int64]) -> tuple[Ints, Ints]:
+        """Return by point the right answers on test images by class, and how many are those of the global model."""
+        algorithm, classes = self._one.kit.algorithm, len(self._one.federation.source.class_names)
+        data = self._one.images.data("test", rows, models.shared.takes)
+
+        def logits(model: Model) -> torch.Tensor:
+            return all_logits(summed(model), data.inputs)
+
+        shared, labels = logits(algorithm.global_model(models)).argmax(1), data.labels
+        correct, agree = [], []
+        for found in algorithm.front(models, logits) if algorithm.front is not None else ():
+            predicted = found.argmax(1)
+            correct.append(torch.bincount(labels[predicted == labels], minlength=classes).tolist())
+            agree.append(int((predicted == shared).sum()))
+        return np.array(correct, np.int64).reshape(-1, classes), np.array(agree, np.int64)
 
     def _labels(self) -> torch.Tensor:
         return self._one.images.labels("train", self.rows("train"))

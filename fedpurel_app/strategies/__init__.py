@@ -27,12 +27,15 @@ message                      reply
                              ``shorten`` makes of them), and one MetricRecord with ``num-examples`` and any numbers,
                              of which means are reported
 ``train.personalize``        one MetricRecord with ``num-examples``, no arrays; the private branch stays at the
-                             client, stamped ``round``, started from the one stamped ``private-round`` (0: none)
+                             client, stamped ``round``, started from the one stamped ``private-round`` (0: none).
+                             With ``personal_names``, also those arrays and no others, trained; ``train`` then has
+                             neither their messages nor their replies
 ``evaluate``                 one MetricRecord with ``num-examples`` and correct and total counts of the models, in
                              all or by class: ``global/correct``, ``global/total``, ``personalized/...`` where there
                              is a branch, ``zero-shot/...`` if it likes; totals are equal and add up to
                              ``num-examples``; or ``scores-withheld`` = 1 alone. What may come beside them is told by
-                             :mod:`fedpurel_app.core.detail_records`; what does not come is not reported. All of it
+                             :mod:`fedpurel_app.core.detail_records` and, as ``pareto/...``, by
+                             :mod:`fedpurel_app.core.fronts`; what does not come is not reported. All but that
                              a second time under names that begin with ``validation/``, of images kept for validation
 ============================ =======================================================================================
 

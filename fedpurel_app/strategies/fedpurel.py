@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from logging import INFO, getLogger
 from typing import Any
 
@@ -80,6 +80,11 @@ class FedPuReL(Strategy):
         What a method does at the server beside averaging.
     codec : Codec, optional
         What clients shorten their replies to ``train`` with.
+    personal_names : collection of str
+        Of the arrays, those that sites train and send in personal rounds, and no other ones; global rounds do not have
+        them. By default personal rounds send nothing.
+    personal_inner : Strategy, optional
+        What aggregates those; by default FedAvg as in ``inner``.
 
     Notes
     -----
@@ -116,6 +121,8 @@ class FedPuReL(Strategy):
         purifies: bool = True,
         part: Part | None = None,
         codec: Codec | None = None,
+        personal_names: Collection[str] = (),
+        personal_inner: Strategy | None = None,
     ) -> None:
         if not 0 < fraction_train <= 1:
             raise ValueError(f"fraction_train = {fraction_train}: must lie in (0, 1].")
@@ -123,8 +130,11 @@ class FedPuReL(Strategy):
             raise ValueError("evaluate_every must be at least 1.")
         self.schedule, self.fraction_train, self.seed = schedule, fraction_train, seed
         self.full_first_round, self.evaluate_every = full_first_round, evaluate_every
-        self.inner = inner or FedAvg(min_train_nodes=1, min_available_nodes=1, weighted_by_key=weighted_by_key)
+        mean = FedAvg(min_train_nodes=1, min_available_nodes=1, weighted_by_key=weighted_by_key)
+        self.inner, own_inner, own_names = inner or mean, personal_inner or mean, frozenset(personal_names)
         refuse_sampling(self.inner)
+        if Clipping.within(own_inner) is not None:
+            raise ValueError("personal_inner clips, or adds noise: give one that does neither.")
         self.clipping = Clipping.within(self.inner)
         self.part, self.roster, self.round_offset = part, Roster(), 0
         self.report: RoundReport | None = None
@@ -134,9 +144,9 @@ class FedPuReL(Strategy):
         common = (self._post, abilities, self._quorum, weighted_by_key)
         self._rounds: dict[Phase, Round] = {
             Phase.GLOBAL: GlobalRound(
-                *common, self.inner, self.clipping, required_mod, keeps_state, purifies, part, codec
+                *common, self.inner, self.clipping, required_mod, keeps_state, purifies, part, codec, own_names
             ),
-            Phase.PERSONAL: PersonalRound(*common),
+            Phase.PERSONAL: PersonalRound(*common, own_inner, own_names),
             Phase.EVALUATION: EvaluationRound(*common),
         }
         self._evaluation = Evaluation(self._post, abilities, weighted_by_key, num_classes)

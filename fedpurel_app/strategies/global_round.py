@@ -50,6 +50,8 @@ class GlobalRound(Round):
         What the method does beside averaging.
     codec : Codec or None
         What shortens replies.
+    others : frozenset of str
+        Of the arrays, those that are trained in personal rounds, and have no part in this one.
     """
 
     message_type = MessageType.TRAIN
@@ -67,11 +69,13 @@ class GlobalRound(Round):
         purifies: bool,
         part: Part | None = None,
         codec: Codec | None = None,
+        others: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(post, abilities, quorum, key)
         self.inner, self.clipping, self.required_mod = inner, clipping, required_mod
         self.writes_state, self._tells_of_purification, self.part = keeps_state, purifies, part
         self.codec, self.undoes_lost = codec, part is not None or (codec is not None and codec.remembers)
+        self._others = others
         self._without_mod: set[str] = set()
         self._number = 0  # of the round
         self._sizes: dict[str, int] = {}  # images by site
@@ -80,6 +84,12 @@ class GlobalRound(Round):
             raise ValueError("a method's part at the server weighs replies, which a strategy that clips must not do.")
         if codec is not None and clipping is not None:
             raise ValueError("a strategy that clips must see whole updates, and a codec sends none.")
+
+    def part_of(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Choose those that global rounds train."""
+        if not self._others:
+            return arrays
+        return ArrayRecord({name: array for name, array in arrays.items() if name not in self._others})
 
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Have the inner strategy write to the cohort, which is all that it sees."""

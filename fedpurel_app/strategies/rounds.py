@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from logging import INFO, getLogger
+from logging import INFO, WARNING, getLogger
 from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from fedpurel_app.core.records import (
     FEATURE_SECONDS,
@@ -18,13 +19,14 @@ from fedpurel_app.core.records import (
     SECONDS,
     WORKER,
 )
+from fedpurel_app.strategies.inner_checks import refuse_idle
 from fedpurel_app.strategies.legacy_clients import Abilities
-from fedpurel_app.strategies.pooling import weighted_means
+from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.post import Post
 from fedpurel_app.strategies.quorum import Quorum
-from fedpurel_app.strategies.replies import ScreenedReplies, screen
+from fedpurel_app.strategies.replies import ScreenedReplies, cast_like, screen, strip_reply
 from fedpurel_app.strategies.round_report import RoundReport
-from fedpurel_app.strategies.screening import BadReplyError, check_metrics
+from fedpurel_app.strategies.screening import BadReplyError, check_arrays, check_metrics
 
 logger = getLogger("flwr.fedpurel.strategy")
 _details = getLogger("flwr")  # where Flower's own strategies log; an app that prints a line a round mutes it
@@ -59,7 +61,7 @@ class Round(ABC):
     def __init__(self, post: Post, abilities: Abilities, quorum: Quorum, key: str) -> None:
         self.post, self.abilities, self.quorum, self.key = post, abilities, quorum, key
         self.expected: list[str] = []
-        self.sent, self._clock = ArrayRecord(), 0.0
+        self._all, self.sent, self._clock = ArrayRecord(), ArrayRecord(), 0.0
 
     def configure(
         self, report: RoundReport, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -67,8 +69,13 @@ class Round(ABC):
         """Write to the sites of the cohort that are connected."""
         connected = [site for site in report.cohort if self.post.roster.node(site) is not None]
         report.dropped += [(site, "not connected") for site in report.cohort if site not in connected]
-        self.expected, self.sent, self._clock = connected, arrays, time.monotonic()
+        self.expected, self._all, self._clock = connected, arrays, time.monotonic()
+        self.sent = self.part_of(arrays)
         return self.messages(report, config, grid)
+
+    def part_of(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Choose from all arrays those that are sent to sites."""
+        return arrays
 
     @abstractmethod
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
@@ -100,12 +107,18 @@ class Round(ABC):
         else:
             means = weighted_means(list(screened.metrics.values()), self.key)
             report.train = {name: value for name, value in means.items() if name not in _NOT_AVERAGED}
-            arrays = self.average(report, screened)
+            arrays = self._among_others(self.average(report, screened))
         if self.writes_state and not (report.kept_old_model and self.undoes_lost):
             # Also below the quorum: these sites did train, and the next message must name what they wrote.
             self.post.private_rounds.update(dict.fromkeys(report.usable, report.round))
         self.quorum.settle(report, needed)
         return arrays, MetricRecord(dict(report.train)) if report.train else None
+
+    def _among_others(self, new: ArrayRecord | None) -> ArrayRecord | None:
+        """Put new arrays in the place of those that they are of."""
+        if new is None or set(new) == set(self._all):
+            return new
+        return ArrayRecord({name: new.get(name, array) for name, array in self._all.items()})
 
     def _checked(self, message: Message, site: str) -> MetricRecord:
         self.check(message.content, site)
@@ -114,9 +127,25 @@ class Round(ABC):
 
 
 class PersonalRound(Round):
-    """Sites train what is theirs alone: nothing comes back but numbers."""
+    """Sites train what is theirs alone: nothing comes back but numbers, and what the method names.
+
+    Parameters
+    ----------
+    post, abilities, quorum, key
+        As of :class:`Round`.
+    inner : Strategy
+        Aggregates what comes back.
+    names : frozenset of str
+        Of the arrays, those that must; none by default.
+    """
 
     message_type = PERSONALIZE
+
+    def __init__(
+        self, post: Post, abilities: Abilities, quorum: Quorum, key: str, inner: Strategy, names: frozenset[str]
+    ) -> None:
+        super().__init__(post, abilities, quorum, key)
+        self.inner, self.names = inner, names
 
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Write to those that may have a personal phase."""
@@ -126,8 +155,10 @@ class PersonalRound(Round):
         return self.post.address(able, self.sent, config, report, PERSONALIZE)
 
     def check(self, content: RecordDict, site: str) -> None:
-        """Refuse arrays."""
-        if content.array_records:
+        """Refuse arrays, and where the method shares some, any others and any other form."""
+        if self.names:
+            check_arrays(content, self._shared())
+        elif content.array_records:
             raise BadReplyError("sent arrays in a personal round; private branches stay at their site")
 
     def needed(self, report: RoundReport) -> int:
@@ -135,8 +166,25 @@ class PersonalRound(Round):
         return min(self.quorum.min_replies, len(self.abilities.able(report.cohort, PERSONALIZE)))
 
     def average(self, report: RoundReport, screened: ScreenedReplies) -> ArrayRecord | None:
-        """Leave the shared parameters as they are."""
-        return None
+        """Average what the method shares; leave all other parameters as they are."""
+        if not self.names:
+            return None
+        names = shared_numbers(screened.metrics.values())
+        try:
+            refuse_idle(self.inner, len(screened.messages))
+            messages = [
+                strip_reply(message, names, self.key, equal=False, factor=1) for message in screened.messages.values()
+            ]
+            arrays, _ = self.inner.aggregate_train(report.round, messages)
+            return None if arrays is None else cast_like(arrays, self._shared())
+        except Exception as error:  # costs the round, not the run
+            logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
+            report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))
+            report.kept_old_model = True
+            return None
+
+    def _shared(self) -> ArrayRecord:
+        return ArrayRecord({name: array for name, array in self.sent.items() if name in self.names})
 
 
 class EvaluationRound(Round):

@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
 from fedpurel_app.core.detail_records import BOTH_RIGHT, both_right_from_metrics, details_from_metrics
+from fedpurel_app.core.fronts import front_from_metrics
 from fedpurel_app.core.metrics import ClassCounts
 from fedpurel_app.core.names import clean
 from fedpurel_app.core.records import (
@@ -195,6 +196,7 @@ def _with_details(counts: dict[str, ClassCounts], metrics: MetricRecord) -> Site
             "personalized" in counts,
             {model: one for model, one in details.items() if one},
             {model: one for model, one in both.items() if one is not None},
+            front_from_metrics(metrics, counts["global"].total) if "personalized" in counts else None,
         )
         found.require()
     except ValueError as error:

@@ -81,7 +81,7 @@ def evaluate(
         counts[model] = ClassCounts.of(hits[model], labels, classes)
         details[model] = Details.of(labels, predicted, confidence, losses, classes, groups)
     both = {model: int((hits[model] & hits[first]).sum()) for model, first in BEFORE.items() if model in hits}
-    return Scores(counts, personalized is not None, details, both, divergence)
+    return Scores(counts, personalized is not None, details, both, tkl=divergence)
 
 
 def _predictions(

@@ -27,7 +27,7 @@ OF_ALL = {"schedule": "interleaved", "personal-rounds": 1, "private-learning-rat
 def other_value(option):
     """Another value than the default that is allowed."""
     is_choice = get_origin(option.kind) is Literal
-    tries = [*getattr(option.kind, "__args__", ())] if is_choice else [True, 0.2, 3.0, 1, 2, "x"]
+    tries = [*getattr(option.kind, "__args__", ())] if is_choice else [True, False, 0.2, 3.0, 1, 2, "x"]
     for value in tries:
         if value != option.default and type(value) is type(option.default):
             with contextlib.suppress(ValidationError):
@@ -167,7 +167,7 @@ def test_a_key_of_a_method_has_an_effect_or_is_refused(tmp_path, plain, method, 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_sent_is_what_the_method_names(tmp_path, name):
-    """And in personal rounds nothing, of any method."""
+    """And in personal rounds nothing, but of the methods that say so, which then send nothing else."""
     family = family_of(name)
     sent: dict[str, set[str]] = {"train": set(), "train.personalize": set()}
 
@@ -177,8 +177,10 @@ def test_what_is_sent_is_what_the_method_names(tmp_path, name):
 
     images = {} if runs_on_features(name, family) else SMALL_IMAGES
     folder = run_tiny(tmp_path, peft=family, algorithm=name, global_rounds=1, grid={"spy": spy}, **images)
-    assert sent["train"] == set(folder.read_checkpoint()[0])
-    assert sent["train.personalize"] == set()
+    assert sent["train"] | sent["train.personalize"] == set(folder.read_checkpoint()[0])
+    assert not sent["train"] & sent["train.personalize"]
+    assert bool(sent["train.personalize"]) == METHODS[name].load().shares_in_personal_rounds == (name == "copsl")
+    assert not [key for part in sent.values() for key in part if key.startswith("own.")]
     kept = {key for file in folder.path.rglob("private-*.safetensors") for key in load_file(file)}
     assert not {key.removeprefix("kept/") for key in kept if key.startswith("kept/")} & sent["train"]
     assert any(key.startswith("kept/") for key in kept) == METHODS[name].load().keeps_parts

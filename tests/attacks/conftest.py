@@ -128,4 +128,4 @@ def initial(server: Server) -> dict[str, np.ndarray]:
 
     own = {"dataset-path": server.node["data"]}
     experiment = Experiment(load_config({**server.config, **own}), Path(server.node["state-dir"]) / ".cache", own=True)
-    return experiment.kit.split(experiment.kit.new_shared())[0]
+    return experiment.kit.first_arrays()

@@ -23,13 +23,12 @@ class _Called(nn.Module):
         return getattr(self.of, self._method)(*inputs)
 
 
-def _call(module: PeftModule, method: str, parameters: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+def at_parameters(module: PeftModule, method: str, parameters: Mapping[str, Tensor], *inputs: Tensor) -> Any:
     """Call a method of a torch module at given values of its parameters, by their names on the wire."""
     called = _Called(module, method)
     torchs = {id(value): name for name, value in called.named_parameters()}  # which need not be those on the wire
     values = {torchs[id(own)]: parameters[name] for name, own in module.named_parameters()}
-    found: Tensor = functional_call(called, values, inputs)
-    return found
+    return functional_call(called, values, inputs)
 
 
 def class_features_at(module: PeftModule, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -42,7 +41,8 @@ def class_features_at(module: PeftModule, parameters: Mapping[str, Tensor]) -> T
     parameters : mapping of str to Tensor
         By their names on the wire.
     """
-    return _call(module, "class_features", parameters)
+    found: Tensor = at_parameters(module, "class_features", parameters)
+    return found
 
 
 def frozen_at(module: PeftModule, parameters: Mapping[str, Tensor]) -> Logits:
@@ -62,7 +62,8 @@ def frozen_at(module: PeftModule, parameters: Mapping[str, Tensor]) -> Logits:
     def at_rest(method: str, *inputs: Tensor) -> Tensor:
         module.train(False)
         try:
-            return _call(module, method, parameters, *inputs)
+            found: Tensor = at_parameters(module, method, parameters, *inputs)
+            return found
         finally:
             module.train()
 

@@ -46,6 +46,10 @@ _PICTURES = {
                         "parameters moved in a visit."),
     "sites": _Shown((7.5, 3.8), "Gain of personalized models by site, in points",
                     "A bar for each site, from the smallest gain to the largest."),
+    "fronts": _Shown((7.5, 3.8), "What a site's knob trades: own images against all classes alike, in %",
+                     "Left: means over sites of the knob (solid), of logit adjustment after training (dashed) and of "
+                     "the dial (dotted), which cost no training; further up and to the right is better. Right: the "
+                     "knob of every site."),
     "calibration": _Shown((7.5, 4.0), "Accuracy by confidence, in %",
                           "Each mark is a bin of confidence: on the diagonal a model has as much right as it is "
                           "sure of, above it is too modest, below too sure. Bins with less than half a percent of a "

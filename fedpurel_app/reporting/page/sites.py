@@ -40,7 +40,7 @@ def sites_section(run: Snapshot) -> Section:
     ]  # fmt: skip
     whole = table("Sites at the last evaluation", header, lines)
     parts = [_part(run, rows[index], index) for index in sorted(detailed)]
-    return Section("sites", "Sites", (*drawn(run, "sites"), *map(Text, notes), whole, *parts))
+    return Section("sites", "Sites", (*drawn(run, "sites"), *drawn(run, "fronts"), *map(Text, notes), whole, *parts))
 
 
 def dropped_section(run: Snapshot) -> Section:
