@@ -159,8 +159,9 @@ class Server:
         described = [one for one in strategy.roster.descriptions.values() if one is not None]
         if any(not one.partitions for one in described) and (why := self.experiment.kit.unfit_for_own_data()):
             raise RunError(f"{why}.")
-        codec = self.experiment.kit.codec
-        reply = self._arrays if codec is None else codec.form(self._arrays)
+        kit = self.experiment.kit
+        shared = {name: value for name, value in self._arrays.items() if name not in kit.sent_in_personal_rounds}
+        reply = shared if kit.codec is None else kit.codec.form(shared)
         size = sum(value.nbytes for value in reply.values())
         announce(self.experiment, strategy, self.folder.path, size, self._resumed)
         write_partition(self.experiment, strategy, self.folder)

@@ -43,7 +43,7 @@ def announce(experiment: Experiment, strategy: FedPuReL, path: Path, size: int, 
     if kit.method.trains:
         own = sum(value.nbytes for value in kit.personal_arrays().values())
         told = f"{own / 1000:.1f} KB per personal round of what turns" if own else "nothing of"
-        logger.log(INFO, "a site sends %.1f KB per global round and %s its private branch", (size - own) / 1000, told)
+        logger.log(INFO, "a site sends %.1f KB per global round and %s its private branch", size / 1000, told)
     if config.backbone == "demo" and config.dataset not in ("shapes", "features", "sites"):
         logger.log(WARNING, "the demo CLIP knows the words of shapes alone: on %s its accuracy means nothing",
                    config.dataset)  # fmt: skip
