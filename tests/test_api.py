@@ -85,10 +85,10 @@ def test_an_interrupted_run_goes_on_from_its_last_round(tmp_path, monkeypatch):
     asked, train = settings(tmp_path, experiment_id="e"), Site.train
     whole = fedpurel_app.run(asked, out=tmp_path / "whole")
 
-    def stop(self, phase, arrays, instruction, *more):
+    def stop(self, phase, arrays, instruction, *more, **named):
         if instruction.round == 5:
             raise KeyboardInterrupt
-        return train(self, phase, arrays, instruction, *more)
+        return train(self, phase, arrays, instruction, *more, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(Site, "train", stop)
@@ -118,10 +118,10 @@ def test_a_run_goes_on_with_the_threads_and_the_gpus_that_it_was_begun_with(tmp_
 
     asked, train = settings(tmp_path, global_rounds=2, personal_rounds=0), Site.train
 
-    def stop(self, phase, arrays, instruction, *more):
+    def stop(self, phase, arrays, instruction, *more, **named):
         if instruction.round == 2:
             raise KeyboardInterrupt
-        return train(self, phase, arrays, instruction, *more)
+        return train(self, phase, arrays, instruction, *more, **named)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Site, "train", stop)

@@ -75,7 +75,7 @@ def test_what_is_left_out_stands_in_the_log_of_a_run(tmp_path, caplog):
 def test_a_run_in_which_nothing_was_trained_is_failed(tmp_path, monkeypatch):
     """Also one of fewer rounds than those in a row that end a run."""
 
-    def fail(self, *arguments):
+    def fail(self, *arguments, **named):
         raise RuntimeError("no luck")
 
     monkeypatch.setattr("fedpurel_app.site.site.Site.train", fail)
@@ -90,7 +90,7 @@ def test_a_run_in_which_nothing_was_trained_is_failed(tmp_path, monkeypatch):
 def test_a_phase_in_which_nothing_was_trained_is_told_from_the_other(tmp_path, monkeypatch):
     """The global model is there and is scored, and yet what the run was for is not."""
 
-    def fail(self, *arguments):
+    def fail(self, *arguments, **named):
         raise RuntimeError("no luck")
 
     monkeypatch.setattr("fedpurel_app.site.site.Site._train_private", fail)

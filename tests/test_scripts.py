@@ -28,10 +28,12 @@ ELSEWHERE = {
     "benchmarks/synthetic.py",
     "benchmarks/message.py",
     "benchmarks/new_site.py",
+    "benchmarks/fronts.py",
     "tools/write_cards.py",
     "tools/write_claims.py",
     "tools/docs_home.py",
-}  # imported by step.py; the test below; tests/test_personalize.py, test_cards.py, test_claims.py, test_docs.py
+}  # imported by step.py; the test below; tests/test_personalize.py, reporting/test_fronts.py,
+# test_cards.py, test_claims.py, test_docs.py
 
 
 @pytest.mark.slow
