@@ -264,9 +264,9 @@ def test_features_of_another_clip_are_refused(tmp_path, features):
         ({"privacy": "server-fixed"}, "sites send gradients, and norms of updates are clipped"),
         ({"aggregation": "norm-clipping"}, "norms of updates are clipped"),
         ({"compression": "top-k"}, "does not go with compression"),
-        ({"local-epochs": 2}, 'local-epochs = 2 has no use with split = "text"'),
-        ({"batch-size": 8}, 'batch-size = 8 has no use with split = "text"'),
-        ({"projection-strength": 0.5}, "projection-strength = 0.5 has no use"),
+        ({"local-epochs": 2}, 'local-epochs = 2: it has no use with split = "text"'),
+        ({"batch-size": 8}, 'batch-size = 8: it has no use with split = "text"'),
+        ({"projection-strength": 0.5}, "projection-strength = 0.5: it has no use"),
     ],
 )
 def test_what_it_does_not_go_with_is_said(change, reason):

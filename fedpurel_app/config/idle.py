@@ -8,9 +8,15 @@ from typing import Any
 from fedpurel_app.config.model import REGISTRIES
 from fedpurel_app.core.options import readers
 
+# With the text split: of the sites' own steps, of which there are none, and of more than one projection of the means.
+_OF_STEPS = (
+    *("local-epochs", "local-steps", "batch-size", "drop-last", "augment"),
+    *("projection-scope", "projection-target", "projection-strength", "projection-schedule"),
+)
+
 
 def idle_keys(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys of methods, balancers and families that have no effect under settings, each with the reason.
+    """Return the keys that have no effect under settings, most of methods, balancers and families, with the reasons.
 
     Parameters
     ----------
@@ -27,4 +33,7 @@ def idle_keys(settings: Mapping[str, Any]) -> dict[str, str]:
     for option in (option for kind, registry in REGISTRIES.items() for option in registry[settings[kind]].options):
         if why := option.idle(settings):
             reasons[option.key] = f"it has no use with {why}"
+    if settings["split"] == "text":
+        why = 'it has no use with split = "text", where a round is one step over all images, purified at the server'
+        reasons = dict.fromkeys(_OF_STEPS, why) | reasons
     return reasons

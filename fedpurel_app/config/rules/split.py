@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.rules.base import Rule, rule
-from fedpurel_app.config.text import to_toml
 
 _METHODS = ("fedavg", "fedpurel")
-# Of the sites' own steps, of which there are none; and of a purification that is more than one projection of means.
-_IDLE = (
-    *("local-epochs", "local-steps", "batch-size", "drop-last", "augment"),
-    *("projection-scope", "projection-target", "projection-strength", "projection-schedule"),
-)
 
 
 def split_rules(config: RunConfig) -> list[Rule]:
     """List the rules of ``split = "text"``, where a global round is one step of all sites, taken at the server."""
     values = config.model_dump(by_alias=True)
-    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
     splits = values["split"] == "text"
     return [
         rule(
@@ -42,14 +35,5 @@ def split_rules(config: RunConfig) -> list[Rule]:
             "split compression",
             splits and values["compression"] != "none",
             'split = "text" does not go with compression, which shortens updates of what was sent: drop one of them.',
-        ),
-        *(
-            rule(
-                f"split {key}",
-                splits and values[key] != defaults[key],
-                f'{key} = {to_toml(values[key])} has no use with split = "text", where a round is one step over all '
-                "images, purified at the server: drop it.",
-            )
-            for key in _IDLE
         ),
     ]
