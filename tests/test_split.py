@@ -13,7 +13,8 @@ from fedpurel_app.algorithms.base import Batch, Begun, Facts
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.algorithms.split import SPLITS
 from fedpurel_app.client_app import app as client_app
-from fedpurel_app.config import load_config
+from fedpurel_app.config import load_config, load_node_config
+from fedpurel_app.config.policy import refusals
 from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.sgd import SgdSettings
@@ -211,7 +212,7 @@ def test_sites_that_bring_features_of_their_own_and_no_clip_learn_a_prompt(tmp_p
             mine |= {f"{part}_{kind}": held[f"{part}_{kind}"][rows] for kind in ("features", "labels")}
         np.savez(tmp_path / f"{name}.npz", **mine)
         state = str(tmp_path / f"{name}-state")
-        nodes.append({"site": name, "data": str(tmp_path / f"{name}.npz"), "state-dir": state})
+        nodes.append({"site": name, "data": str(tmp_path / f"{name}.npz"), "state-dir": state, "text-split": True})
     names = ", ".join(str(name) for name in held["class_names"])
     config = {"dataset": "sites", "classes": names, "split": "text", "global-rounds": 3, "personal-rounds": 2}
     config |= {"fraction-train": 1.0, "learning-rate": 1.0, "out": str(tmp_path / "run")}
@@ -241,6 +242,16 @@ def test_a_site_without_the_texts_of_all_classes_is_told_to_add_them(tmp_path, f
     np.savez(tmp_path / "bare.npz", **held)
     with pytest.raises(DataError, match="text_features"):
         read_texts(tmp_path / "bare.npz", names)
+
+
+def test_a_real_site_serves_the_split_only_where_its_owner_says_so():
+    run = load_config({"split": "text", "dataset": "sites", "classes": "cat, dog"})
+    node = {"site": "north", "data": "/data"}
+    (said,) = refusals(run, load_node_config(node))
+    assert (
+        said.startswith('split = "text": its gradients tell which classes this site has') and "text-split=true" in said
+    )
+    assert not refusals(run, load_node_config({**node, "text-split": True}))
 
 
 def test_features_of_another_clip_are_refused(tmp_path, features):

@@ -85,6 +85,8 @@ class NodeConfig(BaseModel):
     share_log : {"none", "warnings", "all"}
         Which lines of its own log leave with its answers, and whether the text of an error does: of first contacts and
         of global rounds, never of what runs on a private part.
+    text_split : bool
+        Whether it serves runs with ``split = "text"``, whose gradients tell which classes it has, and more.
     algorithms, backbones : str
         Those that it serves, separated by commas; empty = all. A backbone that is named by a tag is downloaded.
     require_privacy : str
@@ -127,6 +129,7 @@ class NodeConfig(BaseModel):
     calibration: Literal["full", "global", "none"] = "global"
     share_log: Literal["none", "warnings", "all"] = "none"
 
+    text_split: bool = False
     algorithms: Annotated[str, _names_of("algorithm")] = ""
     backbones: str = ""
     require_privacy: Annotated[str, _names_of("privacy")] = ""

@@ -91,6 +91,11 @@ def _demands(config: RunConfig, node: NodeConfig) -> Iterator[str]:
         yield f"backbone = {to_toml(config.backbone)}: this site's `backbones` must name what it loads from the hub."
     if served and config.algorithm not in served:
         yield f"algorithm = {to_toml(config.algorithm)}: this site serves {', '.join(served)}."
+    if config.model_dump(by_alias=True)["split"] == "text" and not node.text_split:
+        yield (
+            'split = "text": its gradients tell which classes this site has, and near what their images lie; it is '
+            "served with text-split=true in the node config alone."
+        )
     if kinds and config.privacy not in kinds:
         yield f"privacy = {to_toml(config.privacy)}: this site takes part with {' or '.join(kinds)} only."
     if config.privacy in _CLIPPED and config.clipping_norm > node.max_clipping_norm:
