@@ -173,6 +173,8 @@ def _rules(node: NodeConfig) -> Iterator[str]:
     means = "means over the steps of global rounds" if node.metrics == "full" else "the number of images alone"
     yield f"            metrics: {means}; of personal rounds the number of images alone"
     yield f"            log: {_LOG[node.share_log]}"
+    if node.text_split:
+        yield '            with split = "text": gradients at the text features, which tell the classes that it has'
     demands = [f"algorithms {node.algorithms}"] * bool(node.algorithms)
     demands += [f"privacy {node.require_privacy}"] * bool(node.require_privacy)
     yield f"  demands   {', '.join(demands) or 'nothing of a run, but that it keeps within its bounds'}"
