@@ -275,3 +275,8 @@ else:
         __doc__="Checked settings: the common keys, and those that methods and families own.",
         **_declared(),
     )
+
+
+def default_settings() -> dict[str, Any]:
+    """Return every key at its default."""
+    return {str(field.alias): field.default for field in RunConfig.model_fields.values()}

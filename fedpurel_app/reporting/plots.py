@@ -206,8 +206,7 @@ PAINTERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {
     "gradients": gradients,
     "contribution": contribution,
     "calibration": calibration,
-    "fronts": fronts,
 }
 # Likewise, of what few runs have: nobody misses them in others.
-OTHERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {"tokens": tokens}
+OTHERS: dict[str, Callable[[RunFolder, Any], Table | None]] = {"tokens": tokens, "fronts": fronts}
 _IN_FOLDER = ("curves", "classes", "sites", "calibration", "fronts")  # whose numbers are tables of the run folder

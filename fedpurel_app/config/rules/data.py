@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.model import RunConfig, default_settings
 from fedpurel_app.config.rules.base import Rule, rule
 from fedpurel_app.config.text import to_toml
 from fedpurel_app.core.names import plain_name
@@ -16,7 +16,7 @@ _DEALING = ("max-per-class", "shots", "class-order", "keep-empty-classes", "part
 def site_rules(config: RunConfig) -> list[Rule]:
     """Rules of data that the sites bring."""
     values, sites, names = config.model_dump(by_alias=True), config.dataset == "sites", config.class_names
-    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    defaults = default_settings()
     return [
         rule(
             "dataset classes",
@@ -60,7 +60,7 @@ def site_rules(config: RunConfig) -> list[Rule]:
 def shot_rules(config: RunConfig) -> list[Rule]:
     """List the rules of few-shot splits, which take the place of the long-tail profile."""
     values = config.model_dump(by_alias=True)
-    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    defaults = default_settings()
     idle = ["imbalance-factor", "class-order", "keep-empty-classes"]
     idle += ["max-per-class"] if config.dataset != "shapes" else []  # there it says how many are rendered
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.model import RunConfig, default_settings
 from fedpurel_app.config.rules.base import Rule, rule
 from fedpurel_app.config.text import to_toml
 
@@ -14,7 +14,7 @@ _DRAWING = ("imbalance-factor", "max-per-class", "shots", "class-order", "keep-e
 def manifest_rules(config: RunConfig) -> list[Rule]:
     """List the rules of tables of images, which are used as they are."""
     values, table = config.model_dump(by_alias=True), config.dataset == "manifest"
-    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    defaults = default_settings()
     natural = config.partition == "natural"
     columns = [values[key].casefold() for key in COLUMNS]
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config.idle import idle_keys
-from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.model import RunConfig, default_settings
 from fedpurel_app.config.rules.base import Rule, rule
 from fedpurel_app.config.text import to_toml
 
@@ -13,7 +13,7 @@ from fedpurel_app.config.text import to_toml
 def model_rules(config: RunConfig) -> list[Rule]:
     """List the rules of methods, balancers and PEFT families, from their registries."""
     values = config.model_dump(by_alias=True)
-    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    defaults = default_settings()
     method = METHODS[config.algorithm]
     balancer = BALANCERS[config.balancer]
     unfit, no_balance = method.unfit(values), balancer.unfit(values)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.model import RunConfig, default_settings
 from fedpurel_app.config.rules.base import Rule, rule
 
 
 def privacy_rules(config: RunConfig) -> list[Rule]:
     """List the rules of aggregation and privacy."""
     values = config.model_dump(by_alias=True)
-    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    defaults = default_settings()
     central, fixed = config.privacy not in ("none", "local"), config.privacy in ("server-fixed", "client-fixed")
     local = config.privacy == "local"
     has_use = {

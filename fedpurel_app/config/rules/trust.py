@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.algorithms.unfit import hides_replies
-from fedpurel_app.config.model import RunConfig
+from fedpurel_app.config.model import RunConfig, default_settings
 from fedpurel_app.config.rules.base import Rule, rule
 
 
 def trust_rules(config: RunConfig) -> list[Rule]:
     """List the rules of trust in replies."""
     values = config.model_dump(by_alias=True)
-    defaults = {field.alias: field.default for field in RunConfig.model_fields.values()}
+    defaults = default_settings()
     chosen, method = f'trust = "{config.trust}"', METHODS[config.algorithm]
     on = config.trust != "none"
     return [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.config.model import default_settings
 from fedpurel_app.core.errors import StateError
 from fedpurel_app.core.names import clean
 from fedpurel_app.reporting.outcome import state_of
@@ -50,8 +51,8 @@ class Snapshot(RunFolder):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings, by key."""
-        return dict(self.content["config"])
+        """The settings, by key; what a folder does not say, as one of before there was the key, is at its default."""
+        return {**default_settings(), **self.content["config"]}
 
     @cached_property
     def outcome(self) -> dict[str, Any] | None:
