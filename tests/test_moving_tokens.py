@@ -377,6 +377,16 @@ def test_tokens_move_under_other_methods(tmp_path, algorithm):
         assert facts["layout"]["home"] == home_of(folder)
 
 
+@pytest.mark.slow
+def test_a_model_with_a_knob_is_loaded_with_its_tokens_where_they_were(tmp_path):
+    rounds = {"global_rounds": 4, "personal_rounds": 1, "evaluate_every": 9, "relocate_every": 1}
+    folder = run_tiny(tmp_path, **{**SETTINGS, **rounds}, algorithm="copsl", prompt_relocation="random")
+    home = home_of(folder)
+    assert home != FIRST
+    site = next(iter(folder.read_checkpoint()[1]["private_rounds"]))
+    assert layout_of(load_trained(folder.path, site), "private") == {"home": home}
+
+
 def test_where_no_token_moves_the_run_is_that_of_deep_prompts(tmp_path):
     """All through the warm-up: the same bits, under another form."""
     rounds = {"global_rounds": 2, "personal_rounds": 0, "local_steps": 1}

@@ -14,8 +14,8 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.algorithms.split import SPLITS
 from fedpurel_app.client_app import app as client_app
 from fedpurel_app.config import load_config, load_node_config
-from fedpurel_app.config.policy import refusals
-from fedpurel_app.core.errors import ConfigError, DataError
+from fedpurel_app.config.policy import refusals, require_few_steps
+from fedpurel_app.core.errors import ConfigError, DataError, PolicyError
 from fedpurel_app.core.phase import Phase
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.data.shapes import shapes
@@ -254,6 +254,15 @@ def test_a_real_site_serves_the_split_only_where_its_owner_says_so():
     assert not refusals(run, load_node_config({**node, "text-split": True}))
 
 
+def test_a_site_bounds_the_images_of_the_one_step_and_not_what_has_no_effect():
+    run = load_config({"split": "text", "dataset": "sites", "classes": "cat, dog"})
+    node = load_node_config({"site": "n", "data": "/d", "text-split": True, "max-batch-size": 16, "max-steps": 1})
+    assert not refusals(run, node)
+    require_few_steps(run, node, 16)
+    with pytest.raises(PolicyError, match="one step over all 17 images here: this site allows batches of at most 16"):
+        require_few_steps(run, node, 17)
+
+
 def test_features_of_another_clip_are_refused(tmp_path, features):
     held = dict(np.load(features))
     held["text_features"] = np.roll(held["text_features"], 1, axis=0)
@@ -276,6 +285,8 @@ def test_features_of_another_clip_are_refused(tmp_path, features):
         ({"aggregation": "norm-clipping"}, "norms of updates are clipped"),
         ({"compression": "top-k"}, "does not go with compression"),
         ({"local-epochs": 2}, 'local-epochs = 2: it has no use with split = "text"'),
+        ({"private-init": "independent"}, "where a private branch is a text residual"),
+        ({"novel-classes": "blue star"}, 'split = "text" does not go with novel-classes'),
         ({"batch-size": 8}, 'batch-size = 8: it has no use with split = "text"'),
         ({"projection-strength": 0.5}, "projection-strength = 0.5: it has no use"),
     ],

@@ -36,4 +36,6 @@ def idle_keys(settings: Mapping[str, Any]) -> dict[str, str]:
     if settings["split"] == "text":
         why = 'it has no use with split = "text", where a round is one step over all images, purified at the server'
         reasons = dict.fromkeys(_OF_STEPS, why) | reasons
+        own = 'it has no use with split = "text", where a private branch is a text residual and begins at zero'
+        reasons.setdefault("private-init", own)
     return reasons

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from fedpurel_app.config.idle import idle_keys
 from fedpurel_app.config.model import RunConfig
 from fedpurel_app.config.node import NodeConfig
 from fedpurel_app.config.text import to_toml
@@ -21,6 +22,8 @@ _BOUNDED = {
     "lora-rank": "max-lora-rank",
     "prompt-tokens": "max-prompt-tokens",
     "context-length": "max-context-length",
+    "preferences-per-step": "max-views",
+    "pareto-rank": "max-lora-rank",
 }
 _CLIPPED = ("server-fixed", "server-adaptive", "client-fixed", "client-adaptive", "local")
 _SENSITIVITY = 2.0  # of LocalDpMod, in clipping norms: two clipped updates lie that far apart
@@ -39,6 +42,13 @@ def refusals(config: RunConfig, node: NodeConfig) -> list[str]:
 
 def require_few_steps(config: RunConfig, node: NodeConfig, images: int) -> None:
     """Raise PolicyError when a visit to a site with so many images would take more steps than its node allows."""
+    if config.model_dump(by_alias=True)["split"] == "text":
+        if images > node.max_batch_size:
+            raise PolicyError(
+                f'split = "text" is one step over all {images:,} images here: this site allows batches of at most '
+                f"{node.max_batch_size:,} (max-batch-size)."
+            )
+        return
     pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
     if SgdSettings(0.0, 0.0, 0.0, *pace).steps(images) > node.max_steps:
         raise PolicyError(
@@ -64,8 +74,9 @@ def require_clipping(config: RunConfig, node: NodeConfig, norm: object) -> None:
 
 def _bounds(config: RunConfig, node: NodeConfig) -> Iterator[str]:
     asked, limits = config.model_dump(by_alias=True), node.model_dump(by_alias=True)
+    idle = idle_keys(asked)  # what has no effect costs nothing
     for key, limit in _BOUNDED.items():
-        if asked[key] > limits[limit]:
+        if key not in idle and asked[key] > limits[limit]:
             yield f"{key} = {asked[key]}: this site allows at most {limits[limit]} ({limit} in its node config)."
     for key in ("learning-rate", "private-learning-rate"):
         rate = asked[key]

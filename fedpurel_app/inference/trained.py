@@ -176,7 +176,7 @@ def load_trained(
     branches: dict[Role, PeftModule] = {}
     for number, part in enumerate(model):
         if isinstance(part, Pareto):  # from here on a module of the family like any other, and a bias
-            into = experiment.kit.new_module("private")
+            into = experiment.kit.new_module("private", **experiment.kit.laid_out(stored.memory))
             bias = part.settle(into)
             branches["private"] = into
         else:

@@ -81,9 +81,13 @@ def build_strategy(
 def _part(config: RunConfig, kit: ModelKit) -> Part | None:
     """Make what the server does beside averaging: for the method, for a text tower of its own, and to weigh replies."""
     sgd = kit.shared_sgd
-    found = [load_part(kit.part, kit.part_options, sgd)]
+    own = load_part(kit.part, kit.part_options, sgd)
+    found = [own]
     if kit.settings["split"] == "text":
         found.append(TextSplit(kit.options, sgd, TextTower(kit)))
     if config.trust != "none":
-        found.append(Trust({"trust-tolerance": config.trust_tolerance}, sgd, behaviour(kit)))
+        layout = (
+            dict if own is None else own.layout
+        )  # as the round's replies have it: parts are asked for weights first
+        found.append(Trust({"trust-tolerance": config.trust_tolerance}, sgd, behaviour(kit, layout)))
     return chained(found)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedpurel_app.core.errors import DataError
+from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.data.shapes import shapes
@@ -23,13 +24,15 @@ from fedpurel_app.models.peft.base import Host, summed
 PAIRS, PICTURES, MOST_FILES = 256, 16, 64
 
 
-def behaviour(kit: ModelKit) -> Callable[[Arrays], npt.NDArray[np.float32]]:
+def behaviour(kit: ModelKit, layout: Callable[[], Layout] = dict) -> Callable[[Arrays], npt.NDArray[np.float32]]:
     """Return the function from shared parameters to the global model's logits on the probes, shape (Q, C).
 
     Parameters
     ----------
     kit : ModelKit
         Of a method whose global model is what sites send.
+    layout : callable, optional
+        Tells how parameters are laid out now; as at first where nothing does.
 
     Raises
     ------
@@ -39,7 +42,7 @@ def behaviour(kit: ModelKit) -> Callable[[Arrays], npt.NDArray[np.float32]]:
     probes = probes_of(kit)
 
     def behave(arrays: Arrays) -> npt.NDArray[np.float32]:
-        model = kit.algorithm.global_model(kit.models(kit.shared_module(arrays)))
+        model = kit.algorithm.global_model(kit.models(kit.shared_module(arrays, layout=layout())))
         with torch.no_grad():
             logits: npt.NDArray[np.float32] = summed(model)(probes).cpu().numpy()
         return logits

@@ -21,6 +21,12 @@ def split_rules(config: RunConfig) -> list[Rule]:
             + " are known by the gradient at the text features.",
         ),
         rule(
+            "split novel-classes",
+            splits and bool(config.novel_names),
+            'split = "text" does not go with novel-classes: what is sent are text features of the classes that are '
+            "trained on. Drop one of them.",
+        ),
+        rule(
             "split balancer",
             splits and config.balancer == "fed-grab",
             'split = "text" does not go with balancer = "fed-grab", whose controllers move with every step of a site.',

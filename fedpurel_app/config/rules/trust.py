@@ -29,6 +29,11 @@ def trust_rules(config: RunConfig) -> list[Rule]:
             f"{chosen} cannot be used here: {why}." if on else "",
         ),
         rule(
+            "trust global-rounds",
+            on and config.global_rounds == 0,
+            f"{chosen} has no use with global-rounds = 0: it weighs the replies of global rounds. Drop it.",
+        ),
+        rule(
             "trust shares",
             on and values["shares"] == "lora-a",
             f'{chosen} goes by how the model of a reply predicts, and with shares = "lora-a" its sites keep a part of '
