@@ -65,7 +65,9 @@ class BehaviourClusters(Part):
                 of, means = self._cut(prints, zero), {}
             else:
                 of |= self._joining(prints, zero)
-        means |= {name: found for name in set(of.values()) if (found := _average(sent, _members(of, name, replies)))}
+        means |= {
+            name: found for name in sorted(set(of.values())) if (found := _average(sent, _members(of, name, replies)))
+        }
         done = self._done + 1
         self._prints, self._visits, self._of, self._done = prints, visits, of, done
         self._means = means if done % self._rounds else {}
