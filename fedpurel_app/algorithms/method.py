@@ -83,6 +83,8 @@ class Method(Listed):
     needs_counts : bool
         Whether the part goes by the sites' training images by class: sites of a data set that is dealt out tell them,
         those with data of their own under ``share-class-counts`` alone.
+    trusts : bool
+        Whether replies are weighed by trust where ``trust`` is left to the method.
     """
 
     personal_rounds: bool = False
@@ -91,6 +93,7 @@ class Method(Listed):
     trains: bool = True
     keeps_global: bool = False
     needs_counts: bool = False
+    trusts: bool = False
 
     def load(self) -> Algorithm:
         """Import the method's value; raises ConfigError where there is none."""

@@ -15,6 +15,7 @@ from fedpurel_app.algorithms.beyond.registry import (
     TARGET,
     ZERO_SHOT_WEIGHT,
 )
+from fedpurel_app.algorithms.edges import CLUSTERS, EDGES, runs_apart
 from fedpurel_app.algorithms.knob import KNOB
 from fedpurel_app.algorithms.method import Method
 from fedpurel_app.algorithms.unfit import (
@@ -226,7 +227,7 @@ _ALL = (
         "capt",
         "CAPT",
         "arXiv 2503.06993, 2025",
-        options=(Option("clusters", 4, Few, "most clusters of sites, 1..64"),),
+        options=(CLUSTERS,),
         personalizes=True,
         unfit=shares_class_contexts,
         part="clusters",
@@ -256,5 +257,19 @@ _ALL = (
         unfit=trains_one_tensor,
         keeps_global=True,
     ),
+    Method(
+        "elsa",
+        "FedAvg in the manner of ELSA",
+        "ELSA, arXiv 2601.13824, 2026; our reading",
+        options=EDGES,
+        unfit=runs_apart,
+        trusts=True,
+    ),
 )
 METHODS = {method.name: method for method in _ALL}
+
+
+def trusts(settings: Settings) -> bool:
+    """Tell whether a run weighs replies by how their models predict; not, where nothing is said of it."""
+    given = settings.get("trust", "none")
+    return given == "predictions" or (given == "auto" and METHODS[settings["algorithm"]].trusts)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model,
 from pydantic_core import PydanticCustomError
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
-from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.algorithms.registry import METHODS, trusts
 from fedpurel_app.compression.registry import COMPRESSIONS
 from fedpurel_app.core.names import SAFE_NAME, is_printable, split_names
 from fedpurel_app.core.options import Count, Fraction, NotNegative, Number, Option, Owner, Positive, readers
@@ -152,8 +152,10 @@ class CommonConfig(BaseModel):
     delta: Annotated[float, Field(gt=0, lt=1)] = _field(1e-5, "privacy fixed or local: of (epsilon, delta)")
     local_epsilon: Fraction = _field(1.0, "privacy = local: of every single reply, (0, 1]")
 
-    trust: Literal["none", "predictions"] = _field(
-        "none", "weigh replies: none | predictions (by how their models predict on public probes; our reading of ELSA)"
+    trust: Literal["auto", "none", "predictions"] = _field(
+        "auto",
+        "weigh replies: none | predictions (by how their models predict on public probes; our reading of ELSA) | auto "
+        "= predictions with algorithm = elsa, else none",
     )
     trust_tolerance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = _field(
         10.0, "trust: c, times the median distance from which on a reply loses weight, >= 1"
@@ -215,6 +217,11 @@ class CommonConfig(BaseModel):
     def novel_names(self) -> tuple[str, ...]:
         """The names in ``novel-classes``."""
         return split_names(self.novel_classes)
+
+    @property
+    def trusts(self) -> bool:
+        """Whether replies are weighed by how their models predict."""
+        return trusts({"trust": self.trust, "algorithm": self.algorithm})
 
     @property
     def total_rounds(self) -> tuple[int, int]:

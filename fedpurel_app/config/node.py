@@ -48,6 +48,9 @@ class NodeConfig(BaseModel):
     ----------
     site : str
         Stable name of the site, 1 to 64 letters, digits, ".", "_" and "-".
+    edge : str
+        Where it belongs, a name like that of a site: those of one edge train together for some rounds in a run with
+        ``edge-assignment = "node"``, which alone is told.
     data : str
         Its data, an absolute path as all others: with ``partition-id`` its copy of the run's data set, otherwise its
         own.
@@ -107,6 +110,7 @@ class NodeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", alias_generator=key_of)
 
     site: Annotated[str, Field(pattern=f"^{SAFE_NAME}$")] | None = None
+    edge: Annotated[str, Field(pattern=f"^({SAFE_NAME})?$")] = ""
     data: NodePath = ""
     image_root: NodePath = ""
     path_column: Column = "path"

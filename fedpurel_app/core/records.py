@@ -146,6 +146,8 @@ class Description:
         Test images; 0 where the site does not tell, or scores leave it in no form.
     validation_examples : int
         Images kept for validation, which are not among the training images; 0 likewise.
+    edge : str
+        Where it belongs by its administrator's word; empty where that is not asked for, or not said.
     """
 
     site: str
@@ -155,10 +157,13 @@ class Description:
     class_counts: list[int] = field(default_factory=list)
     test_examples: int = 0
     validation_examples: int = 0
+    edge: str = ""
 
     def to_config(self) -> ConfigRecord:
         """Pack."""
-        return ConfigRecord({name.replace("_", "-"): value for name, value in asdict(self).items() if value != []})
+        return ConfigRecord(
+            {name.replace("_", "-"): value for name, value in asdict(self).items() if value not in ([], "")}
+        )
 
     @classmethod
     def from_config(cls, record: Mapping[str, Any]) -> Description:
@@ -174,10 +179,13 @@ class Description:
         values["class_counts"] = list(counts) if isinstance(counts, list | tuple) else []
         told = ("test_examples", "validation_examples")
         values |= {name: 0 for name in told if values[name] is None}
+        values["edge"] = "" if values["edge"] is None else values["edge"]
         numbers = ("num_examples", "partitions", *told)
         problems = [name for name in numbers if not _is_count(values[name])]
         if not is_safe_name(values["site"]) or values["site"] == SERVER:
             problems.append('site (1 to 64 letters, digits, ".", "_" and "-", and not "server")')
+        if values["edge"] != "" and not is_safe_name(values["edge"]):
+            problems.append("edge")
         if not isinstance(values["device"], str) or clean(values["device"], 16) != values["device"]:
             problems.append("device")
         if (counts is not None and not isinstance(counts, list | tuple)) or not all(

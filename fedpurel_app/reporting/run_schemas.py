@@ -116,6 +116,7 @@ class Round(_Plain):
     privacy: dict[str, Score] = {}
     trust: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]] = {}
     relocation: Relocation | None = None
+    clusters: dict[str, list[str]] = {}
     bytes_up: Count | None = None
     bytes_down: Count | None = None
 
@@ -163,6 +164,7 @@ class Site(_Plain):
     partitions: Count
     device: str
     class_counts: list[Count] = []
+    edge: str = ""
     test_examples: Count = 0
     validation_examples: Count = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fedpurel_app.server.probes import behaviour
 from fedpurel_app.server.text_tower import TextTower
 from fedpurel_app.strategies import Aggregation, FedPuReL, Schedule
 from fedpurel_app.strategies.parts import Part, load_part
+from fedpurel_app.strategies.parts.behaviour_clusters import BehaviourClusters
 from fedpurel_app.strategies.parts.several import chained
 from fedpurel_app.strategies.parts.text_split import TextSplit
 from fedpurel_app.strategies.parts.trust import Trust
@@ -79,15 +81,16 @@ def build_strategy(
 
 
 def _part(config: RunConfig, kit: ModelKit) -> Part | None:
-    """Make what the server does beside averaging: for the method, for a text tower of its own, and to weigh replies."""
+    """Make what the server does beside averaging: the method's, and what the settings name."""
     sgd = kit.shared_sgd
     own = load_part(kit.part, kit.part_options, sgd)
     found = [own]
     if kit.settings["split"] == "text":
         found.append(TextSplit(kit.options, sgd, TextTower(kit)))
-    if config.trust != "none":
-        layout = (
-            dict if own is None else own.layout
-        )  # as the round's replies have it: parts are asked for weights first
-        found.append(Trust({"trust-tolerance": config.trust_tolerance}, sgd, behaviour(kit, layout)))
+    layout = dict if own is None else own.layout  # as the round's replies have it: parts are asked for weights first
+    behave = cache(partial(behaviour, kit, layout))
+    if config.trusts:
+        found.append(Trust({"trust-tolerance": config.trust_tolerance}, sgd, behave()))
+    if kit.options.get("edge-rounds", 1) > 1:
+        found.append(BehaviourClusters(kit.options, sgd, behave()))
     return chained(found)

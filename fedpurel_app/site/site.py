@@ -131,7 +131,9 @@ class Site:
         tells = self.discloses.by_class if self._own else self.kit.method.needs_counts and self.node.share_class_counts
         counts = self.data.class_counts() if tells and not spare else []
         test, held = (0, 0) if self.discloses.tells_no_scores else (test, held)
-        return Description(self.name, count, 0 if self._own else self.sites, self.kit.device.type, counts, test, held)
+        edge = self.node.edge if self.kit.options.get("edge-assignment") == "node" else ""
+        parts = 0 if self._own else self.sites
+        return Description(self.name, count, parts, self.kit.device.type, counts, test, held, edge)
 
     def require_clipping(self, norms: Sequence[object]) -> None:
         """Raise PolicyError unless a message names the one norm that this run may ask a site to clip to.

@@ -21,7 +21,7 @@ message                      reply
 ============================ =======================================================================================
 ``query.describe``           ConfigRecord ``config``: ``site`` (stable name: letters, digits, ".", "_" and "-"),
                              ``num-examples`` (at least 1), ``partitions`` (0 for data of its own), ``device``, and
-                             if it likes ``test-examples`` and ``validation-examples``; or ``refusal``
+                             if it likes ``test-examples``, ``validation-examples`` and ``edge``; or ``refusal``
                              ("attempt" or "policy") and ``reason``
 ``train``                    the same arrays, trained (names, shapes and types as sent; with a ``codec``, what its
                              ``shorten`` makes of them), and one MetricRecord with ``num-examples`` and any numbers,

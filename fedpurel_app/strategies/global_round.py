@@ -116,7 +116,7 @@ class GlobalRound(Round):
         if self.codec is None:
             check_arrays(content, self.sent)
         else:
-            self._expand(content, self.codec)
+            self._expand(content, self.codec, site)
         if self.part is not None:
             check_lists(the_metrics(content), self._lists)
         record = content.config_records.get(PRIVACY)
@@ -127,9 +127,10 @@ class GlobalRound(Round):
         if self.clipping is not None:
             self.clipping.check(content, self.sent)
 
-    def _expand(self, content: RecordDict, codec: Codec) -> None:
+    def _expand(self, content: RecordDict, codec: Codec, site: str) -> None:
         """Put the parameters that a shortened reply stands for in its place: all that follows sees whole replies."""
-        sent = to_arrays(self.sent)
+        sent: Arrays = to_arrays(self.sent)
+        sent = sent if self.part is None else self.part.base(sent, site)
         check_arrays(content, to_array_record(codec.form(sent)))
         (name,) = content.array_records
         try:
@@ -143,8 +144,12 @@ class GlobalRound(Round):
         described = self.post.roster.descriptions.items()
         self._lists = part.lists(sent)
         part.meet(sent, {site: one.class_counts for site, one in described if one is not None})
+        part.place({site: one.edge for site, one in described if one is not None and one.edge})
         for message in messages:
             site = self.post.roster.site(message.metadata.dst_node_id) or ""
+            if (base := part.base(sent, site)) is not sent:
+                (name,) = message.content.array_records
+                message.content = RecordDict({**message.content, name: to_array_record(base)})
             if brief := part.brief(sent, site):
                 message.content = RecordDict({**message.content, BRIEF: to_array_record(brief)})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.algorithms.unfit import hides_replies
+from fedpurel_app.config.idle import idle_keys
 from fedpurel_app.config.model import RunConfig, default_settings
 from fedpurel_app.config.rules.base import Rule, rule
 
@@ -12,16 +13,18 @@ def trust_rules(config: RunConfig) -> list[Rule]:
     """List the rules of trust in replies."""
     values = config.model_dump(by_alias=True)
     defaults = default_settings()
-    chosen, method = f'trust = "{config.trust}"', METHODS[config.algorithm]
-    on = config.trust != "none"
+    method = METHODS[config.algorithm]
+    chosen = 'trust = "predictions"' + (f', which algorithm = "{method.name}" sets,' if config.trust == "auto" else "")
+    on = config.trusts
+    probed = on or "cluster-distance" not in idle_keys(values)
     return [
         *(
             rule(
                 f"trust {key}",
-                not on and values[key] != defaults[key],
+                not used and values[key] != defaults[key],
                 f'{key} has no use with trust = "none": drop it, or set trust = "predictions".',
             )
-            for key in ("trust-tolerance", "probe-path")
+            for key, used in (("trust-tolerance", on), ("probe-path", probed))
         ),
         rule(
             "trust privacy aggregation",

@@ -7,7 +7,7 @@ from statistics import fmean, median, pstdev
 from typing import Any
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
-from fedpurel_app.algorithms.registry import METHODS
+from fedpurel_app.algorithms.registry import METHODS, trusts
 from fedpurel_app.core.metrics import GROUPS
 from fedpurel_app.core.names import listed
 from fedpurel_app.models.peft.registry import FAMILIES
@@ -172,7 +172,7 @@ def _noise(config: Mapping[str, Any]) -> str:
 def _bounds(config: Mapping[str, Any]) -> str:
     if config["aggregation"] == "norm-clipping":
         return f"bounds an update's norm by {config['clipping-norm']:g}"
-    if config.get("trust", "none") != "none":
+    if trusts(config):
         return "bounds no update by itself; replies that predict other than most weigh less (trust)"
     return "bounds no update" if config["aggregation"] == "mean" else "bounds what a few lying sites can do"
 

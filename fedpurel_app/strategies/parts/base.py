@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy.typing as npt
 
 from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.sgd import SgdSettings
+
+Behave = Callable[[Arrays], npt.NDArray[Any]]  # from the shared parameters to logits on public probes, (Q, C)
 
 
 class Reply(NamedTuple):
@@ -60,6 +64,13 @@ class Part:
 
     def meet(self, sent: Arrays, counts: Mapping[str, Sequence[int]]) -> None:
         """Learn, before the messages of every round, the sites' training images by class, whatever they tell."""
+
+    def place(self, edges: Mapping[str, str]) -> None:
+        """Learn, before the messages of every round, the edges that sites name, of those that name one."""
+
+    def base(self, sent: Arrays, site: str) -> Arrays:
+        """Return the shared parameters that a site starts from, of the names and forms of those sent to others."""
+        return sent
 
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return what a site's message carries beside the shared parameters, as ``Facts.brief`` at the site."""

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.strategies.parts.base import Part, Reply
+from fedpurel_app.strategies.parts.linkage import Floats, grouped
 from fedpurel_app.strategies.parts.pair_bandit import UNKNOWN, PairBandit
 
 _NAME = "classes"  # of the parameter that clusters average
-Floats = npt.NDArray[np.float64]
 
 
 def cluster(shares: Floats, most: int) -> npt.NDArray[np.int64]:
@@ -32,13 +32,9 @@ def cluster(shares: Floats, most: int) -> npt.NDArray[np.int64]:
     ndarray of int64, shape (K,)
         Numbers from 0, in the order of first appearance.
     """
-    from scipy.cluster.hierarchy import fcluster, linkage  # half a second that other methods need not wait
+    from scipy.spatial.distance import pdist  # half a second that other methods need not wait
 
-    if len(shares) == 1:
-        return np.zeros(1, np.int64)
-    found = fcluster(linkage(shares / 2, "average", "cityblock"), most, "maxclust")
-    order = {label: number for number, label in enumerate(dict.fromkeys(found.tolist()))}
-    return np.array([order[label] for label in found.tolist()])
+    return grouped(pdist(shares / 2, "cityblock"), len(shares), most)
 
 
 class Clusters(Part):

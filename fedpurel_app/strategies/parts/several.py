@@ -34,6 +34,17 @@ class Several(Part):
         for part in self._parts:
             part.meet(sent, counts)
 
+    def place(self, edges: Mapping[str, str]) -> None:
+        """Let every part learn the sites' edges."""
+        for part in self._parts:
+            part.place(edges)
+
+    def base(self, sent: Arrays, site: str) -> Arrays:
+        """Let each part make of what is sent what a site starts from."""
+        for part in self._parts:
+            sent = part.base(sent, site)
+        return sent
+
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return what all parts tell a site; of one name, what the last one tells."""
         return {name: value for part in self._parts for name, value in part.brief(sent, site).items()}

@@ -14,7 +14,7 @@ ELSA, arXiv 2601.13824, 2026: trust in sites by their models' behaviour on publi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +22,9 @@ import numpy.typing as npt
 
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.sgd import SgdSettings
-from fedpurel_app.strategies.parts.base import Part, Reply
+from fedpurel_app.strategies.parts.base import Behave, Part, Reply
 
 Floats = npt.NDArray[np.float64]
-Behave = Callable[[Arrays], npt.NDArray[Any]]
 Middle = Literal["linear", "lower"]
 
 _ROUNDING = 1e-12  # what is not farther than this [nats, or of the parameters' norm] is not apart at all
