@@ -45,13 +45,6 @@ def model_rules(config: RunConfig) -> list[Rule]:
             "trains no tokens that could move. Drop it.",
         ),
         rule(
-            "prompt-relocation relocation-warmup global-rounds",
-            values["prompt-relocation"] != "none" and values["relocation-warmup"] + 1 >= config.global_rounds,
-            f'prompt-relocation = "{values["prompt-relocation"]}": no token would move with global-rounds = '
-            f"{config.global_rounds} and relocation-warmup = {values['relocation-warmup']}, for none does in the last "
-            "round. Raise the rounds, or drop it.",
-        ),
-        rule(
             "backbone pretrained",
             config.backbone == "demo" and config.pretrained != defaults["pretrained"],
             f'pretrained = "{config.pretrained}" has no use with backbone = "demo", which has one set of weights: drop '
