@@ -114,12 +114,22 @@ def test_keys_of_other_families_are_refused(family):
 
 
 FIRST = {method: family for method, family in reversed(PAIRS) if family in FEATURES}  # one of those that run at once
+
+
+def is_first(method, family, key):
+    """Whether no method before reads a key with a family whose images go through towers, which takes its time.
+
+    There are two sites then, which are in the clusters that they joined, however often these are cut.
+    """
+    reading = (other for other, with_family in PAIRS if with_family == family and key in METHODS[other].keys)
+    return key != "cluster-every" and next(reading) == method
+
+
 CASES = [
     pytest.param(method, family, key, marks=[] if FIRST.get(method) == family else pytest.mark.slow)
     for method, family in PAIRS
     for key in METHODS[method].keys
-    # Where images go through towers there are two sites, and cut anew they are in the clusters that they joined.
-    if key != "cluster-every" or runs_on_features(method, family)
+    if runs_on_features(method, family) or is_first(method, family, key)
 ]
 
 
