@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,11 @@ class ModelKit:
     @cached_property
     def backbone(self) -> Backbone | None:
         """The frozen CLIP; None for precomputed features."""
+        # Precomputed features have a classifier with them; that is known without loading the data.
+        return None if self.config.dataset == "features" else self._load_backbone()
+
+    def _load_backbone(self) -> Backbone:
         config = self.config
-        if config.dataset == "features":  # its source has a classifier; known without loading it
-            return None
         statistics = config.image_statistics
         return load_backbone(config.backbone, self.device, config.pretrained, config.precision, statistics)
 
@@ -179,9 +181,9 @@ class ModelKit:
 
     def whole_prompt(self) -> tuple[Host, PeftModule]:
         """Make the prompt of a text split with its tower, as the server has it, and what it is attached to."""
-        config = self.config
-        backbone = load_backbone(config.backbone, self.device, config.pretrained, config.precision)
-        host = self._host_on(backbone)
+        host = self.host
+        if host.backbone is None:  # precomputed features, whose CLIP the settings name
+            host = self._host_on(self._load_backbone())
         return host, self._make(host, "global", {"split": "none"})
 
     def _make(self, host: Host, role: Role, options: Mapping[str, Any]) -> PeftModule:
@@ -231,12 +233,7 @@ class ModelKit:
 
     def split_private(self, module: PeftModule) -> tuple[Named, Named]:
         """Return the arrays of a private module that are sent in personal rounds, and those that its site keeps."""
-        arrays = {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
-        sent = self.sent_in_personal_rounds
-        return (
-            {name: value for name, value in arrays.items() if name in sent},
-            {name: value for name, value in arrays.items() if name not in sent},
-        )
+        return _apart(module, self.sent_in_personal_rounds)
 
     def private_module(
         self, arrays: Arrays, branch: Arrays, shared: PeftModule | None = None, layout: Arrays | None = None
@@ -300,12 +297,7 @@ class ModelKit:
 
     def split(self, module: PeftModule) -> tuple[Named, Named]:
         """Return the arrays of a shared module that are sent, and those that its site keeps."""
-        sent = self.algorithm.sent(module, self.options)
-        arrays = {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
-        return (
-            {name: value for name, value in arrays.items() if name in sent},
-            {name: value for name, value in arrays.items() if name not in sent},
-        )
+        return _apart(module, self.algorithm.sent(module, self.options))
 
     def facts(self, labels: torch.Tensor | None = None, brief: Mapping[str, torch.Tensor] | None = None) -> Facts:
         """Return what the method may know: with a site's labels, shape (N,), its own counts, and the server's brief."""
@@ -352,12 +344,10 @@ class ModelKit:
 
     def sgd(self, phase: Phase) -> SgdSettings:
         """Return the optimiser's settings, with "auto" resolved."""
-        config, family = self.config, self.family
-        pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
         if phase is Phase.PERSONAL:  # plain SGD, as the reference does
-            rate = config.private_learning_rate
-            rate = family.private_rate(self.settings) if rate == "auto" else rate
-            return SgdSettings(rate, 0.0, 0.0, *pace)
+            rate = self.config.private_learning_rate
+            rate = self.family.private_rate(self.settings) if rate == "auto" else rate
+            return SgdSettings(rate, 0.0, 0.0, *self._pace)
         if self.settings["split"] == "text":  # a gradient, of all images: the server takes the step
             return SgdSettings(1.0, 0.0, 0.0, MOST_EXAMPLES, 1, fixed_steps=1, drop_last=False)
         return self.shared_sgd
@@ -365,7 +355,20 @@ class ModelKit:
     @property
     def shared_sgd(self) -> SgdSettings:
         """The optimiser's settings of shared parameters, wherever the steps are taken."""
-        config, family = self.config, self.family
-        pace = (config.batch_size, config.local_epochs, config.local_steps, config.drop_last)
-        rate = family.learning_rate if config.learning_rate == "auto" else config.learning_rate
-        return SgdSettings(rate, config.momentum, config.weight_decay, *pace)
+        config = self.config
+        rate = self.family.learning_rate if config.learning_rate == "auto" else config.learning_rate
+        return SgdSettings(rate, config.momentum, config.weight_decay, *self._pace)
+
+    @property
+    def _pace(self) -> tuple[int, int, int, bool]:
+        config = self.config
+        return config.batch_size, config.local_epochs, config.local_steps, config.drop_last
+
+
+def _apart(module: PeftModule, sent: Collection[str]) -> tuple[Named, Named]:
+    """Return the arrays of a module that are sent, and those that are not."""
+    arrays = {name: value.cpu().numpy() for name, value in parameters_of(module).items()}
+    return (
+        {name: value for name, value in arrays.items() if name in sent},
+        {name: value for name, value in arrays.items() if name not in sent},
+    )

@@ -228,7 +228,7 @@ def test_sites_that_bring_features_of_their_own_and_no_clip_learn_a_prompt(tmp_p
     assert found.summary()["outcome"] == "completed" and not found.summary()["dropped_replies"]
     losses = [line["train"]["loss"] for line in found.rounds() if line["phase"] == "global"]
     assert losses[-1] < losses[0] and found.summary()["personalized"] is not None
-    assert len(loaded) == 2  # both at the server: for the classes' template prompts, and for the prompt that is trained
+    assert len(loaded) == 1  # at the server
 
 
 def test_a_site_without_the_texts_of_all_classes_is_told_to_add_them(tmp_path, features):
