@@ -14,7 +14,7 @@ _ENDS = {f"{one}_{end}" for one in _SHOWN for end in ("low", "high")}
 _NEEDED = {"site", "test_images", "has_private_branch", *_SHOWN, *_ENDS}
 _LEGEND = "GM: global, PM: personalized model; accuracies in % with 95 % intervals (docs/metrics.md)"
 
-_OF_TRUST = "trust: mean factor of the weight of a site's replies, 1 = by their images (docs/trust.md)"
+_OF_TRUST = "trust: mean factor of the weight of a site's replies, 1 = by their images (docs/methods/trust.md)"
 
 
 def any_branch(rows: Iterable[Mapping[str, str]]) -> bool:
