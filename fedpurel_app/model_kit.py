@@ -11,28 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpurel_app.algorithms.balancers.registry import BALANCERS
-from fedpurel_app.algorithms.base import Algorithm, Facts, Memory, Models
-from fedpurel_app.algorithms.fedsa_lora import SHARES
-from fedpurel_app.algorithms.registry import METHODS
-from fedpurel_app.algorithms.relocation import RELOCATION
-from fedpurel_app.algorithms.split import SPLITS
-from fedpurel_app.compression import COMPRESSIONS, LEAST_VALUES, Codec, make_codec
+from fedpurel_app.algorithms.base import Facts, Memory, Models
+from fedpurel_app.chosen import Chosen
+from fedpurel_app.compression import LEAST_VALUES, Codec, make_codec
 from fedpurel_app.config import RunConfig
 from fedpurel_app.config.model import key_of
 from fedpurel_app.core.errors import ConfigError, DataError
 from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.metrics import GROUPS
-from fedpurel_app.core.phase import Phase
-from fedpurel_app.core.records import MOST_EXAMPLES
 from fedpurel_app.core.seeding import derive_seed
-from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.federation import Federation
 from fedpurel_app.models.backbone import Backbone, Takes, load_backbone
 from fedpurel_app.models.peft.base import Host, PeftModule, Role, are_alike, load_parameters, parameters_of, to_tensors
 from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.pareto import family_part
-from fedpurel_app.models.peft.registry import FAMILIES
 from fedpurel_app.models.peft.scaled import ZeroShot
 from fedpurel_app.training.feature_store import text_features
 
@@ -40,7 +32,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Named = dict[str, npt.NDArray[np.float32]]
 
 
-class ModelKit:
+class ModelKit(Chosen):
     """The models that settings determine, made when first asked for; all processes make the same ones.
 
     Parameters
@@ -53,18 +45,8 @@ class ModelKit:
     """
 
     def __init__(self, config: RunConfig, federation: Federation, cache: Path) -> None:
-        self.config, self._federation, self._cache = config, federation, cache
-        self.settings = config.model_dump(by_alias=True)
-        self.method, self.family = METHODS[config.algorithm], FAMILIES[config.peft]
-        self.balancer = BALANCERS[config.balancer]
-        owned = (*self.method.options, *self.balancer.options)
-        self.options = {option.key: self.settings[option.key] for option in owned}
-
-    @cached_property
-    def algorithm(self) -> Algorithm:
-        """The method, with the sharing, the split, the balancer and the movement of tokens that the settings name."""
-        method = SPLITS[self.settings["split"]](SHARES[self.settings["shares"]](self.method.load()))
-        return RELOCATION[self.settings["prompt-relocation"]](self.balancer.put_on(method))
+        super().__init__(config)
+        self._federation, self._cache = federation, cache
 
     @cached_property
     def codec(self) -> Codec | None:
@@ -85,36 +67,6 @@ class ModelKit:
                     'with more parameters, as peft = "lora" or "adapter".'
                 )
         return codec
-
-    @property
-    def keeps_state(self) -> bool:
-        """Whether a global round writes private state: the method's, or what a codec has not sent yet."""
-        return self.algorithm.keeps_state or COMPRESSIONS[self.settings["compression"]].remembers
-
-    @property
-    def keeps_secrets(self) -> bool:
-        """Whether a global round runs on what its site alone knows."""
-        return self.algorithm.keeps_secrets or COMPRESSIONS[self.settings["compression"]].remembers
-
-    @property
-    def part(self) -> str:
-        """The file in ``strategies/parts`` with what the server does beside averaging; "" = nothing."""
-        return self.method.part or self.family.part(self.settings)
-
-    @property
-    def part_options(self) -> dict[str, Any]:
-        """What that part may read: the method's keys, the family's, the seed, and how many global rounds there are."""
-        more = (*self.family.keys, "seed", "global-rounds")
-        return {**self.options, **{key: self.settings[key] for key in more}}
-
-    def unfit_for_own_data(self) -> str:
-        """Return what cannot work at sites with data of their own, whatever the settings call them, and why; or ""."""
-        own = {**self.settings, "dataset": "sites"}
-        reasons = {f'algorithm = "{self.method.name}"': self.method.unfit(own)}
-        reasons[f'balancer = "{self.balancer.name}"'] = self.balancer.unfit(own)
-        if self.config.evaluate_on != "test":
-            reasons[f'evaluate-on = "{self.config.evaluate_on}"'] = "they are scored on test parts of their own"
-        return "; ".join(f"{chosen}: {why}" for chosen, why in reasons.items() if why)
 
     @cached_property
     def device(self) -> torch.device:
@@ -341,28 +293,6 @@ class ModelKit:
     def bias(self, facts: Facts) -> torch.Tensor | None:
         """Return what the method adds to logits in predictions, shape (C,); None where it adds nothing."""
         return None if self.algorithm.bias is None else self.algorithm.bias(facts, self.options)
-
-    def sgd(self, phase: Phase) -> SgdSettings:
-        """Return the optimiser's settings, with "auto" resolved."""
-        if phase is Phase.PERSONAL:  # plain SGD, as the reference does
-            rate = self.config.private_learning_rate
-            rate = self.family.private_rate(self.settings) if rate == "auto" else rate
-            return SgdSettings(rate, 0.0, 0.0, *self._pace)
-        if self.settings["split"] == "text":  # a gradient, of all images: the server takes the step
-            return SgdSettings(1.0, 0.0, 0.0, MOST_EXAMPLES, 1, fixed_steps=1, drop_last=False)
-        return self.shared_sgd
-
-    @property
-    def shared_sgd(self) -> SgdSettings:
-        """The optimiser's settings of shared parameters, wherever the steps are taken."""
-        config = self.config
-        rate = self.family.learning_rate if config.learning_rate == "auto" else config.learning_rate
-        return SgdSettings(rate, config.momentum, config.weight_decay, *self._pace)
-
-    @property
-    def _pace(self) -> tuple[int, int, int, bool]:
-        config = self.config
-        return config.batch_size, config.local_epochs, config.local_steps, config.drop_last
 
 
 def _apart(module: PeftModule, sent: Collection[str]) -> tuple[Named, Named]:

@@ -28,7 +28,8 @@ RULES = {
         {"rich", "matplotlib", "psutil", "filelock", "pydantic", "scipy", "jinja2", "markupsafe"},
     ),
     "federation": ({"config", "data"}, set()),
-    "model_kit": ({"algorithms", "compression", "config", "federation", "models", "training"}, {"torch"}),
+    "chosen": ({"algorithms", "compression", "config", "models"}, set()),
+    "model_kit": ({"algorithms", "chosen", "compression", "config", "federation", "models", "training"}, {"torch"}),
     "images": ({"data", "federation", "model_kit", "models", "training"}, {"torch"}),
     "experiment": ({"config", "data", "federation", "images", "model_kit"}, set()),
     "site": (
