@@ -6,7 +6,8 @@
 Prints for every method with fronts, and every seed: hypervolume x 100 of the knob, of logit adjustment after training
 and of the dial, as means over sites; rank correlations of the mean accuracies with the preference for the site's own
 mix; the range of the mean own accuracy in points; and the personalized model at that preference beside FedPuReL's. Then
-the differences, paired by seed, with the interval and the test of ``fedpurel table``.
+the differences, paired by seed, with the interval and the test of ``fedpurel table``; of other methods also the
+hypervolume less that of CoPSL with the same rank and scalarisation.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from scipy.stats import spearmanr
 
+from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.core.fronts import ADJUSTED, DIAL, PARETO
 from fedpurel_app.reporting.leaderboard.paired import Comparison, compare
 from fedpurel_app.reporting.run_folder import RunFolder
 
 Numbers = dict[str, dict[int, float]]  # by what is measured, then by seed
 _AXES = ("own_accuracy", "all_accuracy")
+_COPSL = "copsl"
 
 
 def along(rows: Sequence[Mapping[str, str]], axis: str) -> tuple[list[float], list[float]]:
@@ -63,6 +66,8 @@ def collect(root: Path) -> tuple[dict[str, Numbers], dict[int, float]]:
             continue
         if summary.get("fronts"):
             name = f"{settings['algorithm']}, r = {settings['pareto-rank']}, {settings['scalarisation']}"
+            if "task-embedding" in METHODS[settings["algorithm"]].keys:
+                name += f", {settings['task-embedding']}"
             for what, value in measure(folder).items():
                 methods.setdefault(name, {}).setdefault(what, {})[settings["seed"]] = value
         elif settings["algorithm"] == "fedpurel":
@@ -77,12 +82,16 @@ def lines(methods: Mapping[str, Numbers], plain: Mapping[int, float]) -> Iterabl
         for what, values in numbers.items():
             yield f"  {what:<32}" + "".join(f"{values[seed]:>9.2f}" for seed in sorted(values))
         knob = numbers[f"hypervolume, {PARETO}"]
-        for what, ours, theirs in (
+        pairs = [
             ("hypervolume - logit adjustment's", knob, numbers[f"hypervolume, {ADJUSTED}"]),
             ("hypervolume - the dial's", knob, numbers[f"hypervolume, {DIAL}"]),
             ("personalized - FedPuReL's", numbers["personalized"], plain),
-        ):
-            yield f"  {what:<32} {_said(compare(ours, theirs))}"
+        ]
+        algorithm, *same = name.split(", ")
+        if algorithm != _COPSL and (theirs := methods.get(", ".join([_COPSL, *same[:2]]))):
+            pairs.append(("hypervolume - CoPSL's", knob, theirs[f"hypervolume, {PARETO}"]))
+        for what, ours, others in pairs:
+            yield f"  {what:<32} {_said(compare(ours, others))}"
 
 
 def _said(found: Comparison) -> str:

@@ -68,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
 def personalize(message: Message, context: Context) -> Message:
     """Train this site's private branch (phase 2); the reply carries numbers alone, and what the method names."""
     with _site(message, context) as (site, _):
-        arrays, metrics = site.train(Phase.PERSONAL, *_unpack(message), layout=_layout(message))
+        arrays, metrics = site.train(Phase.PERSONAL, *_unpack(message), _brief(message), _layout(message))
     sent = {ARRAYS: to_array_record(arrays)} if arrays else {}
     return Message(RecordDict({**sent, METRICS: MetricRecord(metrics)}), reply_to=message)
 

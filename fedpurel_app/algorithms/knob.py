@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fedpurel_app.algorithms.unfit import turns_nothing
 from fedpurel_app.core.options import Few, FewOrNone, Option
 
 KNOB = (
@@ -36,4 +37,12 @@ KNOB = (
         "shift logits by the site's class shares as the preference asks for, trained or not (our reading)",
         personal=True,
     ),
+)
+
+TASK_EMBEDDING = Option(
+    "task-embedding",
+    "fingerprint",
+    Literal["fingerprint", "learned"],
+    "what sites see of each other's tasks: made at the server of what it gets anyway (our reading) | trained and sent",
+    idle=turns_nothing,
 )

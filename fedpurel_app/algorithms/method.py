@@ -83,6 +83,8 @@ class Method(Listed):
     needs_counts : bool
         Whether the part goes by the sites' training images by class: sites of a data set that is dealt out tell them,
         those with data of their own under ``share-class-counts`` alone.
+    sends_privately : bool
+        Whether sites send a part of the private module in personal rounds, which the server averages.
     trusts : bool
         Whether replies are weighed by trust where ``trust`` is left to the method.
     """
@@ -93,6 +95,7 @@ class Method(Listed):
     trains: bool = True
     keeps_global: bool = False
     needs_counts: bool = False
+    sends_privately: bool = False
     trusts: bool = False
 
     def load(self) -> Algorithm:

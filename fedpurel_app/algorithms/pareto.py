@@ -7,10 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fedpurel_app.algorithms.base import Algorithm, Batch, Begun, Maker, Metrics, Model, Models, Options, Visit
+from fedpurel_app.algorithms.base import (
+    Algorithm,
+    Batch,
+    Begin,
+    Begun,
+    End,
+    Maker,
+    Metrics,
+    Model,
+    Models,
+    Options,
+    Visit,
+)
 from fedpurel_app.algorithms.fedpurel import global_step
 from fedpurel_app.core.fronts import ADJUSTED, PARETO, points_of
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.tasks import TASKS
 from fedpurel_app.functional import kl_gradient, kl_loss, loss_weights, smoothed_log_prior
 from fedpurel_app.functional.temperature import as_float
 from fedpurel_app.models.peft.knobs import Knob
@@ -59,7 +72,7 @@ def personalized(models: Models) -> Model:
     if not isinstance(models.private, Pareto):
         return (models.shared,)
     asked = models.private.preference if models.preference is None else torch.tensor(models.preference)
-    return models.shared, models.private.at(asked, models.memory[_PRIOR])
+    return models.shared, models.private.at(asked, models.memory[_PRIOR], models.memory.get(TASKS))
 
 
 def front(models: Models, logits: Callable[[Model], Tensor]) -> Iterator[Tensor]:
@@ -69,11 +82,11 @@ def front(models: Models, logits: Callable[[Model], Tensor]) -> Iterator[Tensor]
     """
     if not isinstance(models.private, Pareto):
         return
-    log_prior, at_own = models.memory[_PRIOR], models.private.preference
-    common, plain = logits((models.shared,)), logits((models.private.at(at_own, None),))
+    log_prior, tasks, at_own = models.memory[_PRIOR], models.memory.get(TASKS), models.private.preference
+    common, plain = logits((models.shared,)), logits((models.private.at(at_own, None, tasks),))
     for curve, at in points_of(len(at_own)):
         if curve == PARETO:
-            yield common + logits((models.private.at(torch.tensor(at), log_prior),))
+            yield common + logits((models.private.at(torch.tensor(at), log_prior, tasks),))
         elif curve == ADJUSTED:
             yield common + plain - at[0] * log_prior
         else:
@@ -85,7 +98,7 @@ def of_the_knob(names: Sequence[str], options: Options) -> set[str]:
     return {name for name in names if name.startswith(SHARED)}
 
 
-def with_knob(make: MakeKnob, reading: str) -> Algorithm:
+def with_knob(make: MakeKnob, reading: str, begin: Begin = count_classes, end: End | None = None) -> Algorithm:
     """Return a method whose private module has a knob.
 
     Parameters
@@ -94,6 +107,9 @@ def with_knob(make: MakeKnob, reading: str) -> Algorithm:
         Makes h, of r coordinates, from the method's options and a generator.
     reading : str
         What is ours.
+    begin, end : callable
+        Of a personal visit, as of :class:`Visit`; the first does at least what :func:`count_classes` does. What h is
+        told of other sites they remember as :data:`TASKS`.
     """
 
     def private(build: Maker, options: Options, generator: torch.Generator) -> Pareto:
@@ -104,7 +120,7 @@ def with_knob(make: MakeKnob, reading: str) -> Algorithm:
     return Algorithm(
         visits={
             Phase.GLOBAL: Visit(global_step),
-            Phase.PERSONAL: Visit(pareto_step, sends=of_the_knob, reference="global", begin=count_classes),
+            Phase.PERSONAL: Visit(pareto_step, sends=of_the_knob, reference="global", begin=begin, end=end),
         },
         private=private,
         personalized=personalized,

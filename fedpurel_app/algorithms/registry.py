@@ -16,9 +16,10 @@ from fedpurel_app.algorithms.beyond.registry import (
     ZERO_SHOT_WEIGHT,
 )
 from fedpurel_app.algorithms.edges import CLUSTERS, EDGES, runs_apart
-from fedpurel_app.algorithms.knob import KNOB
+from fedpurel_app.algorithms.knob import KNOB, TASK_EMBEDDING
 from fedpurel_app.algorithms.method import Method
 from fedpurel_app.algorithms.unfit import (
+    attends_to_sites,
     changes_images,
     controls_steps,
     draws_images,
@@ -241,6 +242,17 @@ _ALL = (
         personal_rounds=True,
         personalizes=True,
         unfit=trades_a_knob,
+        sends_privately=True,
+    ),
+    Method(
+        "coaction",
+        "CoAction (our reading)",
+        "in the manner of CoAction, arXiv 2605.01712, ICIC 2026",
+        options=(*_ALIGNMENT, _PRIVATE_WEIGHT, *KNOB, TASK_EMBEDDING),
+        personal_rounds=True,
+        personalizes=True,
+        unfit=attends_to_sites,
+        sends_privately=True,
     ),
     Method(
         "kgcoop",

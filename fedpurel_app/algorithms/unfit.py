@@ -152,3 +152,35 @@ def trades_a_knob(settings: Settings) -> str:
             'no noise covers them; set privacy = "none" and another aggregation than "norm-clipping"'
         )
     return ""
+
+
+def turns_nothing(settings: Settings) -> str:
+    """Return why there is no knob that could see other sites; "" where there is."""
+    return "" if settings["pareto-rank"] else "pareto-rank = 0"
+
+
+def makes_fingerprints(settings: Settings) -> bool:
+    """Tell whether the server makes sites' embeddings of how their models predict on public probes."""
+    return settings.get("task-embedding") == "fingerprint" and not turns_nothing(settings)
+
+
+def attends_to_sites(settings: Settings) -> str:
+    """Refuse what a knob cannot go with, what hides single replies, and fingerprints of what nobody sees."""
+    if why := trades_a_knob(settings) or hides_replies(settings):
+        return why
+    if not makes_fingerprints(settings):
+        return ""
+    learned = 'or task-embedding = "learned"'
+    if settings["shares"] == "lora-a":
+        return (
+            'with shares = "lora-a" sites keep a part of the model that fingerprints are of; set shares = "all", '
+            f"{learned}"
+        )
+    if settings["compression"] == "sketch":
+        return (
+            'its fingerprints are of single replies, of which compression = "sketch" leaves a coarse estimate; set '
+            f'compression = "none" or "top-k", {learned}'
+        )
+    if settings["global-rounds"] == 0:
+        return f"its fingerprints are made in global rounds, and global-rounds = 0; set more, {learned}"
+    return ""

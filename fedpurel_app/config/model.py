@@ -160,7 +160,9 @@ class CommonConfig(BaseModel):
     trust_tolerance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = _field(
         10.0, "trust: c, times the median distance from which on a reply loses weight, >= 1"
     )
-    probe_path: str = _field("", "trust: folder of public images to probe with; empty = as the family needs them")
+    probe_path: str = _field(
+        "", "trust, clusters, fingerprints: folder of public images to probe with; empty = as the family needs them"
+    )
 
     local_epochs: Count = _field(1, "passes over a site's data per visit", "Training")
     local_steps: Number = _field(0, "steps per visit, in the place of local-epochs; 0 = by epochs")

@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from fedpurel_app.algorithms.unfit import makes_fingerprints
 from fedpurel_app.config import RunConfig
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.experiment import Experiment
@@ -18,6 +19,7 @@ from fedpurel_app.server.text_tower import TextTower
 from fedpurel_app.strategies import Aggregation, FedPuReL, Schedule
 from fedpurel_app.strategies.parts import Part, load_part
 from fedpurel_app.strategies.parts.behaviour_clusters import BehaviourClusters
+from fedpurel_app.strategies.parts.peers import Fingerprints, Learned
 from fedpurel_app.strategies.parts.several import chained
 from fedpurel_app.strategies.parts.text_split import TextSplit
 from fedpurel_app.strategies.parts.trust import Trust
@@ -84,7 +86,7 @@ def _part(config: RunConfig, kit: ModelKit) -> Part | None:
     """Make what the server does beside averaging: the method's, and what the settings name."""
     sgd = kit.shared_sgd
     own = load_part(kit.part, kit.part_options, sgd)
-    found = [own]
+    found: list[Part | None] = [own]
     if kit.settings["split"] == "text":
         found.append(TextSplit(kit.options, sgd, TextTower(kit)))
     layout = dict if own is None else own.layout  # as the round's replies have it: parts are asked for weights first
@@ -93,4 +95,8 @@ def _part(config: RunConfig, kit: ModelKit) -> Part | None:
         found.append(Trust({"trust-tolerance": config.trust_tolerance}, sgd, behave()))
     if kit.options.get("edge-rounds", 1) > 1:
         found.append(BehaviourClusters(kit.options, sgd, behave()))
+    if "task-embedding" in kit.options and kit.sent_in_personal_rounds:
+        prints = makes_fingerprints(kit.settings)
+        peers = Fingerprints(kit.part_options, sgd, behave()) if prints else Learned(kit.options, sgd)
+        found.insert(0, peers)  # before a part that lays out the parameters anew: replies are laid out as before
     return chained(found)

@@ -52,7 +52,7 @@ from fedpurel_app.site.keeper import Keeper
 from fedpurel_app.site.site_data import SiteData
 from fedpurel_app.site.state import Named
 from fedpurel_app.training.inputs import TrainingData
-from fedpurel_app.training.local import train
+from fedpurel_app.training.local import begin, train
 
 logger = getLogger("flwr.fedpurel.client")
 
@@ -221,8 +221,9 @@ class Site:
             # An error would tell the server something of the branch, whose message it was that made it diverge.
             logger.warning("Training the private branch diverged (NaN or Inf): this visit is undone.")
             private = self._private_module(shared, arrays, instruction)
-            sent, kept = self.kit.split_private(private)
             memory = self._memory(shared, instruction, facts)
+            begin(private, data, visit, self.kit.options, facts, memory)
+            sent, kept = self.kit.split_private(private)
         memory |= self.data.chosen(self.kit.models(shared, private)) | to_tensors(self._own_layout(instruction))
         state = replace(self.keeper.state(instruction), branch=kept, memory=_numpy(memory))
         self.keeper.keep(state, instruction)

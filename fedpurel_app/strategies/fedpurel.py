@@ -146,7 +146,7 @@ class FedPuReL(Strategy):
             Phase.GLOBAL: GlobalRound(
                 *common, self.inner, self.clipping, required_mod, keeps_state, purifies, part, codec, own_names
             ),
-            Phase.PERSONAL: PersonalRound(*common, own_inner, own_names),
+            Phase.PERSONAL: PersonalRound(*common, own_inner, own_names, part),
             Phase.EVALUATION: EvaluationRound(*common),
         }
         self._evaluation = Evaluation(self._post, abilities, weighted_by_key, num_classes)

@@ -22,7 +22,7 @@ from fedpurel_app.strategies.pooling import shared_numbers
 from fedpurel_app.strategies.post import Post
 from fedpurel_app.strategies.privacy import Clipping
 from fedpurel_app.strategies.quorum import Quorum
-from fedpurel_app.strategies.replies import ScreenedReplies, cast_like, size_of, strip_reply
+from fedpurel_app.strategies.replies import ScreenedReplies, arrays_of, cast_like, size_of, strip_reply
 from fedpurel_app.strategies.round_report import RoundReport
 from fedpurel_app.strategies.rounds import Round
 from fedpurel_app.strategies.screening import BadReplyError, check_arrays, check_lists, the_metrics
@@ -198,7 +198,7 @@ class GlobalRound(Round):
         self._sizes |= trained | {site: one.num_examples for site, one in described.items() if one is not None}
         replies = {
             site: Reply(
-                to_arrays(next(iter(message.content.array_records.values()))),
+                arrays_of(message.content),
                 trained[site],
                 self._sizes[site],
                 _number(screened.metrics[site].get("loss")),

@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedpurel_app.core.layout import METHOD, Layout, as_lists
-from fedpurel_app.core.records import ARRAYS, CONFIG, Instruction
+from fedpurel_app.core.records import ARRAYS, BRIEF, CONFIG, Arrays, Instruction, to_array_record
 from fedpurel_app.strategies.replies import size_of
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.round_report import RoundReport
@@ -62,11 +62,18 @@ class Post:
         return message
 
     def address(
-        self, sites: list[str], arrays: ArrayRecord, config: ConfigRecord, report: RoundReport, message_type: str
+        self,
+        sites: list[str],
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        report: RoundReport,
+        message_type: str,
+        briefs: Mapping[str, Arrays] | None = None,
     ) -> list[Message]:
         """Make one message for each site; it names the private state that the server knows of.
 
-        The user's own settings and Flower's ``server-round`` are in it, as in those of an inner strategy.
+        The user's own settings and Flower's ``server-round`` are in it, as in those of an inner strategy; and what
+        ``briefs`` has for the site, if that is anything.
         """
         messages, common = [], self.instruction(report.phase.value, report.round)
         for site in sites:
@@ -75,7 +82,10 @@ class Post:
                 continue
             own = Instruction(**{**vars(common), "private_round": self.private_rounds.get(site, 0)})
             content = ConfigRecord({**config, "server-round": own.round, **own.to_config()})
-            messages.append(self.laid_out(Message(RecordDict({ARRAYS: arrays, CONFIG: content}), node, message_type)))
+            records: dict[str, Any] = {ARRAYS: arrays, CONFIG: content}
+            if brief := (briefs or {}).get(site):
+                records[BRIEF] = to_array_record(brief)
+            messages.append(self.laid_out(Message(RecordDict(records), node, message_type)))
         report.bytes_down += sum(size_of(message) for message in messages)
         return messages
 

@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedpurel_app.core.layout import METHOD
-from fedpurel_app.core.records import ARRAYS, METRICS, is_finite, to_array_record, to_arrays
+from fedpurel_app.core.records import ARRAYS, METRICS, Arrays, is_finite, to_array_record, to_arrays
 from fedpurel_app.strategies.roster import Roster
 from fedpurel_app.strategies.screening import BadReplyError, check_size, last_line
 
@@ -35,6 +35,11 @@ class ScreenedReplies:
     metrics: dict[str, MetricRecord]
     dropped: list[tuple[str, str]]
     bytes_received: int
+
+
+def arrays_of(content: RecordDict) -> Arrays:
+    """Unpack the one ArrayRecord of a screened reply."""
+    return to_arrays(next(iter(content.array_records.values())))
 
 
 def cast_like(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:

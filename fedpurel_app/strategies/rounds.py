@@ -18,13 +18,16 @@ from fedpurel_app.core.records import (
     RESTARTED,
     SECONDS,
     WORKER,
+    Arrays,
+    to_arrays,
 )
 from fedpurel_app.strategies.inner_checks import refuse_idle
 from fedpurel_app.strategies.legacy_clients import Abilities
+from fedpurel_app.strategies.parts import Part
 from fedpurel_app.strategies.pooling import shared_numbers, weighted_means
 from fedpurel_app.strategies.post import Post
 from fedpurel_app.strategies.quorum import Quorum
-from fedpurel_app.strategies.replies import ScreenedReplies, cast_like, screen, strip_reply
+from fedpurel_app.strategies.replies import ScreenedReplies, arrays_of, cast_like, screen, strip_reply
 from fedpurel_app.strategies.round_report import RoundReport
 from fedpurel_app.strategies.screening import BadReplyError, check_arrays, check_metrics
 
@@ -137,27 +140,34 @@ class PersonalRound(Round):
         Aggregates what comes back.
     names : frozenset of str
         Of the arrays, those that must; none by default.
+    part : Part or None
+        What the method does beside averaging.
     """
 
     message_type = PERSONALIZE
 
-    def __init__(
-        self, post: Post, abilities: Abilities, quorum: Quorum, key: str, inner: Strategy, names: frozenset[str]
-    ) -> None:
+    def __init__(self, post: Post, abilities: Abilities, quorum: Quorum, key: str, inner: Strategy,
+                 names: frozenset[str], part: Part | None = None) -> None:  # fmt: skip
         super().__init__(post, abilities, quorum, key)
-        self.inner, self.names = inner, names
+        self.inner, self.names, self.part = inner, names, part
 
     def messages(self, report: RoundReport, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Write to those that may have a personal phase."""
         able = self.abilities.able(self.expected, PERSONALIZE)
         report.dropped += [(site, f"has no {PERSONALIZE}") for site in self.expected if site not in able]
         self.expected = able
-        return self.post.address(able, self.sent, config, report, PERSONALIZE)
+        briefs: dict[str, Arrays] = {}
+        if self.part is not None:
+            sent = to_arrays(self._shared())
+            briefs = {site: self.part.brief_personal(sent, site) for site in able}
+        return self.post.address(able, self.sent, config, report, PERSONALIZE, briefs)
 
     def check(self, content: RecordDict, site: str) -> None:
-        """Refuse arrays, and where the method shares some, any others and any other form."""
+        """Refuse arrays, and where the method shares some, any others, any other form, and what its part refuses."""
         if self.names:
             check_arrays(content, self._shared())
+            if self.part is not None and (why := self.part.refuses(arrays_of(content))):
+                raise BadReplyError(why)
         elif content.array_records:
             raise BadReplyError("sent arrays in a personal round; private branches stay at their site")
 
@@ -176,7 +186,12 @@ class PersonalRound(Round):
                 strip_reply(message, names, self.key, equal=False, factor=1) for message in screened.messages.values()
             ]
             arrays, _ = self.inner.aggregate_train(report.round, messages)
-            return None if arrays is None else cast_like(arrays, self._shared())
+            if arrays is None:
+                return None
+            new = cast_like(arrays, self._shared())
+            if self.part is not None:
+                self.part.learn({site: arrays_of(one.content) for site, one in screened.messages.items()})
+            return new
         except Exception as error:  # costs the round, not the run
             logger.log(WARNING, "%s failed on round %d", type(self.inner).__name__, report.round, exc_info=True)
             report.dropped.append(("server", f"{type(self.inner).__name__}: {error}"))

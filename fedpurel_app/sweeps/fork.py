@@ -1,7 +1,8 @@
 """Begin a run where another one's global rounds ended: those that differ in personal rounds alone share the rest.
 
-In the two-phase schedule personal rounds change neither the shared parameters nor anything else that global rounds
-left, so that a completed run's checkpoint, taken back to its last global round, is another run's checkpoint there.
+In the two-phase schedule personal rounds of most methods change neither the shared parameters nor anything else that
+global rounds left, so that a completed run's checkpoint, taken back to its last global round, is another run's
+checkpoint there.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ _COPIED = ("partition.json", "launch.json")
 def trunk(config: RunConfig) -> str:
     """Return a name that runs have in common whose global rounds are the same; empty where nothing is to be shared.
 
-    Where sites keep a state from global rounds on, where privacy is accounted for over all rounds, and where validation
-    data choose among all rounds, a run is played from its beginning.
+    Where sites keep a state from global rounds on, where privacy is accounted for over all rounds, where validation
+    data choose among all rounds, and where personal rounds change what the server keeps, a run is played from its
+    beginning.
     """
     method, values = METHODS[config.algorithm], config.model_dump(by_alias=True)
     shares_none = config.privacy != "none" or config.validation_share > 0 or values["shares"] != "all"
+    shares_none = shares_none or method.sends_privately
     if not method.personal_rounds or config.schedule != "two-phase" or not config.global_rounds or shares_none:
         return ""
     own = own_settings(values).items()

@@ -62,6 +62,20 @@ def _mean(total: Tensor, steps: int) -> float | list[float]:
     return [one / steps for one in total.tolist()] if total.ndim else float(total) / steps
 
 
+def begin(
+    module: PeftModule,
+    data: TrainingData,
+    visit: Visit,
+    options: Mapping[str, Any],
+    facts: Facts,
+    memory: Memory,
+) -> None:
+    """Make a module and the memory ready for the first step of a visit, as the method says."""
+    if visit.begin is not None:
+        inputs = data.inputs if isinstance(data, LocalData) and isinstance(data.inputs, Tensor) else None
+        visit.begin(Begun(module, inputs, data.labels, facts, options, memory))
+
+
 def take_steps(
     module: PeftModule,
     data: TrainingData,
@@ -77,9 +91,7 @@ def take_steps(
     names, trained = zip(*module.named_parameters(), strict=True)
     parameters, memory = list(trained), {} if memory is None else memory
     visit = visit if isinstance(visit, Visit) else Visit(visit)
-    if visit.begin is not None:
-        inputs = data.inputs if isinstance(data, LocalData) and isinstance(data.inputs, Tensor) else None
-        visit.begin(Begun(module, inputs, data.labels, facts, options, memory))
+    begin(module, data, visit, options, facts, memory)
     others = {} if visit.rates is None else visit.rates(settings.learning_rate, options)
     rates = _rates(names, settings.learning_rate, others)
     before = [parameter.detach().clone() for parameter in parameters]

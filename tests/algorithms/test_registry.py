@@ -192,7 +192,11 @@ def test_what_is_sent_is_what_the_method_names(tmp_path, name):
     folder = run_tiny(tmp_path, peft=family, algorithm=name, global_rounds=1, grid={"spy": spy}, **images)
     assert sent["train"] | sent["train.personalize"] == set(folder.read_checkpoint()[0])
     assert not sent["train"] & sent["train.personalize"]
-    assert bool(sent["train.personalize"]) == METHODS[name].load().shares_in_personal_rounds == (name == "copsl")
+    assert (
+        bool(sent["train.personalize"])
+        == METHODS[name].load().shares_in_personal_rounds
+        == METHODS[name].sends_privately
+    )
     assert not [key for part in sent.values() for key in part if key.startswith("own.")]
     kept = {key for file in folder.path.rglob("private-*.safetensors") for key in load_file(file)}
     assert not {key.removeprefix("kept/") for key in kept if key.startswith("kept/")} & sent["train"]

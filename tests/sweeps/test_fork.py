@@ -58,6 +58,7 @@ def test_other_global_rounds_are_another_trunk(other):
     "other",
     [
         {"algorithm": "fedavg"},
+        {"algorithm": "copsl"},
         {"schedule": "interleaved"},
         {"validation-share": 0.2},
         {"privacy": "server-fixed"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedpurel_app.algorithms.registry import METHODS
-from fedpurel_app.algorithms.unfit import hides_replies
+from fedpurel_app.algorithms.unfit import hides_replies, makes_fingerprints
 from fedpurel_app.config.idle import idle_keys
 from fedpurel_app.config.model import RunConfig, default_settings
 from fedpurel_app.config.rules.base import Rule, rule
@@ -16,7 +16,8 @@ def trust_rules(config: RunConfig) -> list[Rule]:
     method = METHODS[config.algorithm]
     chosen = 'trust = "predictions"' + (f', which algorithm = "{method.name}" sets,' if config.trust == "auto" else "")
     on = config.trusts
-    probed = on or "cluster-distance" not in idle_keys(values)
+    idle = idle_keys(values)
+    probed = on or "cluster-distance" not in idle or ("task-embedding" not in idle and makes_fingerprints(values))
     return [
         *(
             rule(

@@ -14,8 +14,12 @@ _HIDDEN = 64
 class Knob(Protocol):
     """From a preference to r coordinates. A torch module, whose parameters sites share."""
 
-    def __call__(self, preference: Tensor) -> Tensor:
-        """Map p, shape (m,), to coordinates, shape (r,), with gradients."""
+    def __call__(self, preference: Tensor, tasks: Tensor | None) -> Tensor:
+        """Map p, shape (m,), to coordinates, shape (r,), with gradients.
+
+        ``tasks`` is what the site knows of others' problems and its own, the own one first, shape (K, d); None where it
+        knows nothing, or the method does not ask.
+        """
         ...
 
 
@@ -32,16 +36,17 @@ class Perceptron(nn.Module):
 
     def __init__(self, preferences: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.inner = _linear(preferences, _HIDDEN, generator)
-        self.outer = _linear(_HIDDEN, rank, generator)
+        self.inner = linear(preferences, _HIDDEN, generator)
+        self.outer = linear(_HIDDEN, rank, generator)
 
-    def forward(self, preference: Tensor) -> Tensor:
-        """Map p, shape (m,), to coordinates, shape (r,)."""
+    def forward(self, preference: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """Map p, shape (m,), to coordinates, shape (r,), whatever others' problems are."""
         found: Tensor = self.outer(self.inner(preference).relu())
         return found
 
 
-def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """Make a layer whose matrix and bias are uniform draws from +-1/sqrt(inputs)."""
     layer, bound = nn.Linear(inputs, outputs, device="meta"), 1 / math.sqrt(inputs)
     layer.weight = nn.Parameter(bound * (2 * torch.rand(outputs, inputs, generator=generator) - 1))
     layer.bias = nn.Parameter(bound * (2 * torch.rand(outputs, generator=generator) - 1))

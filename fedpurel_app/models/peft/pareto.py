@@ -50,6 +50,8 @@ class Pareto:
         Of the last pass in training.
     log_prior : Tensor, shape (C,), or None
         log pi; None before it is known, when nothing is shifted.
+    tasks : Tensor, shape (K, d), or None
+        What h is told of the problems of all sites, the own one first; None where it is told nothing.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Pareto:
         # Beside the base's parameters: one device for all of it.
         some = next(iter(self._phi.values()))
         if knob is not None:
-            cast(nn.Module, knob).to(some.device)
+            cast(nn.Module, knob).to(some.device).eval()
         self._basis = {
             name: nn.Parameter(torch.zeros(*value.shape, rank, device=value.device, dtype=value.dtype))
             for name, value in (self._phi.items() if rank else ())
@@ -69,6 +71,7 @@ class Pareto:
         self.preference = torch.eye(preferences, device=some.device)[0]
         self.drawn = self.preference.expand(draws, preferences)
         self.log_prior: Tensor | None = None
+        self.tasks: Tensor | None = None
         self._training = False
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -81,13 +84,16 @@ class Pareto:
     def train(self, mode: bool = True) -> None:
         """Switch dropout, and drawing, on or off."""
         self._training = mode
+        if self._knob is not None:
+            cast(nn.Module, self._knob).train(mode)
         self.base.train(mode)
 
     def parameters_at(self, preference: Tensor) -> dict[str, Tensor]:
         """Return phi(p) by the base's names, with its graph."""
         if self._knob is None:
             return dict(self._phi)
-        coordinates = self._knob(preference) / math.sqrt(self._rank)  # or the basis would raise the rate r-fold
+        # Over sqrt(r), or the basis would raise the rate r-fold.
+        coordinates = self._knob(preference, self.tasks) / math.sqrt(self._rank)
         return {name: value + self._basis[name] @ coordinates for name, value in self._phi.items()}
 
     def class_features(self) -> Tensor:
@@ -140,10 +146,11 @@ class Pareto:
             return None
         return -preference[1] * self.log_prior
 
-    def at(self, preference: Tensor, log_prior: Tensor | None) -> Pareto:
+    def at(self, preference: Tensor, log_prior: Tensor | None, tasks: Tensor | None = None) -> Pareto:
         """Return a module for predictions, of the same parameters at another preference."""
         other = copy(self)
-        other.preference, other.log_prior, other._training = preference.to(self.preference), log_prior, False
+        other.preference, other.log_prior, other.tasks = preference.to(self.preference), log_prior, tasks
+        other._training = False
         return other
 
     def settle(self, into: PeftModule) -> Tensor | None:

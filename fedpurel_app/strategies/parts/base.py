@@ -42,7 +42,7 @@ class Reply(NamedTuple):
 
 
 class Part:
-    """What a method does at the server in a global round. By default nothing: the rounds are FedAvg's.
+    """What a method does at the server beside averaging. By default nothing: global rounds are FedAvg's.
 
     One object serves a run. Where a round keeps the old model, ``finish`` is not called, or what it raised is logged;
     sites then go on from the private state that they had before. So whatever a part changes of itself, it changes last.
@@ -75,6 +75,24 @@ class Part:
     def brief(self, sent: Arrays, site: str) -> Arrays:
         """Return what a site's message carries beside the shared parameters, as ``Facts.brief`` at the site."""
         return {}
+
+    def brief_personal(self, sent: Arrays, site: str) -> Arrays:
+        """Return what a site's message of a personal round carries, as ``Facts.brief`` at the site.
+
+        Parameters
+        ----------
+        sent : mapping of str to ndarray
+            What sites send in such rounds, as they are sent it; nothing of most methods.
+        site : str
+        """
+        return {}
+
+    def refuses(self, arrays: Arrays) -> str:
+        """Return why a reply of a personal round, of the right form and finite, cannot be used; "" where it can."""
+        return ""
+
+    def learn(self, replies: Mapping[str, Arrays]) -> None:
+        """Learn what sites sent in a personal round, which gave a new mean; what this raises costs the round."""
 
     def layout(self) -> Layout:
         """Return how the shared parameters are laid out, which all messages say; nothing where that never changes."""

@@ -12,11 +12,10 @@ from fedpurel_app.core.records import Arrays, is_finite
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.strategies.parts.base import Behave, Part, Reply
 from fedpurel_app.strategies.parts.behaviour_distance import DISTANCES, Floats, unit
+from fedpurel_app.strategies.parts.behaviour_prints import Prints
 from fedpurel_app.strategies.parts.linkage import grouped
 
-_LARGEST = 1e30  # logit that is taken for one
-
-Prints = Mapping[str, npt.NDArray[np.float32]]
+Means = Mapping[str, npt.NDArray[np.float32]]
 
 
 class BehaviourClusters(Part):
@@ -42,8 +41,7 @@ class BehaviourClusters(Part):
         self._named = options["edge-assignment"] == "node"
         self._done = 0  # rounds that gave a model
         self._of: Mapping[str, str] = {}  # cluster by site
-        self._prints: Prints = {}  # by site, averaged over its visits
-        self._visits: Mapping[str, int] = {}  # that a print is the mean of
+        self._prints = Prints()
         self._means: Mapping[str, Arrays] = {}  # by cluster; empty before a round that begins at the mean of all
 
     def place(self, edges: Mapping[str, str]) -> None:
@@ -57,46 +55,39 @@ class BehaviourClusters(Part):
 
     def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
         """Find the clusters and their means; leave the mean of all as it is."""
-        prints, visits, of, means = self._prints, self._visits, dict(self._of), dict(self._means)
+        prints, of, means = self._prints, dict(self._of), dict(self._means)
         if not self._named:
             zero = np.asarray(self._behave(sent), np.float64)
-            prints, visits = self._seen(sent, zero, replies)
+            prints = self._seen(sent, zero, replies)
             if self._done % self._every == 0:
-                of, means = self._cut(prints, zero), {}
+                of, means = self._cut(prints.means, zero), {}
             else:
-                of |= self._joining(prints, zero)
+                of |= self._joining(prints.means, zero)
         means |= {
             name: found for name in sorted(set(of.values())) if (found := _average(sent, _members(of, name, replies)))
         }
         done = self._done + 1
-        self._prints, self._visits, self._of, self._done = prints, visits, of, done
+        self._prints, self._of, self._done = prints, of, done
         self._means = means if done % self._rounds else {}
         return mean
 
-    def _seen(
-        self, sent: Arrays, zero: Floats, replies: Mapping[str, Reply]
-    ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, int]]:
-        """Return the prints and visits with those of this round; logits that are not finite say nothing."""
-        prints, visits, before = dict(self._prints), dict(self._visits), dict[str, Floats]()
-        for site, reply in replies.items():
+    def _seen(self, sent: Arrays, zero: Floats, replies: Mapping[str, Reply]) -> Prints:
+        """Return the prints with those of this round."""
+        before: dict[str, Floats] = {}
+
+        def printed(site: str, logits: Floats) -> Floats:
             name = self._of.get(site, "")
             if name not in before:
                 base = self.base(sent, site)
                 before[name] = zero if base is sent else np.asarray(self._behave(base), np.float64)
-            with np.errstate(all="ignore"):
-                logits = np.asarray(self._behave(reply.arrays), np.float64)
-                new = logits if self._distance == "gaussian" else unit(logits - before[name])
-            if not (np.isfinite(new).all() and np.abs(new).max(initial=0) < _LARGEST):
-                continue
-            count = visits[site] = visits.get(site, 0) + 1
-            old = prints.get(site, np.zeros_like(new))
-            prints[site] = (old + (new - old) / count).astype(np.float32)
-        return prints, visits
+            return logits if self._distance == "gaussian" else unit(logits - before[name])
 
-    def _apart(self, prints: Prints, sites: Iterable[str], zero: Floats) -> Floats:
+        return self._prints.seen(replies, self._behave, printed)
+
+    def _apart(self, prints: Means, sites: Iterable[str], zero: Floats) -> Floats:
         return DISTANCES[self._distance](np.stack([prints[site].astype(np.float64) for site in sites]), zero)
 
-    def _cut(self, prints: Prints, zero: Floats) -> dict[str, str]:
+    def _cut(self, prints: Means, zero: Floats) -> dict[str, str]:
         """Return the clusters by site, numbered in the order of their smallest site names."""
         sites = sorted(prints)
         if not sites:
@@ -105,7 +96,7 @@ class BehaviourClusters(Part):
         numbers = grouped(distances, len(sites), self._most)
         return {site: f"{number}" for site, number in zip(sites, numbers, strict=True)}
 
-    def _joining(self, prints: Prints, zero: Floats) -> dict[str, str]:
+    def _joining(self, prints: Means, zero: Floats) -> dict[str, str]:
         """Return, for sites that are in no cluster yet, the one whose members are nearest to them on average."""
         new, sites = sorted(set(prints) - set(self._of)), sorted(prints)
         if not new or not self._of:
@@ -125,8 +116,7 @@ class BehaviourClusters(Part):
         return {
             "done": np.array([self._done]),
             **{f"of/{site}/{name}": np.zeros(1) for site, name in self._of.items()},  # a file holds numbers alone
-            **{f"print/{site}": value for site, value in self._prints.items()},
-            **{f"visits/{site}": np.array([value]) for site, value in self._visits.items()},
+            **self._prints.state(),
             **{f"mean/{name}/{key}": value for name, mean in self._means.items() for key, value in mean.items()},
         }
 
@@ -134,14 +124,14 @@ class BehaviourClusters(Part):
         """Take up a saved state."""
         if not state:
             return
-        found: dict[str, dict[str, npt.NDArray[Any]]] = {"of": {}, "print": {}, "visits": {}, "mean": {}}
+        found: dict[str, dict[str, npt.NDArray[Any]]] = {"of": {}, "mean": {}}
         for key, value in state.items():
             kind, _, name = key.partition("/")
-            if name:
+            if kind in found:
                 found[kind][name] = value
         self._done = int(state["done"][0])
         self._of = {site: name for site, _, name in (key.partition("/") for key in found["of"])}
-        self._prints, self._visits = found["print"], {site: int(value[0]) for site, value in found["visits"].items()}
+        self._prints = Prints.of(state)
         means: dict[str, dict[str, npt.NDArray[Any]]] = {}
         for key, value in found["mean"].items():
             name, _, parameter = key.partition("/")

@@ -49,6 +49,19 @@ class Several(Part):
         """Return what all parts tell a site; of one name, what the last one tells."""
         return {name: value for part in self._parts for name, value in part.brief(sent, site).items()}
 
+    def brief_personal(self, sent: Arrays, site: str) -> Arrays:
+        """Return what all parts tell a site in a personal round; of one name, what the last one tells."""
+        return {name: value for part in self._parts for name, value in part.brief_personal(sent, site).items()}
+
+    def refuses(self, arrays: Arrays) -> str:
+        """Return why the first part that refuses a reply does."""
+        return next((why for part in self._parts if (why := part.refuses(arrays))), "")
+
+    def learn(self, replies: Mapping[str, Arrays]) -> None:
+        """Let every part learn what sites sent."""
+        for part in self._parts:
+            part.learn(replies)
+
     def layout(self) -> Layout:
         """Return how all parts lay out the shared parameters."""
         return {name: value for part in self._parts for name, value in part.layout().items()}
