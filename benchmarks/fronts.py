@@ -7,7 +7,7 @@ Prints for every method with fronts, and every seed: hypervolume x 100 of the kn
 and of the dial, as means over sites; rank correlations of the mean accuracies with the preference for the site's own
 mix; the range of the mean own accuracy in points; and the personalized model at that preference beside FedPuReL's. Then
 the differences, paired by seed, with the interval and the test of ``fedpurel table``; of other methods also the
-hypervolume less that of CoPSL with the same rank and scalarisation.
+hypervolume less that of CoPSL with the same rank and scalarisation. Each data set of a sweep is on its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fedpurel_app.reporting.leaderboard.paired import Comparison, compare
 from fedpurel_app.reporting.run_folder import RunFolder
 
 Numbers = dict[str, dict[int, float]]  # by what is measured, then by seed
+Data = tuple[dict[str, Numbers], dict[int, float]]  # of methods with fronts; FedPuReL's personalized models by seed
 _AXES = ("own_accuracy", "all_accuracy")
 _COPSL = "copsl"
 
@@ -55,15 +56,15 @@ def measure(folder: RunFolder) -> dict[str, float]:
     return found | {"personalized": summary["personalized"]["all"]}
 
 
-def collect(root: Path) -> tuple[dict[str, Numbers], dict[int, float]]:
-    """Return the numbers of all methods with fronts, and FedPuReL's personalized accuracy by seed."""
-    methods: dict[str, Numbers] = {}
-    plain: dict[int, float] = {}
+def collect(root: Path) -> dict[str, Data]:
+    """Return, by data set, the numbers of all methods with fronts, and FedPuReL's personalized accuracy by seed."""
+    found: dict[str, Data] = {}
     for path in sorted(root.rglob("summary.json")):
         folder = RunFolder.open(path.parent)
         summary, settings = folder.summary() or {}, folder.read_json("config.json")["config"]
         if summary.get("outcome") != "completed":
             continue
+        methods, plain = found.setdefault(f"{settings['dataset']}, alpha {settings['alpha']:g}", ({}, {}))
         if summary.get("fronts"):
             name = f"{settings['algorithm']}, r = {settings['pareto-rank']}, {settings['scalarisation']}"
             if "task-embedding" in METHODS[settings["algorithm"]].keys:
@@ -72,11 +73,11 @@ def collect(root: Path) -> tuple[dict[str, Numbers], dict[int, float]]:
                 methods.setdefault(name, {}).setdefault(what, {})[settings["seed"]] = value
         elif settings["algorithm"] == "fedpurel":
             plain[settings["seed"]] = summary["personalized"]["all"]
-    return methods, plain
+    return found
 
 
 def lines(methods: Mapping[str, Numbers], plain: Mapping[int, float]) -> Iterable[str]:
-    """Print all of it."""
+    """Print all of one data set."""
     for name, numbers in methods.items():
         yield f"{name}; seeds {', '.join(map(str, sorted(numbers['personalized'])))}"
         for what, values in numbers.items():
@@ -104,12 +105,14 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="folder of a sweep, or of several runs")
-    methods, plain = collect(parser.parse_args().sweep.absolute())
-    if not methods:
+    found = collect(parser.parse_args().sweep.absolute())
+    if not any(methods for methods, _ in found.values()):
         print("no completed run here has fronts", file=sys.stderr)
         return 1
-    for line in lines(methods, plain):
-        print(line)
+    for data, (methods, plain) in found.items():
+        print(f"== {data}")
+        for line in lines(methods, plain):
+            print(line)
     return 0
 
 

@@ -10,14 +10,14 @@ from tests.integration.federation import CONNECTION, Federation
 from tests.support import EndedRun, tiny_features
 
 pytestmark = pytest.mark.slow
-TINY = (
-    "dataset=features",
-    "peft=text-residual",
-    "imbalance-factor=3",
-    "global-rounds=1",
-    "personal-rounds=1",
-    "fraction-train=1",
-)
+TINY = {
+    "dataset": "features",
+    "peft": "text-residual",
+    "imbalance_factor": 3,
+    "global_rounds": 1,
+    "personal_rounds": 1,
+    "fraction_train": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,15 @@ def federation(tmp_path_factory):
 
 
 def start(federation, *arguments, **changes):
+    """Start a run with changed settings; what is None is left at its default."""
     data = federation.home("site-0") / "features.npz"  # any whole copy of what the sites have
-    settings = [
-        *TINY,
-        *(f"{key.replace('_', '-')}={value}" for key, value in ({"dataset_path": data} | changes).items()),
+    settings = {"dataset_path": data} | TINY | changes
+    pairs = [
+        word
+        for key, value in settings.items()
+        if value is not None
+        for word in ("--set", f"{key.replace('_', '-')}={value}")
     ]
-    pairs = [argument for pair in settings for argument in ("--set", pair)]
     return federation.fedpurel("run", "--superlink", CONNECTION, *pairs, *map(str, arguments))
 
 
@@ -58,6 +61,22 @@ def test_a_run_elsewhere_is_followed_to_its_end(federation):
     for site in range(2):
         assert len(list((federation.home(f"site-{site}") / "private").rglob("*.safetensors"))) == 1
     assert federation.is_up(), "it was not ours to stop"
+
+
+def test_what_a_method_does_at_the_server_and_sends_in_personal_rounds(federation):
+    """Trust and clusters go by replies of real processes, and what is averaged of a private model makes its way."""
+    folder = federation.folder / "elsa"
+    two = {"global_rounds": 2, "personal_rounds": None, "evaluate_every": 2}
+    code, output = run(federation, "--out", folder, algorithm="elsa", **two)
+    assert code == 0, output
+    sites = {"site-0", "site-1"}
+    for line in EndedRun(folder).rounds()[1:]:
+        assert set(line["trust"]) == sites == {site for cluster in line["clusters"].values() for site in cluster}
+    folder = federation.folder / "coaction"
+    code, output = run(federation, "--out", folder, algorithm="coaction", schedule="interleaved")
+    assert code == 0, output
+    assert {row["site"] for row in EndedRun(folder).read_csv("fronts.csv")} == sites
+    assert EndedRun(folder).summary()["bytes_up"] > 0
 
 
 def test_a_run_that_fails_there_exits_with_1_and_the_reason(federation):

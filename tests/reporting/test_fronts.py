@@ -107,7 +107,7 @@ def test_fronts_are_compared_over_seeds(sweep, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fronts.py", str(sweep)])
     assert benchmark.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "copsl, r = 8, linear; seeds 0, 1"
+    assert lines[:2] == ["== features, alpha 1", "copsl, r = 8, linear; seeds 0, 1"]
     assert sum(line.startswith("  hypervolume, ") for line in lines) == 3
     assert all("2 seeds" in line for line in lines[-3:]) and lines[-1].strip().startswith("personalized - FedPuReL's")
     monkeypatch.setattr(sys, "argv", ["fronts.py", str(sweep / "fedpurel-0")])
