@@ -20,6 +20,7 @@ from fedpurel_app.functional.losses import (
     residual_loss,
 )
 from fedpurel_app.functional.pareto import loss_weights, smoothed_log_prior
+from fedpurel_app.functional.perturbation import haar_orthogonal, principal_directions, rotate_within
 from fedpurel_app.functional.projection import Purification, purify, purify_with_statistics
 from fedpurel_app.functional.step import PurifiedStep, purified_step
 from fedpurel_app.functional.temperature import entropy, match_temperature
@@ -35,15 +36,18 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_gradient",
     "entropy",
+    "haar_orthogonal",
     "kl_gradient",
     "kl_loss",
     "loss_weights",
     "match_temperature",
+    "principal_directions",
     "purified_step",
     "purify",
     "purify_with_statistics",
     "residual_gradient",
     "residual_loss",
+    "rotate_within",
     "smoothed_log_prior",
     "tkl",
     "transport_logits",
