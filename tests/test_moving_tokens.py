@@ -378,9 +378,10 @@ def test_tokens_move_under_other_methods(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-def test_a_model_with_a_knob_is_loaded_with_its_tokens_where_they_were(tmp_path):
+@pytest.mark.parametrize("algorithm", ["copsl", "coaction"])
+def test_a_model_with_a_knob_is_loaded_with_its_tokens_where_they_were(tmp_path, algorithm):
     rounds = {"global_rounds": 4, "personal_rounds": 1, "evaluate_every": 9, "relocate_every": 1}
-    folder = run_tiny(tmp_path, **{**SETTINGS, **rounds}, algorithm="copsl", prompt_relocation="random")
+    folder = run_tiny(tmp_path, **{**SETTINGS, **rounds}, algorithm=algorithm, prompt_relocation="random")
     home = home_of(folder)
     assert home != FIRST
     site = next(iter(folder.read_checkpoint()[1]["private_rounds"]))

@@ -296,14 +296,15 @@ def test_the_script_that_measures_new_sites_scores_them_as_the_command_does(imag
     assert f"seed 0: zero_shot {scores['zero_shot']['all']:.2f}" in capsys.readouterr().out
 
 
-def test_a_new_site_of_a_run_with_a_knob_has_one_of_its_own(run, tmp_path):
+@pytest.mark.parametrize(("algorithm", "last"), [("copsl", "outer"), ("coaction", "coordinates")])
+def test_a_new_site_of_a_run_with_a_knob_has_one_of_its_own(run, tmp_path, algorithm, last):
     """It begins with the run's h, and goes on training it alone."""
-    with_knob = run_tiny(tmp_path / "run", algorithm="copsl", private_learning_rate=1.0)
+    with_knob = run_tiny(tmp_path / "run", algorithm=algorithm, private_learning_rate=1.0)
     changes = {"personal-rounds": 2, "private-learning-rate": 1.0}
     made = Run(with_knob.path).personalize(features_of(run, tmp_path / "own.npz"), tmp_path / "out", settings=changes)
     before, after = (RunFolder(path).read_checkpoint()[0] for path in (with_knob.path, made.path))
     assert before.keys() == after.keys() and before["residual"].tobytes() == after["residual"].tobytes()
-    assert before["h.outer.weight"].tobytes() != after["h.outer.weight"].tobytes()
+    assert before[f"h.{last}.weight"].tobytes() != after[f"h.{last}.weight"].tobytes()
     inputs = torch.from_numpy(np.load(tmp_path / "own.npz")["test_features"])
     own, even = (load_trained(made.path, "new-site", preference=[value]).logits(inputs) for value in (1.0, 0.0))
     # A site of two classes of six: all alike lifts the logits of the four that it has not.

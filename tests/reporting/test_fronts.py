@@ -97,7 +97,7 @@ def sweep(tmp_path_factory):
     """Two seeds of a run with a knob, and of FedPuReL on the same."""
     root = tmp_path_factory.mktemp("sweep")
     for seed in (0, 1):
-        for algorithm in ("copsl", "fedpurel"):
+        for algorithm in ("copsl", "coaction", "fedpurel"):
             run_tiny(root / f"{algorithm}-{seed}", algorithm=algorithm, seed=seed, global_rounds=1, personal_rounds=1,
                      fraction_train=1.0, evaluate_every=9)  # fmt: skip
     return root
@@ -107,9 +107,14 @@ def test_fronts_are_compared_over_seeds(sweep, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fronts.py", str(sweep)])
     assert benchmark.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["== features, alpha 1", "copsl, r = 8, linear; seeds 0, 1"]
-    assert sum(line.startswith("  hypervolume, ") for line in lines) == 3
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert heads == ["== features, alpha 1", "coaction, r = 8, linear, fingerprint; seeds 0, 1", "copsl, r = 8, linear; seeds 0, 1"]
+    assert sum(line.startswith("  hypervolume, ") for line in lines) == 2 * 3
     assert all("2 seeds" in line for line in lines[-3:]) and lines[-1].strip().startswith("personalized - FedPuReL's")
+    values = [line.split()[-2:] for line in lines if line.startswith("  hypervolume, pareto")]
+    ours, theirs = (np.mean([float(value) for value in one]) for one in values)
+    (versus,) = (line for line in lines if line.startswith("  hypervolume - CoPSL's"))
+    assert float(versus.split()[3]) == pytest.approx(ours - theirs, abs=0.011)
     monkeypatch.setattr(sys, "argv", ["fronts.py", str(sweep / "fedpurel-0")])
     assert benchmark.main() == 1
 

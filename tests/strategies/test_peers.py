@@ -72,6 +72,13 @@ def test_the_own_row_comes_first_the_others_by_name_and_absent_sites_keep_theirs
     assert np.array_equal(after[[0, 2]], [rows["b"], rows["c"]]) and not np.array_equal(after[1], rows["a"])
 
 
+def test_a_reply_that_is_hardly_trusted_leaves_no_print():
+    one = fingerprints()
+    replies = {site: reply(np.eye(2, 3))._replace(factor=factor) for site, factor in (("a", 0.49), ("b", 0.5))}
+    one.finish(SENT, SENT, replies, 9)
+    assert set(one.rows()) == {"b"}
+
+
 def test_a_reply_whose_predictions_are_no_numbers_leaves_no_print():
     one = fingerprints(behave=lambda arrays: arrays["w"] * np.float32(1e38))
     one.finish(SENT, SENT, {"a": reply(1e9), "b": reply(0.25)}, 9)

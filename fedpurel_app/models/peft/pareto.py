@@ -44,6 +44,8 @@ class Pareto:
 
     Attributes
     ----------
+    knob : Knob or None
+        As given.
     preference : Tensor, shape (m,)
         In use; at first (1, 0, ...).
     drawn : Tensor, shape (n, m)
@@ -58,7 +60,7 @@ class Pareto:
         self, base: PeftModule, knob: Knob | None, preferences: int, rank: int, draws: int = 1, shifts: bool = True
     ) -> None:
         self.base, self.takes, self.logit_scale = base, base.takes, base.logit_scale
-        self._knob, self._rank, self._shifts = knob, rank, shifts
+        self.knob, self._rank, self._shifts = knob, rank, shifts
         self._phi = dict(base.named_parameters())
         # Beside the base's parameters: one device for all of it.
         some = next(iter(self._phi.values()))
@@ -78,22 +80,22 @@ class Pareto:
         """Iterate over phi0, then B, then h."""
         yield from ((OWN + name, value) for name, value in self._phi.items())
         yield from ((f"{OWN}basis.{name}", value) for name, value in self._basis.items())
-        if self._knob is not None:
-            yield from ((SHARED + name, value) for name, value in cast(nn.Module, self._knob).named_parameters())
+        if self.knob is not None:
+            yield from ((SHARED + name, value) for name, value in cast(nn.Module, self.knob).named_parameters())
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout, and drawing, on or off."""
         self._training = mode
-        if self._knob is not None:
-            cast(nn.Module, self._knob).train(mode)
+        if self.knob is not None:
+            cast(nn.Module, self.knob).train(mode)
         self.base.train(mode)
 
     def parameters_at(self, preference: Tensor) -> dict[str, Tensor]:
         """Return phi(p) by the base's names, with its graph."""
-        if self._knob is None:
+        if self.knob is None:
             return dict(self._phi)
         # Over sqrt(r), or the basis would raise the rate r-fold.
-        coordinates = self._knob(preference, self.tasks) / math.sqrt(self._rank)
+        coordinates = self.knob(preference, self.tasks) / math.sqrt(self._rank)
         return {name: value + self._basis[name] @ coordinates for name, value in self._phi.items()}
 
     def class_features(self) -> Tensor:

@@ -11,6 +11,7 @@ from fedpurel_app.core.layout import Layout
 from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.sgd import SgdSettings
 
+WORTHY = 0.5  # factor of a reply's weight from which on what it holds is told to other sites
 Behave = Callable[[Arrays], npt.NDArray[Any]]  # from the shared parameters to logits on public probes, (Q, C)
 
 

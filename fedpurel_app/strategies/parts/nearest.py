@@ -7,9 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedpurel_app.core.records import Arrays
-from fedpurel_app.strategies.parts.base import Part, Reply
-
-_WORTHY = 0.5  # factor of a reply's weight from which on it is passed to other sites
+from fedpurel_app.strategies.parts.base import WORTHY, Part, Reply
 
 
 class Nearest(Part):
@@ -31,7 +29,7 @@ class Nearest(Part):
 
     def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
         """Keep what came and is worth half of its weight or more, and leave the mean as it is."""
-        worthy = {site: dict(reply.arrays) for site, reply in replies.items() if reply.factor >= _WORTHY}
+        worthy = {site: dict(reply.arrays) for site, reply in replies.items() if reply.factor >= WORTHY}
         self._last = {**self._last, **worthy}
         return mean
 

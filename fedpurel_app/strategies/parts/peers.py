@@ -13,7 +13,7 @@ from fedpurel_app.core.records import Arrays
 from fedpurel_app.core.seeding import derive_seed
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.core.tasks import EMBEDDING, MOST, TASKS, WIDTH, unfit
-from fedpurel_app.strategies.parts.base import Behave, Part, Reply
+from fedpurel_app.strategies.parts.base import WORTHY, Behave, Part, Reply
 from fedpurel_app.strategies.parts.behaviour_distance import Floats, unit
 from fedpurel_app.strategies.parts.behaviour_prints import Prints
 
@@ -63,13 +63,14 @@ class Fingerprints(Peers):
         return {site: unit(mean.astype(np.float64)).astype(np.float32) for site, mean in self._prints.means.items()}
 
     def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
-        """See what the replies do on the probes, and leave the mean as it is."""
+        """See what replies that are worth half of their weight or more do on probes; leave the mean as it is."""
         before = np.asarray(self._behave(sent), np.float64)
 
         def printed(site: str, logits: Floats) -> Floats:
             return project(unit(logits - before).ravel(), self._seed)
 
-        self._prints = self._prints.seen(replies, self._behave, printed)
+        worthy = {site: reply for site, reply in replies.items() if reply.factor >= WORTHY}
+        self._prints = self._prints.seen(worthy, self._behave, printed)
         return mean
 
     def state(self) -> Arrays:
