@@ -275,7 +275,13 @@ class ModelKit(Chosen):
     ) -> Models:
         """Return what there is to predict with; ``memory`` as a site keeps it."""
         remembered = self._tensors(memory or {})
-        return Models(shared, private, remembered, self.options, self.zero_shot(shared.takes), preference)
+        zero_shot = self.zero_shot(shared.takes)
+        return Models(shared, private, remembered, self.options, zero_shot, preference, self._shared_at)
+
+    def _shared_at(self, values: Mapping[str, torch.Tensor]) -> PeftModule:
+        module = self.new_shared()
+        load_parameters(module, values)
+        return module
 
     @cache  # noqa: B019  # one kit lives as long as its process
     def zero_shot(self, takes: Takes) -> PeftModule:

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file
 
 from fedpurel_app.algorithms.registry import METHODS, trusts
 from fedpurel_app.config import load_config, load_node_config
 from fedpurel_app.config.presets import load_preset, merged
 from fedpurel_app.core.errors import ConfigError
-from fedpurel_app.core.records import ARRAYS, CONFIG, to_array_record, to_arrays
+from fedpurel_app.core.records import ARRAYS, BRIEF, CONFIG, to_array_record, to_arrays
+from fedpurel_app.inference.trained import load_trained
+from fedpurel_app.models.peft.base import parameters_of
 from fedpurel_app.reporting.checkpoint import Checkpoint
 from tests.support import run_tiny, run_whole_and_resumed, timeless
 from tests.test_compression import wide
@@ -40,12 +44,37 @@ def test_sites_of_a_cluster_get_one_model_in_every_second_round_and_all_the_same
     assert folder.summary()["outcome"] == "completed"
 
 
+def test_a_site_keeps_the_model_of_its_cluster_and_predicts_by_it(tmp_path):
+    """With E = 3 the third round begins at the clusters' means of the second; the fourth at the mean of all."""
+    seen: dict[int, dict[int, tuple[np.ndarray, bool]]] = {}
+
+    def spy(message, reply):
+        if message.metadata.message_type == "train":
+            content = message.content
+            sent = seen.setdefault(content[CONFIG]["round"], {})
+            sent[message.metadata.dst_node_id] = (to_arrays(content[ARRAYS])["residual"], BRIEF in content)
+
+    folder = run_tiny(tmp_path, **ON, clusters=2, edge_rounds=3, grid={"spy": spy})
+    assert [sum(apart for _, apart in seen[number].values()) for number in (1, 2, 3, 4)] == [0, 5, 5, 0]
+    told = {one.tobytes() for one, _ in seen[3].values()}
+    files = (folder.path / "private").rglob("private-000004.safetensors")
+    kept = {path.parent.name: load_file(path)["memory/cluster/residual"] for path in files}
+    assert len(kept) == 5 and len(told) == 2 and {one.tobytes() for one in kept.values()} == told
+    assert {row["has_private_branch"] for row in folder.read_csv("sites.csv")} == {"1"}
+    assert folder.summary()["personalized"]["all"] is not None
+    one, other = (load_trained(folder.path, site) for site in ("site-0", ""))
+    parameters = {name: value.numpy() for name, value in parameters_of(one.branches["global"]).items()}
+    assert np.array_equal(parameters["residual"], kept["site-0"])
+    inputs = torch.randn(4, 8)
+    assert not torch.equal(one.logits(inputs), other.logits(inputs))
+
+
 def test_without_trust_and_clusters_it_is_fedavg_to_the_bit(tmp_path):
     plain = run_tiny(tmp_path / "a", **ON | {"algorithm": "fedavg"})
     ours = run_tiny(tmp_path / "b", **ON, trust="none", edge_rounds=1)
     trusted = run_tiny(tmp_path / "c", **ON, edge_rounds=1, trust_tolerance=1e6)
     assert timeless(plain) == timeless(ours) and same_model(plain, ours) and same_model(plain, trusted)
-    assert not Checkpoint(ours.path).read()[2]
+    assert not Checkpoint(ours.path).read()[2] and not (ours.path / "private").exists()
     assert not same_model(plain, run_tiny(tmp_path / "d", **ON, trust="none"))
 
 

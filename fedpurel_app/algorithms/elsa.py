@@ -6,7 +6,7 @@
 
 n_k images are at site k, tau_k is the trust in its reply, N_c = sum of n_k tau_k over c, N of all. Clusters are
 found by average linkage of what visits do to the logits on public probes, and cut anew every few rounds; or an
-administrator names every site's edge.
+administrator names every site's edge. A site predicts by the last phi_c that it was sent, and by phi before there was one.
 
 References
 ----------
@@ -15,12 +15,40 @@ ELSA, arXiv 2601.13824, 2026.
 
 from __future__ import annotations
 
-from fedpurel_app.algorithms.base import Algorithm, Visit
+from dataclasses import replace
+
+from fedpurel_app.algorithms.base import Algorithm, Begun, Model, Models, Options, Visit, nothing, under
 from fedpurel_app.algorithms.fedavg import task_step
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.records import APART
+from fedpurel_app.models.peft.base import parameters_of
+
+_CLUSTER = "cluster/"  # remembered: phi_c, by name
+
+
+def remember(begun: Begun) -> None:
+    """Remember the parameters that came, where the server says that they are those of the site's cluster."""
+    if APART in begun.facts.brief:
+        begun.memory |= {_CLUSTER + name: value.clone() for name, value in parameters_of(begun.module).items()}
+
+
+def of_the_cluster(models: Models) -> Model:
+    """Predict by the remembered phi_c, where there is one."""
+    own = under(models.memory, _CLUSTER)
+    return (models.shared,) if not own or models.at is None else (models.at(own),)
+
+
+def remembering(algorithm: Algorithm, options: Options) -> Algorithm:
+    """Return the method with what sites keep where clusters run apart; else as it is, and they keep nothing."""
+    if options.get("edge-rounds", 1) == 1:
+        return algorithm
+    visit = replace(algorithm.visits[Phase.GLOBAL], begin=remember)
+    return replace(algorithm, visits={Phase.GLOBAL: visit}, memory=nothing, memory_is_sent=True)
+
 
 ALGORITHM = Algorithm(
     visits={Phase.GLOBAL: Visit(task_step)},
+    personalized=of_the_cluster,
     reading=(
         "Our reading, in the manner of ELSA: of the paper a description was at hand. The probes, the formula of trust, "
         'the distance of clusters (the published one is kept, as cluster-distance = "gaussian", on logits), when they '

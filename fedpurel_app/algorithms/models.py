@@ -29,6 +29,9 @@ class Models:
         The method's keys.
     zero_shot : PeftModule or None
         Zero-shot CLIP, on the inputs of the shared module; None where only parameters are asked for.
+    at : callable or None
+        From values of the shared module's parameters, by name, to another such module with these; raises ValueError for
+        those that do not fit. None where only parameters are asked for.
     preference : tuple of float or None
         Among the losses of a method that has several; None: the one that the method predicts by where nobody asks.
     """
@@ -39,6 +42,7 @@ class Models:
     options: Options = field(default_factory=dict)
     zero_shot: PeftModule | None = None
     preference: tuple[float, ...] | None = None
+    at: Callable[[Mapping[str, Tensor]], PeftModule] | None = None
 
 
 @dataclass(frozen=True)

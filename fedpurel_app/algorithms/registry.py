@@ -274,6 +274,7 @@ _ALL = (
         "FedAvg in the manner of ELSA",
         "ELSA, arXiv 2601.13824, 2026; our reading",
         options=EDGES,
+        personalizes=True,
         unfit=runs_apart,
         trusts=True,
     ),

@@ -15,6 +15,7 @@ from fedpurel_app.core.names import clean, is_printable, is_safe_name
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 BRIEF = "brief"  # a message's second ArrayRecord: what the method's part at the server adds
+APART = "apart"  # in a brief: the shared parameters beside it are those of the site's cluster
 NUM_EXAMPLES = "num-examples"
 MOST_EXAMPLES = 100_000_000
 RESTARTED = "private-restarted"  # 1 in the reply of a site that had to begin a fresh private branch

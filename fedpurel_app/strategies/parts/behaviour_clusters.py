@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedpurel_app.core.records import Arrays, is_finite
+from fedpurel_app.core.records import APART, Arrays, is_finite
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.strategies.parts.base import Behave, Part, Reply
 from fedpurel_app.strategies.parts.behaviour_distance import DISTANCES, Floats, unit
@@ -52,6 +52,10 @@ class BehaviourClusters(Part):
     def base(self, sent: Arrays, site: str) -> Arrays:
         """Return the mean of the site's cluster, or that of all: where clusters meet, or no reply made one yet."""
         return self._means.get(self._of.get(site, ""), sent)
+
+    def brief(self, sent: Arrays, site: str) -> Arrays:
+        """Return a mark where the site is sent the mean of its cluster, for it to remember that."""
+        return {} if self.base(sent, site) is sent else {APART: np.ones(1, np.float32)}
 
     def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
         """Find the clusters and their means; leave the mean of all as it is."""
