@@ -6,7 +6,8 @@
 
 n_k images are at site k, tau_k is the trust in its reply, N_c = sum of n_k tau_k over c, N of all. Clusters are
 found by average linkage of what visits do to the logits on public probes, and cut anew every few rounds; or an
-administrator names every site's edge. A site predicts by the last phi_c that it was sent, and by phi before there was one.
+administrator names every site's edge. A site predicts by the last phi_c that it was sent, and by phi before there was
+one.
 
 References
 ----------
