@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.attention import likeness, on_own
 from benchmarks.planted import FEWEST, GROUPS, MOST, SITES, TESTED, adjusted_rand, plant
 from benchmarks.synthetic import tiny_features
 
@@ -42,3 +43,25 @@ def test_a_site_has_the_share_of_its_group_and_no_training_image_of_another(tmp_
     for one, other in zip(nodes, again, strict=True):
         with np.load(one["data"]) as left, np.load(other["data"]) as right:
             assert all(np.array_equal(left[name], right[name]) for name in left.files)
+
+
+def test_the_share_of_attention_on_the_own_group_by_hand():
+    """A knob that weighs a row by its first number: site b sees rows b, a, c of 3, 1, 0 and its group is {a, b}."""
+
+    class Weighing:
+        def attention(self, preference, tasks):
+            return tasks[:, 0] / tasks[:, 0].sum()
+
+    rows = {"a": [1.0, 3.0, 0.0], "b": [3.0, 1.0, 0.0], "c": [2.0, 1.0, 1.0]}  # the own one first, others by name
+    tasks = {site: np.array(values, np.float32)[:, None] for site, values in rows.items()}
+    groups = {"a": "one", "b": "one", "c": "two"}
+    assert on_own(Weighing(), {"b": tasks["b"], **tasks}, groups) == pytest.approx(100 * (1 + 1 + 0.5) / 3)
+    even = {site: np.ones((3, 1), np.float32) for site in rows}
+    assert on_own(Weighing(), even, groups) == pytest.approx(100 * (2 + 2 + 1) / 9)
+
+
+def test_the_likeness_within_groups_by_hand():
+    """Cosines: a b 1, a c 0, b c 0; a and b are a group, and then a and c, which makes 0 less the mean of 1 and 0."""
+    rows = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 5.0]])
+    assert likeness(rows, ["x", "x", "y"]) == pytest.approx(1)
+    assert likeness(rows, ["x", "y", "x"]) == pytest.approx(-0.5)

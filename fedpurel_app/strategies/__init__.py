@@ -7,8 +7,9 @@ The client's contract
 ---------------------
 Every message but a query carries two records, or more:
 
-- ArrayRecord ``arrays``: the shared parameters. With a ``part``, a second one, ``brief``, in global rounds. Clients of
-  such a method must remember (``keeps_state=True``), and whoever saves ``state()`` saves ``part.state()`` with it.
+- ArrayRecord ``arrays``: the shared parameters. With a ``part``, a second one, ``brief``, in global rounds, whose
+  clients must then remember (``keeps_state=True``), or in personal ones. Whoever saves ``state()`` saves
+  ``part.state()`` with it.
 - ConfigRecord ``method``, with a ``part`` that lays parameters out anew: how they are laid out (``home``: the block of
   each learned token), in messages of all kinds. Replies to ``train`` may have the lists of numbers that it asks for.
 - ConfigRecord ``config``: what the user gave to ``start`` as ``train_config`` or ``evaluate_config``, Flower's

@@ -318,6 +318,14 @@ def test_what_it_cannot_go_with_is_refused(changes, what):
         load_config({"algorithm": "coaction", **changes})
 
 
+def test_images_to_probe_with_are_for_fingerprints_alone(tmp_path):
+    probed = {"algorithm": "coaction", "dataset": "shapes", "probe-path": str(tmp_path)}
+    assert load_config(probed).probe_path
+    for changes in ({"task-embedding": "learned"}, {"pareto-rank": 0}, {"algorithm": "copsl"}):
+        with pytest.raises(ConfigError, match="probe-path has no use"):
+            load_config({**probed, **changes})
+
+
 def test_what_needs_no_fingerprints_goes_with_a_learned_embedding():
     learned = {"algorithm": "coaction", "task-embedding": "learned", "peft": "lora"}
     for changes in ({"shares": "lora-a"}, {"compression": "sketch"}, {"global-rounds": 0, "personal-rounds": 2}):

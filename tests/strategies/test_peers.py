@@ -76,13 +76,13 @@ def test_a_reply_that_is_hardly_trusted_leaves_no_print():
     one = fingerprints()
     replies = {site: reply(np.eye(2, 3))._replace(factor=factor) for site, factor in (("a", 0.49), ("b", 0.5))}
     one.finish(SENT, SENT, replies, 9)
-    assert set(one.rows()) == {"b"}
+    assert set(one.rows) == {"b"}
 
 
 def test_a_reply_whose_predictions_are_no_numbers_leaves_no_print():
     one = fingerprints(behave=lambda arrays: arrays["w"] * np.float32(1e38))
     one.finish(SENT, SENT, {"a": reply(1e9), "b": reply(0.25)}, 9)
-    assert set(one.rows()) == {"b"}
+    assert set(one.rows) == {"b"}
     still = fingerprints()
     still.finish(SENT, SENT, {"a": reply(0)}, 9)
     assert told(still, "a").tolist() == [[0.0] * 32], "one that does not move is at the origin"
@@ -147,7 +147,7 @@ def test_of_several_parts_each_has_its_say():
     assert one.refuses({"h.embedding": np.zeros(32, np.float32)}) == "odd"
     assert one.refuses({"h.embedding": np.full(32, np.nan, np.float32)}).startswith("embeddings are")
     one.learn({"b": {"h.embedding": np.zeros(32, np.float32)}})
-    assert odd.heard == {"b"} and set(peers.rows()) == {"a", "b"}
+    assert odd.heard == {"b"} and set(peers.rows) == {"a", "b"}
     plain = Several([Part({}, SGD), Part({}, SGD)])
     plain.learn({})
     assert not plain.brief_personal({}, "a") and not plain.refuses({})

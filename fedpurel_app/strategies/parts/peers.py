@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,18 +24,15 @@ Row = npt.NDArray[np.float32]
 class Peers(Part):
     """Send a site, in personal rounds, the embeddings of all sites: the own one first, then others by their names."""
 
-    @abstractmethod
-    def rows(self) -> Mapping[str, Row]:
-        """Return the embeddings of all sites that have one, shape (32,) each."""
+    rows: Mapping[str, Row] = {}  # of all sites that have one, shape (32,) each
 
     def brief_personal(self, sent: Arrays, site: str) -> Arrays:
         """Return ``tasks``, shape (K, 32); a site that has no row yet begins at the mean of those that were sent, or 0.
 
         The own row comes first, so that no index need be sent, which could be wrong: attention knows no order.
         """
-        rows = self.rows()
-        own = rows[site] if site in rows else sent.get(EMBEDDING, np.zeros(WIDTH, np.float32))
-        others = [rows[other] for other in sorted(rows) if other != site]
+        own = self.rows[site] if site in self.rows else sent.get(EMBEDDING, np.zeros(WIDTH, np.float32))
+        others = [self.rows[other] for other in sorted(self.rows) if other != site]
         return {TASKS: np.stack([own, *others[: MOST - 1]]).astype(np.float32)}
 
 
@@ -58,10 +54,6 @@ class Fingerprints(Peers):
         self._behave, self._seed = behave, derive_seed(options["seed"], "task embeddings")
         self._prints = Prints()  # P u_kt, whose mean is P times that of u_kt
 
-    def rows(self) -> Mapping[str, Row]:
-        """Return the mean prints at unit length."""
-        return {site: unit(mean.astype(np.float64)).astype(np.float32) for site, mean in self._prints.means.items()}
-
     def finish(self, sent: Arrays, mean: Arrays, replies: Mapping[str, Reply], examples: int) -> Arrays:
         """See what replies that are worth half of their weight or more do on probes; leave the mean as it is."""
         before = np.asarray(self._behave(sent), np.float64)
@@ -70,8 +62,12 @@ class Fingerprints(Peers):
             return project(unit(logits - before).ravel(), self._seed)
 
         worthy = {site: reply for site, reply in replies.items() if reply.factor >= WORTHY}
-        self._prints = self._prints.seen(worthy, self._behave, printed)
+        self._take(self._prints.seen(worthy, self._behave, printed))
         return mean
+
+    def _take(self, prints: Prints) -> None:
+        rows = {site: unit(mean.astype(np.float64)).astype(np.float32) for site, mean in prints.means.items()}
+        self._prints, self.rows = prints, rows
 
     def state(self) -> Arrays:
         """Return the prints."""
@@ -79,17 +75,11 @@ class Fingerprints(Peers):
 
     def restore(self, state: Arrays) -> None:
         """Take up a saved state."""
-        self._prints = Prints.of(state)
+        self._take(Prints.of(state))
 
 
 class Learned(Peers):
     """Embeddings that sites train and send; of an absent site, the last one."""
-
-    _last: Mapping[str, Row] = {}
-
-    def rows(self) -> Mapping[str, Row]:
-        """Return what came last from each site."""
-        return self._last
 
     def refuses(self, arrays: Arrays) -> str:
         """Refuse an embedding that other sites would not take."""
@@ -97,15 +87,15 @@ class Learned(Peers):
 
     def learn(self, replies: Mapping[str, Arrays]) -> None:
         """Keep what came."""
-        self._last = {**self._last, **{site: arrays[EMBEDDING] for site, arrays in replies.items()}}
+        self.rows = {**self.rows, **{site: arrays[EMBEDDING] for site, arrays in replies.items()}}
 
     def state(self) -> Arrays:
         """Return the embeddings by site."""
-        return dict(self._last)
+        return dict(self.rows)
 
     def restore(self, state: Arrays) -> None:
         """Take up the embeddings."""
-        self._last = dict(state)
+        self.rows = dict(state)
 
 
 def project(values: Floats, seed: int) -> Floats:
