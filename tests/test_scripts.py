@@ -22,6 +22,7 @@ SCRIPTS = {
     "benchmarks/rounds.py": "--set " + " --set ".join(SMALL),
     "benchmarks/liars.py": "--rounds 1 --seeds 0",
     "benchmarks/planted.py": "--quick --rounds 1 --apart 2 --only groups",
+    "benchmarks/split.py": "--quick",
     "benchmarks/scale.py": "--sites 4 --classes 3 --ranks 2 --rounds 2 --json {out} --plot {out}.png",
 }
 ELSEWHERE = {
