@@ -23,6 +23,7 @@ SCRIPTS = {
     "benchmarks/liars.py": "--rounds 1 --seeds 0",
     "benchmarks/attention.py": "--quick",
     "benchmarks/planted.py": "--quick --rounds 1 --apart 2 --only groups",
+    "benchmarks/split.py": "--quick",
     "benchmarks/scale.py": "--sites 4 --classes 3 --ranks 2 --rounds 2 --json {out} --plot {out}.png",
 }
 ELSEWHERE = {
