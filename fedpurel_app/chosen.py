@@ -7,7 +7,7 @@ from typing import Any
 
 from fedpurel_app.algorithms.balancers.registry import BALANCERS
 from fedpurel_app.algorithms.base import Algorithm
-from fedpurel_app.algorithms.elsa import remembering
+from fedpurel_app.algorithms.elsa import meeting
 from fedpurel_app.algorithms.fedsa_lora import SHARES
 from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.algorithms.relocation import RELOCATION
@@ -38,7 +38,7 @@ class Chosen:
     @cached_property
     def algorithm(self) -> Algorithm:
         """The method, with the sharing, the split, the balancer and the movement of tokens that the settings name."""
-        method = remembering(self.method.load(), self.options)
+        method = meeting(self.method.load(), self.options)
         method = SPLITS[self.settings["split"]](SHARES[self.settings["shares"]](method))
         return RELOCATION[self.settings["prompt-relocation"]](self.balancer.put_on(method))
 

@@ -39,17 +39,16 @@ def of_the_cluster(models: Models) -> Model:
     return (models.shared,) if not own or models.at is None else (models.at(own),)
 
 
-def remembering(algorithm: Algorithm, options: Options) -> Algorithm:
-    """Return the method with what sites keep where clusters run apart; else as it is, and they keep nothing."""
-    if options.get("edge-rounds", 1) == 1:
-        return algorithm
-    visit = replace(algorithm.visits[Phase.GLOBAL], begin=remember)
-    return replace(algorithm, visits={Phase.GLOBAL: visit}, memory=nothing, memory_is_sent=True)
+def meeting(algorithm: Algorithm, options: Options) -> Algorithm:
+    """Return a method whose clusters, if it has any, never run apart: then sites have nothing to keep."""
+    return replace(algorithm, memory=None) if options.get("edge-rounds") == 1 else algorithm
 
 
 ALGORITHM = Algorithm(
-    visits={Phase.GLOBAL: Visit(task_step)},
+    visits={Phase.GLOBAL: Visit(task_step, begin=remember)},
     personalized=of_the_cluster,
+    memory=nothing,
+    memory_is_sent=True,
     reading=(
         "Our reading, in the manner of ELSA: of the paper a description was at hand. The probes, the formula of trust, "
         'the distance of clusters (the published one is kept, as cluster-distance = "gaussian", on logits), when they '
