@@ -37,6 +37,7 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, load_config
 from fedpurel_app.config.model import key_of
 from fedpurel_app.core.phase import Phase
+from fedpurel_app.core.tasks import TASKS, WIDTH
 from fedpurel_app.core.sgd import SgdSettings
 from fedpurel_app.models.peft.base import Branch, Host, PeftModule, Role, parameters_of
 from fedpurel_app.models.peft.making import make_module
@@ -45,6 +46,7 @@ from fedpurel_app.training.inputs import LocalData
 from fedpurel_app.training.local import train
 
 _PREFERRED = ("prompt", "adapter", "lora")
+_SITES = 20  # whose tasks a knob sees
 _DEFAULTS = {str(field.alias): field.default for field in RunConfig.model_fields.values()}
 
 
@@ -101,6 +103,8 @@ class Case:
         if self.method.part == "nearest":
             others = self.options["experts"] - 1
             return {f"expert/{name}": torch.stack([value] * others) for name, value in self.sent.items()}
+        if "task-embedding" in self.options:
+            return {TASKS: torch.zeros(_SITES, WIDTH)}
         if self.method.part == "clusters":
             return {"classes": self.sent["classes"].clone()}
         return {name: torch.zeros_like(value) for name, value in self.sent.items()} if self.method.part else {}
@@ -140,12 +144,14 @@ class Case:
     def kilobytes(self, phase: Phase) -> tuple[float, float]:
         """Return what a site sends, and what is sent to it, in a round."""
         up = sum(value.nbytes for value in self.sent.values())
+        brief = sum(value.nbytes for value in self.facts.brief.values())
+        told = brief if (TASKS in self.facts.brief) == (phase is Phase.PERSONAL) else 0  # which round has a brief
         if phase is Phase.PERSONAL:
             private = self.private()
             names = self.algorithm.sent_of_private(private, self.options)
             own = sum(value.nbytes for name, value in parameters_of(private).items() if name in names)
-            return own / 1e3, (up + own) / 1e3
-        return up / 1e3, (up + sum(value.nbytes for value in self.facts.brief.values())) / 1e3
+            return own / 1e3, (up + own + told) / 1e3
+        return up / 1e3, (up + told) / 1e3
 
 
 def main() -> None:
