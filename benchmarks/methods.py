@@ -37,8 +37,8 @@ from fedpurel_app.algorithms.registry import METHODS
 from fedpurel_app.config import RunConfig, load_config
 from fedpurel_app.config.model import key_of
 from fedpurel_app.core.phase import Phase
-from fedpurel_app.core.tasks import TASKS, WIDTH
 from fedpurel_app.core.sgd import SgdSettings
+from fedpurel_app.core.tasks import TASKS, WIDTH
 from fedpurel_app.models.peft.base import Branch, Host, PeftModule, Role, parameters_of
 from fedpurel_app.models.peft.making import make_module
 from fedpurel_app.models.peft.registry import FAMILIES
